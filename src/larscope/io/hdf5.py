@@ -1,0 +1,70 @@
+"""A dataset of an HDF5 file."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+from jaxtyping import Shaped
+from numpy.typing import NDArray
+
+from larscope.errors import LarscopeError, suggest
+
+
+class Hdf5Movie:
+    """A three-dimensional dataset (frames, height, width) of an HDF5 file.
+
+    `dataset` may be None where the file has exactly one such dataset.
+    """
+
+    def __init__(self, path: Path, dataset: str | None = None) -> None:
+        self._path = path
+        try:
+            with h5py.File(path, "r") as file:
+                self._name = _choose(path, _stacks(file), dataset)
+                stack = file[self._name]
+                self.shape: tuple[int, int, int] = stack.shape
+                self.dtype: np.dtype[np.generic] = stack.dtype
+        except OSError as error:
+            raise LarscopeError(
+                f"Expected a whole HDF5 file; {path} cannot be opened: {error}. Restore it."
+            ) from error
+
+    def read(self, start: int, stop: int) -> Shaped[NDArray[np.generic], "frames height width"]:
+        """Return frames `start` to `stop` (exclusive)."""
+        try:
+            with h5py.File(self._path, "r") as file:
+                return np.asarray(file[self._name][start:stop])
+        except OSError as error:
+            raise LarscopeError(
+                f"Expected frames {start} to {stop} of {self._path}; they cannot be read: {error}. Restore the file."
+            ) from error
+
+
+def _stacks(file: h5py.File) -> list[str]:
+    names: list[str] = []
+
+    def note(name: str, item: h5py.Group | h5py.Dataset) -> None:
+        if isinstance(item, h5py.Dataset) and item.ndim == 3:
+            names.append(name)
+
+    file.visititems(note)
+    return names
+
+
+def _choose(path: Path, stacks: list[str], dataset: str | None) -> str:
+    if not stacks:
+        raise LarscopeError(
+            f"Expected a dataset of frames, height, width in {path}; it has none with 3 dimensions."
+        )
+    if dataset is None:
+        if len(stacks) == 1:
+            return stacks[0]
+        raise LarscopeError(
+            f"{path} holds several stacks ({', '.join(stacks)}). Name one in the `dataset` column."
+        )
+    name = dataset.strip("/")
+    if name not in stacks:
+        raise LarscopeError(
+            f"Expected a three-dimensional dataset {dataset!r} in {path}. {suggest(name, stacks)}"
+        )
+    return name

@@ -1,0 +1,129 @@
+"""The session table: one row a run."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from larscope.errors import LarscopeError, suggest
+from larscope.io.readers import open_movie
+from larscope.session import Run, Session
+
+Optional = BeforeValidator(lambda value: None if value == "" else value)
+
+
+class Row(BaseModel):
+    """The columns of a session table."""
+
+    model_config = ConfigDict(extra="forbid", str_strip_whitespace=True)
+
+    path: Annotated[str, Field(min_length=1)]
+    condition: Annotated[str, Field(min_length=1)]
+    run: Annotated[str | None, Optional] = None
+    block: Annotated[str | None, Optional] = None
+    subject: Annotated[str | None, Optional] = None
+    start: Annotated[int | None, Optional] = None
+    stop: Annotated[int | None, Optional] = None
+    dataset: Annotated[str | None, Optional] = None
+    frame_rate: Annotated[float | None, Field(gt=0), Optional] = None
+    pixel_size: Annotated[float | None, Field(gt=0), Optional] = None
+
+
+def read_session(path: str | Path) -> Session:
+    """Read a session table, a CSV file with one row a run.
+
+    Parameters
+    ----------
+    path
+        Columns `path` (of the movie, relative to the table) and `condition`; optional `run` (name, default the
+        row's number), `block`, `subject`, `start` and `stop` (frames, `stop` exclusive), `dataset` (in an HDF5
+        file), `frame_rate` (1/s), `pixel_size` (micrometres).
+
+    Returns
+    -------
+    Session
+        Its movies are opened and checked, their frames not yet read.
+
+    Raises
+    ------
+    LarscopeError
+        A file or column is missing or unknown, a cell cannot be understood, or a movie cannot be opened.
+
+    Examples
+    --------
+    >>> import numpy as np, tempfile, pathlib
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> np.save(folder / "day1.npy", np.zeros((100, 16, 16), np.uint16))
+    >>> table = folder / "session.csv"
+    >>> _ = table.write_text("path,condition,start,stop\\nday1.npy,familiar,0,50\\nday1.npy,novel,50,100\\n")
+    >>> [run.n_frames for run in read_session(table)]
+    [50, 50]
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise LarscopeError(f"Expected a session table (CSV); {path} does not exist. Check the path.")
+    table = _read_csv(path)
+    _require_columns(path, table)
+    rows = [_parse_row(path, number, row) for number, row in enumerate(table.to_dict("records"), start=1)]
+    return Session(tuple(_open_run(path, number, row) for number, row in enumerate(rows, start=1)))
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_csv(
+            path, dtype=str, keep_default_na=False, skipinitialspace=True, encoding="utf-8-sig"
+        )
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise LarscopeError(
+            f"Expected a CSV table with a header line; {path} cannot be read: {str(error).strip()}. "
+            "Save it as comma-separated UTF-8 text."
+        ) from error
+
+
+def _require_columns(path: Path, table: pd.DataFrame) -> None:
+    table.columns = [str(column).strip() for column in table.columns]
+    known = list(Row.model_fields)
+    for column in table.columns:
+        if column not in known:
+            raise LarscopeError(f"{path}: unknown column {column!r}. {suggest(column, known)}")
+    for column in ("path", "condition"):
+        if column not in table.columns:
+            raise LarscopeError(
+                f"{path}: the column {column!r} is missing; found {', '.join(table.columns)}. Add it."
+            )
+
+
+def _parse_row(path: Path, number: int, row: dict[Any, Any]) -> Row:
+    # a short row leaves its last cells missing, which pandas reads as NaN whatever the dtype
+    cells = {name: "" if pd.isna(cell) else str(cell).strip() for name, cell in row.items()}
+    try:
+        return Row.model_validate(cells)
+    except ValidationError as error:
+        first = error.errors()[0]
+        column = first["loc"][0]
+        raise LarscopeError(
+            f"{path}, row {number}, column {column!r}: {first['msg'].lower()}; got {cells.get(str(column), '')!r}. "
+            "Correct the cell."
+        ) from error
+
+
+def _open_run(table: Path, number: int, row: Row) -> Run:
+    name = row.run or str(number)
+    movie_path = table.parent / row.path
+    try:
+        movie = open_movie(movie_path, row.dataset)
+    except LarscopeError as error:
+        raise LarscopeError(f"{table}, row {number}, run {name!r}: {error}") from error
+    return Run(
+        name=name,
+        condition=row.condition,
+        movie=movie,
+        start=row.start or 0,
+        stop=row.stop,
+        path=movie_path,
+        block=row.block,
+        subject=row.subject,
+        frame_rate=row.frame_rate,
+        pixel_size=row.pixel_size,
+    )

@@ -1,0 +1,121 @@
+"""The settings of a fit, declared once: for Python, the command line and `config.toml`."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
+
+from larscope.errors import LarscopeError, suggest
+
+MIN_STEPS = 500
+"""Training steps that `epochs=None` asks for at least; the paper's two epochs were about 480."""
+
+PositiveInt = Annotated[int, Field(ge=1)]
+
+
+@dataclass(kw_only=True, config=ConfigDict(extra="forbid"))
+class Settings:
+    """Every choice of a fit, with its default; the descriptions are the command line's help."""
+
+    order: Annotated[PositiveInt, Field(description="VAR order p: how many past frames a forecast uses.")] = 5
+    penalty: Annotated[
+        float, Field(gt=0, allow_inf_nan=False, description="The VAR's l1 penalty (lambda of the paper).")
+    ] = 0.005
+    training: Annotated[
+        Literal["sequential", "embedded", "end-to-end"],
+        Field(
+            description="'sequential': autoencoder alone, VAR afterwards. 'embedded': the decoder sees the "
+            "forecast, no gradient through the fit. 'end-to-end': gradients through the fit too."
+        ),
+    ] = "end-to-end"
+    epochs: Annotated[
+        PositiveInt | None,
+        Field(
+            description=f"Passes over the windows. Default: as many as give {MIN_STEPS} steps, at least 2."
+        ),
+    ] = None
+    batch_size: Annotated[PositiveInt, Field(description="Windows in one training step.")] = 1
+    learning_rate: Annotated[float, Field(gt=0, description="Step size of Adam.")] = 1e-3
+    window: Annotated[PositiveInt, Field(description="Frames in a training window.")] = 64
+    crop: Annotated[
+        tuple[PositiveInt, PositiveInt] | None,
+        Field(
+            description="Centre crop, height and width in pixels. Default: as large as three poolings allow."
+        ),
+    ] = None
+    downscale: Annotated[PositiveInt, Field(description="Keep every n-th pixel in both directions.")] = 1
+    skip: Annotated[bool, Field(description="Skip connection for the static image.")] = True
+    output: Annotated[
+        Literal["leaky", "linear"],
+        Field(description="Last decoder block: with batch norm and leaky ReLU (the paper's), or linear."),
+    ] = "leaky"
+    pooling: Annotated[
+        Literal["target", "previous"],
+        Field(description="The frame whose pooling indices decode a forecast: its target or the one before."),
+    ] = "target"
+    batch_norm: Annotated[
+        Literal["running", "window"],
+        Field(description="Batch-norm statistics in evaluation: running averages, or those of each window."),
+    ] = "running"
+    center: Annotated[bool, Field(description="Subtract each series' mean before the VAR fit.")] = True
+    scale: Annotated[
+        Literal["series", "latent"],
+        Field(description="Unit variance before the fit: of the series as a whole, or of each latent."),
+    ] = "series"
+    penalty_scale: Annotated[
+        Literal["mean", "target"],
+        Field(description="'mean': alpha = penalty * K (the paper's objective). 'target': alpha = penalty."),
+    ] = "mean"
+    max_distance: Annotated[
+        float | None,
+        Field(
+            ge=0, description="Allow couplings only between latents this near (latent pixels). Default: all."
+        ),
+    ] = None
+    seed: Annotated[int, Field(ge=0, description="Seed of the initial weights and the order of windows.")] = 0
+
+    def __post_init__(self) -> None:
+        if self.scale == "latent" and self.penalty_scale == "mean":
+            raise LarscopeError(
+                "scale='latent' needs penalty_scale='target': with each latent at unit variance every coefficient "
+                "is zero from alpha = 1 on, and 'mean' multiplies the penalty by the number of latents. "
+                "Got penalty_scale='mean'. Pass penalty_scale='target'."
+            )
+        if self.order >= self.window:
+            raise LarscopeError(
+                f"`order` must be smaller than `window`: got order={self.order} and window={self.window}. "
+                "Lower `order` or lengthen `window`."
+            )
+
+
+def setting_names() -> list[str]:
+    """Names of all settings, in the order of their declaration."""
+    return list(Settings.__dataclass_fields__)
+
+
+def explain_validation(error: ValidationError) -> LarscopeError:
+    """Turn pydantic's report into larscope's three-part message."""
+    lines = []
+    for item in error.errors():
+        name = str(item["loc"][0]) if item["loc"] else "settings"
+        if item["type"] == "unexpected_keyword_argument":
+            lines.append(f"Unknown setting {name!r}. {suggest(name, setting_names())}")
+        elif isinstance(cause := item.get("ctx", {}).get("error"), LarscopeError):
+            lines.append(str(cause))
+        else:
+            lines.append(f"Setting {name!r}: {_lower_first(item['msg'])}; got {item['input']!r}.")
+    return LarscopeError("\n".join(lines))
+
+
+def _lower_first(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+def plain(settings: Settings) -> dict[str, Any]:
+    """Return the settings as plain values, without those left at None: what `config.toml` holds."""
+    values = {name: getattr(settings, name) for name in setting_names()}
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in values.items()
+        if value is not None
+    }
