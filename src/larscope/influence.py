@@ -1,0 +1,401 @@
+"""Influence vectors and contribution maps: which latents drive others, where, and where conditions differ.
+
+Section 2.4 of arXiv 2603.02899. Everything here works on arrays; the decoder comes in as a callable.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from larscope.errors import LarscopeError
+from larscope.permutation import MaxT, exchangeable_units, max_t, permute_labels
+
+__all__ = [
+    "EdgeDifferences",
+    "contribution_map",
+    "difference_map",
+    "edge_differences",
+    "influence",
+    "latent_positions",
+    "latent_sign",
+]
+
+Coefs = Sequence[Float[np.ndarray, "order K K"]]
+"""Coefficients, one array (order, K, K) a run."""
+
+Decode = Callable[[Float[np.ndarray, "maps K"]], Float[np.ndarray, "maps height width"]]
+
+
+@dataclass(frozen=True)
+class EdgeDifferences:
+    """Coefficients that could differ between two conditions, one entry an edge.
+
+    Attributes
+    ----------
+    lag, source, target
+        The edge: effect of latent `source` on latent `target`, `lag` frames later.
+    source_position, target_position
+        Row and column of the two latents in the image, in input pixels.
+    mean_first, mean_second
+        Mean coefficient in each condition; their difference is what is tested.
+    statistic, pvalue
+        Standardised difference and its p-value, corrected for the number of edges by max-T.
+    conditions
+        Names of the first and the second condition.
+    """
+
+    lag: Int[np.ndarray, " edges"]
+    source: Int[np.ndarray, " edges"]
+    target: Int[np.ndarray, " edges"]
+    source_position: Float[np.ndarray, "edges 2"]
+    target_position: Float[np.ndarray, "edges 2"]
+    mean_first: Float[np.ndarray, " edges"]
+    mean_second: Float[np.ndarray, " edges"]
+    statistic: Float[np.ndarray, " edges"]
+    pvalue: Float[np.ndarray, " edges"]
+    conditions: tuple[str, str]
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """Return the table's columns by name, most significant edge first; `pandas.DataFrame` takes them."""
+        order = np.lexsort((-np.abs(self.statistic), self.pvalue))
+        columns = {
+            "lag": self.lag,
+            "source": self.source,
+            "target": self.target,
+            "source_row": self.source_position[:, 0],
+            "source_column": self.source_position[:, 1],
+            "target_row": self.target_position[:, 0],
+            "target_column": self.target_position[:, 1],
+            f"mean_{self.conditions[0]}": self.mean_first,
+            f"mean_{self.conditions[1]}": self.mean_second,
+            "difference": self.mean_first - self.mean_second,
+            "statistic": self.statistic,
+            "pvalue": self.pvalue,
+        }
+        return {name: column[order] for name, column in columns.items()}
+
+
+def influence(
+    coef: Float[np.ndarray, "order K K"],
+    direction: Literal["outflow", "inflow"] = "outflow",
+    exclude_radius: float = 0.0,
+    grid: tuple[int, int] | None = None,
+) -> Float[np.ndarray, " K"]:
+    r"""Sum the absolute couplings of each latent with the others, over lags.
+
+    .. math::
+        c_l = \sum_k \sum_{j \ne l} |a_{k,jl}| \quad\text{(outflow)}, \qquad
+        c_j = \sum_k \sum_{l \ne j} |a_{k,jl}| \quad\text{(inflow)}
+
+    where :math:`a_{k,jl}`, `coef[k-1, j, l]`, is the effect of latent l on latent j at lag k. Section 2.4 of
+    the paper speaks of outflow and prints :math:`\sum_l |a_{jl}|`, which is what j receives; both are here.
+
+    Parameters
+    ----------
+    coef
+        Coefficients of one run.
+    direction
+        "outflow": what a latent does to others. "inflow": what others do to it (the paper's printed formula).
+    exclude_radius
+        Leave out couplings between latents at most this far apart (latent pixels, Euclidean). One cell that
+        covers two neighbouring latents looks like a coupling of the two; 1.5 leaves out the eight neighbours.
+        The diagonal is always left out.
+    grid
+        Height and width of the latent map, K = height * width; needed with `exclude_radius`.
+
+    Returns
+    -------
+    c
+        One non-negative number a latent, shape (K,), without unit.
+
+    Raises
+    ------
+    LarscopeError
+        If `coef` is not (order, K, K), `direction` is unknown, or `grid` is missing or does not match K.
+
+    Examples
+    --------
+    >>> coef = np.zeros((1, 3, 3))
+    >>> coef[0, 2, 0] = -0.5  # latent 0 acts on latent 2
+    >>> influence(coef), influence(coef, direction="inflow")
+    (array([0.5, 0. , 0. ]), array([0. , 0. , 0.5]))
+    """
+    check_coefs([coef])
+    if direction not in ("outflow", "inflow"):
+        raise LarscopeError(f"`direction` must be 'outflow' or 'inflow': got {direction!r}. Choose one of the two.")
+    coupling = np.abs(np.asarray(coef, float)).sum(axis=0)
+    coupling[_is_near(len(coupling), exclude_radius, grid)] = 0
+    return np.asarray(coupling.sum(axis=0 if direction == "outflow" else 1))
+
+
+def contribution_map(
+    c: Float[np.ndarray, " K"],
+    decode: Decode,
+    mean_frame: Float[np.ndarray, "height width"],
+    latent_mean: Float[np.ndarray, " K"] | None = None,
+    sigma_z: float | Float[np.ndarray, " K"] = 1.0,
+    sign: float = 1.0,
+    gain: float = 1.0,
+    preset: Literal["default", "paper"] = "default",
+) -> Float[np.ndarray, "height width"]:
+    r"""Decode an influence vector into an image of where the influence comes from.
+
+    .. math::
+        \Omega(c) &= (\mathrm{decode}(\bar z + gain \cdot sign \cdot \sigma_z c) + 1) \, \bar x,
+        \qquad \text{map} = \Omega(c) - \Omega(0) \\
+        \text{map} &= (\mathrm{decode}(gain \cdot c) + 1) \, \bar x \qquad\text{(preset="paper", section 2.4)}
+
+    The default does not change when the latents are flipped or rescaled (with the decoder to match) and shows
+    what the influence adds to the mean frame; the paper's formula depends on the sign and scale that training
+    happened to give the latents and mostly shows the mean frame.
+
+    Parameters
+    ----------
+    c
+        Influence vector, from `influence`.
+    decode
+        Takes latent maps (maps, K) and returns the decoder's image residuals (maps, height, width). A map of
+        influences has no frame of its own to take pooling indices from: average over the indices of the run's
+        frames inside this callable.
+    mean_frame
+        The mean frame, intensities in [0, 1].
+    latent_mean
+        Mean over time of the run's latents; zero when left out. The paper's formula does not use it.
+    sigma_z
+        The scale of the VAR fit: root mean square of the run's centred latents, over frames and latents (or of
+        each latent, where the fit scaled each).
+    sign
+        From `latent_sign`: +1 when bright events are positive in the latents, -1 when negative.
+    gain
+        How many `sigma_z` a latent of influence 1 is moved. The decoder is not linear, so a large gain may
+        saturate it; the map should look the same at half the gain.
+    preset
+        "default" or "paper".
+
+    Returns
+    -------
+    map
+        Intensities in units of [0, 1] frames; positive where the influence makes the image brighter.
+
+    Raises
+    ------
+    LarscopeError
+        If `preset` is unknown, or `decode` returns images of another size than `mean_frame`.
+
+    Examples
+    --------
+    >>> def decode(z):
+    ...     return z.reshape(-1, 2, 2)
+    >>> contribution_map(np.array([0.0, 1.0, 0.0, 0.0]), decode, np.full((2, 2), 0.5), sigma_z=2.0)
+    array([[0., 1.],
+           [0., 0.]])
+    """
+    c = np.asarray(c, float)
+    if preset == "paper":
+        return np.asarray((_decoded(decode, gain * c[None], mean_frame)[0] + 1) * mean_frame)
+    if preset != "default":
+        raise LarscopeError(f"`preset` must be 'default' or 'paper': got {preset!r}. Choose one of the two.")
+    base = np.zeros_like(c) if latent_mean is None else np.asarray(latent_mean, float)
+    moved, still = _decoded(decode, np.stack([base + gain * sign * sigma_z * c, base]), mean_frame)
+    return np.asarray((moved - still) * mean_frame)
+
+
+def latent_sign(latents: Sequence[Float[np.ndarray, "frames K"]]) -> float:
+    r"""Find the direction of bright events: the sign of the latents' pooled skewness.
+
+    :math:`\mathrm{sign} \sum_{runs, t, j} (z_{tj} - \bar z_j)^3`, each run centred on its own mean. Calcium
+    transients are brief and bright, so the latents are skewed towards them; an encoder may map bright to
+    negative, and this undoes it. +1 when the skewness is zero.
+
+    Examples
+    --------
+    >>> spikes = np.zeros((50, 2))
+    >>> spikes[10] = 1
+    >>> latent_sign([spikes]), latent_sign([-spikes])
+    (1.0, -1.0)
+    """
+    third = sum(float(((z - z.mean(axis=0)) ** 3).sum()) for z in map(np.asarray, latents))
+    return -1.0 if third < 0 else 1.0
+
+
+def latent_positions(grid: tuple[int, int], frame_shape: tuple[int, int]) -> Float[np.ndarray, "K 2"]:
+    """Row and column, in input pixels, of the centre of each latent's patch of the image.
+
+    Latents are numbered row by row over the latent map; pixel centres are whole numbers.
+
+    Examples
+    --------
+    >>> latent_positions((1, 2), (8, 16))
+    array([[ 3.5,  3.5],
+           [ 3.5, 11.5]])
+    """
+    row, column = ((np.arange(n) + 0.5) * size / n - 0.5 for n, size in zip(grid, frame_shape, strict=True))
+    return np.stack(np.meshgrid(row, column, indexing="ij"), axis=-1).reshape(-1, 2)
+
+
+def difference_map(
+    maps: Float[np.ndarray, "runs height width"],
+    condition: Sequence[Hashable],
+    block: Sequence[Hashable] | None = None,
+    subject: Sequence[Hashable] | None = None,
+    n_permutations: int = 9999,
+    seed: int = 0,
+) -> MaxT:
+    """Difference of two conditions' mean contribution maps, and where it is significant.
+
+    Parameters
+    ----------
+    maps
+        One map a run, from `larscope.influence.contribution_map`.
+    condition, block, subject, n_permutations, seed
+        As in `coefficient_swap_test`; exactly two conditions. The difference is that of the condition of the
+        first run minus the other.
+
+    Returns
+    -------
+    test
+        `test.difference` is the map, `test.pvalue <= 0.05` its significance mask: if the conditions do not
+        differ anywhere, the mask is empty with probability 0.95 (`larscope.permutation.max_t`).
+
+    Raises
+    ------
+    LarscopeError
+        If there are more than two conditions or the numbers of runs do not match.
+
+    Examples
+    --------
+    >>> maps = np.random.default_rng(0).normal(size=(12, 8, 8))
+    >>> maps[6:, 4, 4] += 8
+    >>> np.argwhere(difference_map(maps, ["a"] * 6 + ["b"] * 6).pvalue <= 0.05)
+    array([[4, 4]])
+    """
+    units = exchangeable_units(condition, block, subject)
+    return max_t(np.asarray(maps), permute_labels(units, n_permutations, seed))
+
+
+def edge_differences(
+    coefs: Coefs,
+    condition: Sequence[Hashable],
+    grid: tuple[int, int],
+    frame_shape: tuple[int, int],
+    block: Sequence[Hashable] | None = None,
+    subject: Sequence[Hashable] | None = None,
+    n_permutations: int = 9999,
+    seed: int = 0,
+    *,
+    min_runs: int = 2,
+) -> EdgeDifferences:
+    """Test every coefficient for a difference between two conditions, corrected for their number by max-T.
+
+    Parameters
+    ----------
+    coefs
+        One array (order, K, K) a run; `SparseCoefficients` will do.
+    condition, block, subject, n_permutations, seed
+        As in `coefficient_swap_test`; exactly two conditions. The difference is that of the condition of the
+        first run minus the other.
+    grid
+        Height and width of the latent map.
+    frame_shape
+        Height and width of the frames, in input pixels.
+    min_runs
+        Test only coefficients that are non-zero in at least this many runs, whatever their condition.
+
+    Returns
+    -------
+    edges
+        See `EdgeDifferences`.
+
+    Raises
+    ------
+    LarscopeError
+        If shapes do not match or there are more than two conditions.
+
+    Examples
+    --------
+    >>> coefs = np.random.default_rng(0).normal(0, 0.1, (12, 1, 2, 2))
+    >>> coefs[:6, 0, 1, 0] += 2.0  # latent 0 acts on latent 1 in the first six runs
+    >>> edges = edge_differences(coefs, ["a"] * 6 + ["b"] * 6, grid=(1, 2), frame_shape=(8, 16))
+    >>> found = edges.pvalue <= 0.05
+    >>> edges.source[found], edges.target[found], edges.source_position[found]
+    (array([0]), array([1]), array([[3.5, 3.5]]))
+    """
+    units = exchangeable_units(condition, block, subject)
+    check_coefs(coefs, len(units.label))
+    n_lags, n_latents, _ = coefs[0].shape
+    if grid[0] * grid[1] != n_latents:
+        raise LarscopeError(
+            f"`grid` must be the height and width of the map of {n_latents} latents: got {grid}. "
+            "Pass the shape of the encoder's output."
+        )
+    values, position = _values_by_edge(coefs, min_runs)
+    lag, target, source = np.unravel_index(position, (n_lags, n_latents, n_latents))
+    test = max_t(values, permute_labels(units, n_permutations, seed))
+    place = latent_positions(grid, frame_shape)
+    return EdgeDifferences(
+        lag=lag + 1,
+        source=source,
+        target=target,
+        source_position=place[source],
+        target_position=place[target],
+        mean_first=values[units.label == 0].mean(axis=0),
+        mean_second=values[units.label == 1].mean(axis=0),
+        statistic=test.statistic,
+        pvalue=test.pvalue,
+        conditions=(units.conditions[0], units.conditions[1]),
+    )
+
+
+def check_coefs(coefs: Coefs, n_runs: int = 1) -> None:
+    """Raise unless there is one (order, K, K) array a run, all of one shape."""
+    if len(coefs) != n_runs:
+        raise LarscopeError(
+            f"`coefs` must have one entry a run: got {len(coefs)} for {n_runs} runs. "
+            "Pass coefficients and conditions of the same runs, in the same order."
+        )
+    shapes = [np.shape(coef) for coef in coefs]
+    for run, shape in enumerate(shapes):
+        if len(shape) != 3 or shape[1] != shape[2] or shape != shapes[0]:
+            raise LarscopeError(
+                f"Coefficients must be one (order, K, K) array a run, all of one shape: got {shape} for run {run} "
+                f"and {shapes[0]} for run 0. Fit all runs with the same order and the same encoder."
+            )
+
+
+def _values_by_edge(coefs: Coefs, min_runs: int) -> tuple[Float[np.ndarray, "runs edges"], Int[np.ndarray, " edges"]]:
+    """Coefficients that are non-zero in at least `min_runs` runs, and their place in the flattened array."""
+    found = np.zeros(np.size(coefs[0]), int)
+    for coef in coefs:
+        found += np.ravel(coef) != 0
+    place = np.flatnonzero(found >= min_runs)
+    return np.stack([np.ravel(coef)[place] for coef in coefs]), place
+
+
+def _decoded(
+    decode: Decode, maps: Float[np.ndarray, "maps K"], mean_frame: Float[np.ndarray, "height width"]
+) -> Float[np.ndarray, "maps height width"]:
+    images = np.asarray(decode(maps))
+    expected = (len(maps), *np.shape(mean_frame))
+    if images.shape != expected:
+        raise LarscopeError(
+            f"`decode` must return one image of the mean frame's size a map, {expected}: got {images.shape}. "
+            "Average over pooling indices and drop the channel axis inside `decode`."
+        )
+    return images
+
+
+def _is_near(n_latents: int, radius: float, grid: tuple[int, int] | None) -> Bool[np.ndarray, "K K"]:
+    """Pairs of latents at most `radius` apart on the latent map; the diagonal always."""
+    if radius <= 0:
+        return np.eye(n_latents, dtype=bool)
+    if grid is None or grid[0] * grid[1] != n_latents:
+        raise LarscopeError(
+            f"`exclude_radius` needs `grid`, height and width of the map of {n_latents} latents: "
+            f"got grid={grid}. Pass the shape of the latent map, or exclude_radius=0."
+        )
+    row, column = np.divmod(np.arange(n_latents), grid[1])
+    squared = (row[:, None] - row) ** 2 + (column[:, None] - column) ** 2
+    return np.asarray(squared <= radius**2)
