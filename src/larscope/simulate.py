@@ -218,7 +218,8 @@ def simulate_session(
     bleaching
         Share of the brightness lost from the first to the last frame of each run.
     drift
-        Standard deviation, in logarithms, of brightness, spike rates and couplings from block to block.
+        Standard deviation, in logarithms, of each cell's brightness and spike rate and of each coupling from
+        block to block. `truth.couplings` holds what they drift about.
     motion
         Root mean square of the residual motion, in pixels.
     overlapping
@@ -244,7 +245,7 @@ def simulate_session(
     >>> session.truth.traces[0].shape
     (50, 7)
     """
-    parameters = dict(locals())
+    parameters = _plain(locals())
     if n_cells is None:
         n_cells = max(4, frame_shape[0] * frame_shape[1] // PIXELS_PER_CELL)
     if runs_per_block is None:
@@ -329,6 +330,15 @@ def read_truth(folder: str | Path) -> Truth:
 # Arguments
 
 
+def _plain(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments as JSON keeps them."""
+    plain = {}
+    for name, value in arguments.items():
+        array = np.asarray(value)
+        plain[name] = value if value is None else array.tolist()
+    return plain
+
+
 def _require_valid(parameters: Mapping[str, Any]) -> None:
     _require_at_least(parameters, n_runs=2, n_cells=4, order=2, runs_per_block=1, seed=0)
     _require_at_least(parameters, cell_diameter=1, noise=0, drift=0, motion=0)
@@ -353,10 +363,12 @@ def _require_at_least(parameters: Mapping[str, Any], **smallest: float) -> None:
 def _run_lengths(rng: Generator, n_runs: int, n_frames: int | Sequence[int] | None) -> list[int]:
     if n_frames is None:
         return _draw_lengths(rng, n_runs)
-    lengths = [n_frames] * n_runs if isinstance(n_frames, int) else [int(length) for length in n_frames]
+    lengths = (
+        [int(n_frames)] * n_runs if isinstance(n_frames, int | np.integer) else [int(length) for length in n_frames]
+    )
     if len(lengths) != n_runs or min(lengths, default=0) < 1:
         raise LarscopeError(
-            f"`n_frames` must be one positive number, or one for each of the {n_runs} runs; got {n_frames}."
+            f"`n_frames` must be one positive number, or one for each of the {n_runs} runs; got {n_frames}. Correct it."
         )
     return lengths
 
@@ -393,14 +405,16 @@ class _Tissue:
 def _grow_tissue(rng: Generator, shape: tuple[int, int], n_cells: int, diameter: float, overlapping: float) -> _Tissue:
     positions = _place_cells(rng, shape, n_cells, diameter, overlapping)
     bystanders = rng.uniform((0, 0), shape, (n_cells, 2))
+    background = _draw_background(rng, shape, diameter, bystanders)
+    haze = [0.03 * background * _smooth_noise(rng, shape, max(shape) / 8) for _ in range(6)]
     return _Tissue(
-        background=_draw_background(rng, shape, diameter, bystanders),
+        background=background,
         positions=positions,
         footprints=np.stack([_draw_cell(rng, shape, position, diameter) for position in positions]),
         brightness=0.6 * np.exp(0.3 * rng.standard_normal(n_cells)),
         amplitude=rng.uniform(0.5, 0.9, n_cells),
         decay=np.exp(-1 / rng.uniform(4, 8, n_cells)),
-        haze=np.stack([_smooth_noise(rng, shape, max(shape) / 8) for _ in range(6)]).astype(np.float32),
+        haze=np.stack(haze).astype(np.float32),
     )
 
 
@@ -519,21 +533,19 @@ def _drift_block(
 def _fire(rng: Generator, state: _BlockState, n_frames: int) -> UInt8[NDArray[np.uint8], "frames cells"]:
     """Return spikes: Poisson, with a rate that the cells' past spikes raise."""
     order, n_cells, _ = state.couplings.shape
-    spikes = np.zeros((order + BURN_IN + n_frames, n_cells))
+    spikes = np.zeros((order + n_frames, n_cells))
     effects = np.ascontiguousarray(state.couplings[::-1].transpose(1, 0, 2)).reshape(n_cells, -1)
     for t in range(order, len(spikes)):
         spikes[t] = rng.poisson(state.base + effects @ spikes[t - order : t].ravel())
-    return np.minimum(spikes[-n_frames:], 255).astype(np.uint8)
+    return np.minimum(spikes[order:], 255).astype(np.uint8)
 
 
 def _filter_calcium(
-    spikes: UInt8[NDArray[np.uint8], "frames cells"],
-    start: Float[NDArray[np.float64], "cells"],
-    decay: Float[NDArray[np.float64], "cells"],
+    spikes: UInt8[NDArray[np.uint8], "frames cells"], decay: Float[NDArray[np.float64], "cells"]
 ) -> Float32[NDArray[np.float32], "frames cells"]:
     """Return calcium: up by 1 with each spike, down by a fixed share with each frame."""
     traces = np.empty(spikes.shape, dtype=np.float32)
-    calcium = start
+    calcium = np.zeros_like(decay)
     for t, now in enumerate(spikes):
         calcium = decay * calcium + now
         traces[t] = calcium
@@ -580,7 +592,7 @@ def _record(
     rng: Generator, tissue: _Tissue, state: _BlockState, n_frames: int, bleaching: float, motion: float
 ) -> _Recording:
     spikes = _fire(rng, state, n_frames + BURN_IN)
-    traces = _filter_calcium(spikes, np.zeros(len(tissue.decay)), tissue.decay)
+    traces = _filter_calcium(spikes, tissue.decay)
     return _Recording(
         spikes=spikes[BURN_IN:],
         traces=traces[BURN_IN:],
@@ -597,7 +609,7 @@ def _render(
 ) -> Float32[NDArray[np.float32], "frames height width"]:
     """Return frames without noise or motion."""
     cells = recording.brightness * (1 + tissue.amplitude * recording.traces[frames])
-    weights = np.hstack([cells, 0.012 * recording.haze[frames]]).astype(np.float32)
+    weights = np.hstack([cells, recording.haze[frames]]).astype(np.float32)
     patterns = np.concatenate([tissue.footprints, tissue.haze]).reshape(weights.shape[1], -1)
     image = (weights @ patterns).reshape(-1, *tissue.background.shape)
     image += tissue.background.astype(np.float32)
