@@ -363,9 +363,8 @@ def _require_at_least(parameters: Mapping[str, Any], **smallest: float) -> None:
 def _run_lengths(rng: Generator, n_runs: int, n_frames: int | Sequence[int] | None) -> list[int]:
     if n_frames is None:
         return _draw_lengths(rng, n_runs)
-    lengths = (
-        [int(n_frames)] * n_runs if isinstance(n_frames, int | np.integer) else [int(length) for length in n_frames]
-    )
+    each = [n_frames] * n_runs if isinstance(n_frames, int | np.integer) else n_frames
+    lengths = [int(length) for length in each]
     if len(lengths) != n_runs or min(lengths, default=0) < 1:
         raise LarscopeError(
             f"`n_frames` must be one positive number, or one for each of the {n_runs} runs; got {n_frames}. Correct it."
@@ -426,7 +425,7 @@ def _place_cells(
     low, high = (margin, margin), (shape[0] - 1 - margin, shape[1] - 1 - margin)
     n_apart = n_cells - min(round(overlapping * n_cells), n_cells // 2)
     placed: list[NDArray[np.float64]] = []
-    for dart in rng.uniform(low, high, (2000 * n_apart, 2)) if min(high) > margin else ():
+    for dart in rng.uniform(low, high, (300 * n_apart, 2)) if min(high) > margin else ():
         if len(placed) == n_apart:
             break
         if all(np.hypot(*(dart - other)) >= 1.2 * diameter for other in placed):
