@@ -287,7 +287,7 @@ def simulate_session(
         spikes=tuple(recording.spikes for recording in recordings),
         parameters=parameters,
     )
-    return SimulatedSession(runs, truth=truth)
+    return SimulatedSession(runs, simulated=True, truth=truth)
 
 
 def read_truth(folder: str | Path) -> Truth:
