@@ -14,7 +14,7 @@ from larscope.lasso.problem import Problem
 
 # Correlations this close to the penalty, relatively, mark a point where the solution has a kink.
 KINK = 1e-7
-# Below this fraction of the largest correlation, a violation is measured against the data, not the penalty.
+# Below this fraction of the largest possible correlation, a violation is measured against the data, not the penalty.
 FLOOR = 1e-6
 
 
@@ -24,8 +24,8 @@ def violation(
     """Relative KKT violation of each target.
 
     With `c = X'(y - Xw)/n - l2 w`, the largest of `|c_j - alpha v_j sign(w_j)|` on the support and
-    `(|c_j| - alpha v_j)+` off it, divided by `alpha max_j v_j` (or by a millionth of `max_j |X_j'y|/n`
-    where that is larger, so that it stays meaningful as alpha goes to zero).
+    `(|c_j| - alpha v_j)+` off it, divided by `alpha max_j v_j` (or by a millionth of
+    `max_j ||X_j|| ||y|| / n` where that is larger, so that it stays meaningful as alpha goes to zero).
     """
     c = problem.correlation(coef) if correlation is None else correlation
     penalty = _penalty(problem)
@@ -41,7 +41,8 @@ def violation(
 def violation_scale(problem: Problem) -> Float[Tensor, "batch k"]:
     """Size against which `violation` is measured, one per target."""
     weights = torch.where(problem.weights.isinf(), 0.0, problem.weights).amax(dim=-2)
-    largest = (problem.X.mT @ problem.y).abs().amax(dim=-2) / problem.n_samples
+    columns = torch.linalg.vector_norm(problem.X, dim=-2).amax(dim=-1, keepdim=True)
+    largest = columns * torch.linalg.vector_norm(problem.y, dim=-2) / problem.n_samples
     return torch.maximum(problem.alpha * weights, FLOOR * largest)
 
 

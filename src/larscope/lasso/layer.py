@@ -290,7 +290,13 @@ def _solve(problem: Problem, init: Tensor | None, engine: Engine) -> Float[Tenso
     """Solve without gradient, by the engine asked for, and check the answer."""
     check_values(problem)
     with torch.no_grad():
-        coef = homotopy(problem).coef
+        if engine == "path":
+            coef = homotopy(problem).coef
+        else:
+            # Imported here, because numba is slow to import and the path does not need it.
+            from larscope.lasso import active_set
+
+            coef = active_set.solve(problem, init)
         _warn_uncertified(problem, coef)
     return coef
 

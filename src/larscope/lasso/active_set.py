@@ -1,0 +1,506 @@
+"""The compiled CPU engine: all targets priced by one matrix product, each solved by a dual active-set method.
+
+For one target, with active set A, signs s and `c = X'(y - X w)/n - l2 w`, the method keeps
+
+    c_i = alpha v_i s_i  and  s_i w_i >= 0   on A,      w = 0 off A,
+
+and lacks only `|c_j| <= alpha v_j` off A. A round prices every unfinished target (one product X'R), collects
+the features that violate this most, and lets them join one after the other: w_j grows until c_j is back at
+the penalty, while the active coefficients follow, and those that reach zero on the way leave. The dual
+objective rises with every step (Goldfarb and Idnani, 1983), so no set comes twice; a column in the span of
+the active ones takes a step without changing the residual, so supports saturated at n, duplicates and ties
+need no special care.
+
+A target without violators is solved again from its sorted support, refined against the data, and priced once
+more: that product is its certificate, and its coefficients depend on the support alone, not on the route.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from larscope.lasso.problem import Problem
+
+Array = NDArray[np.float64]
+
+# Features that may join a target in one round.
+CANDIDATES = 16
+# A correlation counts as a violation from here, relative to the scale of the certificate.
+VIOLATION = 1e-10
+CERTIFIED = 1e-9
+FLOOR = 1e-6
+# Squared relative distance from the span of the active columns, below which a column is in it.
+DEPENDENT = 1e-12
+MAX_ROUNDS = 500
+# Bytes of factors and prices held at once.
+MEMORY = 256 * 2**20
+
+OPEN, SETTLED, DONE, FULL, FAILED = range(5)
+
+
+def solve(problem: Problem, init: Tensor | None = None) -> Float[Tensor, "batch p k"]:
+    """Solve every target of every design; targets that fail are left for the certificate to find."""
+    batch, p, k = problem.weights.shape
+    coef = np.empty((batch, k, p))
+    X, y, alpha = (t.detach().cpu() for t in (problem.X, problem.y, problem.alpha))
+    for b in range(batch):
+        design = _Design(X[b], problem.l2, problem.positive)
+        weights = _rows(problem.weights[b])
+        start = None if init is None else _rows(init[b].expand(p, k))
+        size = _targets_at_once(p, k, design.capacity)
+        for lo in range(0, k, size):
+            part = slice(lo, min(lo + size, k))
+            coef[b, part] = _solve_targets(
+                design,
+                y[b, :, part].T.numpy(),
+                alpha[b, part].numpy(),
+                _part(weights, part),
+                None if start is None else _part(start, part),
+            )
+    return torch.from_numpy(coef).mT.to(problem.X.device)
+
+
+class _Design:
+    """Columns as contiguous rows, padded with zeros to whole vector registers."""
+
+    def __init__(self, X: Tensor, l2: float, positive: bool) -> None:
+        n, p = X.shape
+        self.n, self.p, self.l2, self.positive = n, p, l2, positive
+        self.columns = np.zeros((p, -(-n // 8) * 8))
+        self.columns[:, :n] = X.T.numpy()
+        self.tensor = torch.from_numpy(self.columns)[:, :n].T
+        self.diagonal = (self.columns**2).sum(axis=1) / n + l2
+        self.largest = p if l2 > 0 else min(n, p)
+        self.capacity = min(self.largest, 64)
+
+    def price(self, residual: Array) -> Array:
+        """R X / n for the residuals of several targets, one row each."""
+        rows = torch.from_numpy(residual)[:, : self.n] / self.n
+        prices: Array = (rows @ self.tensor).numpy()
+        return prices
+
+
+@dataclass
+class _State:
+    """Where each target stands. `factor` is the upper Cholesky factor of H on the active set."""
+
+    y: Array
+    residual: Array
+    alpha: Array
+    weights: Array
+    scale: Array
+    active: NDArray[np.int64]
+    sign: Array
+    coef: Array
+    size: NDArray[np.int64]
+    factor: Array
+    status: NDArray[np.int64]
+
+    @classmethod
+    def empty(cls, design: _Design, y: Array, alpha: Array, weights: Array) -> _State:
+        k, capacity = len(y), design.capacity
+        padded = np.zeros((k, design.columns.shape[1]))
+        padded[:, : design.n] = y
+        finite = np.where(np.isinf(weights), 0.0, weights).max(axis=1)
+        norm = np.sqrt((design.diagonal.max() - design.l2) * design.n)
+        floor = FLOOR * norm * np.linalg.norm(padded, axis=1) / design.n
+        return cls(
+            y=padded,
+            residual=padded.copy(),
+            alpha=np.ascontiguousarray(alpha),
+            weights=weights,
+            scale=np.maximum(alpha * finite, floor),
+            active=np.zeros((k, capacity), dtype=np.int64),
+            sign=np.zeros((k, capacity)),
+            coef=np.zeros((k, capacity)),
+            size=np.zeros(k, dtype=np.int64),
+            factor=np.zeros((k, capacity, capacity)),
+            status=np.full(k, OPEN),
+        )
+
+    def grow(self, largest: int) -> None:
+        """Double the room for active features."""
+        extra = min(2 * self.active.shape[1], largest) - self.active.shape[1]
+        self.active, self.sign, self.coef = (
+            np.ascontiguousarray(np.pad(a, ((0, 0), (0, extra)))) for a in (self.active, self.sign, self.coef)
+        )
+        self.factor = np.ascontiguousarray(np.pad(self.factor, ((0, 0), (0, extra), (0, extra))))
+        self.status[self.status == FULL] = OPEN
+
+
+def _solve_targets(
+    design: _Design, y: Array, alpha: Array, weights: Array, init: Array | None
+) -> Float[Array, "k p"]:
+    state = _State.empty(design, y, alpha, weights)
+    _begin(design, state, init)
+    for _ in range(MAX_ROUNDS):
+        pending = np.flatnonzero(state.status < DONE)
+        if len(pending) == 0:
+            break
+        prices = design.price(state.residual[pending])
+        _in_threads(_round, len(pending), prices, pending, *_arguments(design, state))
+        if (state.status == FULL).any():
+            state.grow(design.largest)
+    dense = np.zeros((len(y), design.p))
+    rows, slots = np.nonzero(np.arange(state.active.shape[1]) < state.size[:, None])
+    dense[rows, state.active[rows, slots]] = state.coef[rows, slots]
+    return dense
+
+
+def _begin(design: _Design, state: _State, init: Array | None) -> None:
+    """Start from the unpenalised features and the support of `init`; a wrong guess only costs time."""
+    free = (state.weights == 0) if not design.positive else np.zeros_like(state.weights, dtype=bool)
+    if init is None and not free.any():
+        return
+    k = len(state.y)
+    guess = np.zeros((1, design.p)) if init is None else np.where(np.isinf(state.weights), 0.0, init)
+    if design.positive:
+        guess = np.maximum(guess, 0.0)
+    signs = np.broadcast_to(np.where(free, 1.0, np.sign(guess)), (k, design.p))
+    needed = int((signs != 0).sum(axis=1).max(initial=1))
+    while state.active.shape[1] < min(needed, design.largest):
+        state.grow(design.largest)
+    _in_threads(_warm_start, k, np.ascontiguousarray(signs), *_arguments(design, state))
+
+
+def _arguments(design: _Design, state: _State) -> tuple[Any, ...]:
+    return (
+        *(design.columns, design.diagonal, design.n, design.l2, design.positive),
+        *(state.y, state.residual, state.alpha, state.weights, state.scale),
+        *(state.active, state.sign, state.coef, state.size, state.factor, state.status),
+    )
+
+
+def _in_threads(kernel: Callable[..., None], count: int, *arguments: Any) -> None:
+    """Run a kernel, which releases the GIL, over ranges of targets. Targets never share a number."""
+    threads = min(torch.get_num_threads(), count)
+    if threads == 1:
+        kernel(0, count, *arguments)
+        return
+    edges = np.linspace(0, count, 4 * threads + 1).astype(int)
+    with ThreadPoolExecutor(threads) as pool:
+        runs = [pool.submit(kernel, lo, hi, *arguments) for lo, hi in zip(edges, edges[1:], strict=False)]
+        for run in runs:
+            run.result()
+
+
+def _targets_at_once(p: int, k: int, capacity: int) -> int:
+    return max(1, min(k, MEMORY // (8 * (p + capacity**2))))
+
+
+def _rows(values: Tensor) -> Array:
+    """One row per target, or a single row where all targets share it."""
+    shared = values.shape[1] == 1 or values.stride(1) == 0
+    rows = values[:, :1] if shared else values
+    return np.ascontiguousarray(rows.detach().cpu().T.numpy())
+
+
+def _part(rows: Array, part: slice) -> Array:
+    return rows if len(rows) == 1 else rows[part]
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile; keep the machine code on disk where a place for it can be written."""
+    options = {"nogil": True, "fastmath": {"reassoc", "contract", "nsz", "arcp"}}
+    try:
+        kernel: Callable[..., Any] = numba.njit(cache=True, **options)(function)
+    except RuntimeError:
+        kernel = numba.njit(**options)(function)
+    return kernel
+
+
+@_compiled
+def _dot(a, b):  # type: ignore[no-untyped-def]
+    total = 0.0
+    for i in range(len(a)):
+        total += a[i] * b[i]
+    return total
+
+
+@_compiled
+def _solve_lower(R, m, z):  # type: ignore[no-untyped-def]
+    """Solve R'z = z in place."""
+    for k in range(m):
+        z[k] /= R[k, k]
+        zk = z[k]
+        for i in range(k + 1, m):
+            z[i] -= zk * R[k, i]
+
+
+@_compiled
+def _solve_upper(R, m, z):  # type: ignore[no-untyped-def]
+    """Solve R z = z in place."""
+    for k in range(m - 1, -1, -1):
+        total = z[k]
+        for i in range(k + 1, m):
+            total -= R[k, i] * z[i]
+        z[k] = total / R[k, k]
+
+
+@_compiled
+def _append(R, m, z, pivot):  # type: ignore[no-untyped-def]
+    """Extend the factor by a column whose forward-solved cross products are z."""
+    for k in range(m):
+        R[k, m] = z[k]
+    R[m, m] = np.sqrt(pivot)
+
+
+@_compiled
+def _remove(R, m, gone):  # type: ignore[no-untyped-def]
+    """Delete column `gone` from the factor and rotate it back to a triangle."""
+    for k in range(m):
+        for i in range(max(gone, k - 1), m - 1):
+            R[k, i] = R[k, i + 1]
+    for k in range(gone, m - 1):
+        a, b = R[k, k], R[k + 1, k]
+        length = np.hypot(a, b)
+        c, s = a / length, b / length
+        R[k, k] = length
+        for i in range(k + 1, m - 1):
+            upper, lower = R[k, i], R[k + 1, i]
+            R[k, i] = c * upper + s * lower
+            R[k + 1, i] = c * lower - s * upper
+
+
+@_compiled
+def _worst_violators(c, alpha, weights, diagonal, tolerance, positive, is_active, found, size):  # type: ignore[no-untyped-def]
+    """Collect the features furthest outside their bounds (in units of their column); return how many."""
+    count, least = 0, 0
+    for j in range(len(c)):
+        excess = (c[j] if positive else abs(c[j])) - alpha * weights[j]
+        if excess > tolerance and not is_active[j]:
+            excess /= np.sqrt(diagonal[j])
+            if count < len(found):
+                found[count], size[count] = j, excess
+                count += 1
+            elif excess > size[least]:
+                found[least], size[least] = j, excess
+            else:
+                continue
+            if count == len(found):
+                least = np.argmin(size)
+    return count
+
+
+@_compiled
+def _join(
+    j, columns, diagonal, n, l2, positive, r, alpha, weights, A, s, w, m, R, g, z, u, left
+):  # type: ignore[no-untyped-def]
+    """Let feature j join: grow w_j until c_j is at the penalty. Returns the new size and the number left.
+
+    A size of -1 says that no step exists, which only rounding can cause.
+    """
+    x = columns[j]
+    n_left = 0
+    for i in range(m):
+        g[i] = _dot(columns[A[i]], x) / n
+    wj = 0.0
+    side = 1.0 if _dot(x, r) > 0 else -1.0
+    while True:
+        z[:m] = g[:m]
+        _solve_lower(R, m, z)
+        pivot = diagonal[j] - _dot(z[:m], z[:m])
+        u[:m] = z[:m]
+        _solve_upper(R, m, u)
+        excess = side * (_dot(x, r) / n - l2 * wj) - alpha * weights[j]
+
+        dependent = m == len(A) or pivot <= DEPENDENT * diagonal[j]
+        step = np.inf if dependent else max(excess, 0.0) / pivot
+        leaving = -1
+        for i in range(m):
+            shrink = side * u[i] * s[i]
+            if shrink > 0 and (weights[A[i]] > 0 or positive):
+                reach = max(s[i] * w[i], 0.0) / shrink
+                if reach < step:
+                    step, leaving = reach, i
+        if step == np.inf:
+            return -1, n_left
+
+        wj += side * step
+        for k in range(len(x)):
+            r[k] -= side * step * x[k]
+        for i in range(m):
+            move = side * step * u[i]
+            w[i] -= move
+            xi = columns[A[i]]
+            for k in range(len(x)):
+                r[k] += move * xi[k]
+        if leaving < 0:
+            break
+        if n_left < len(left):
+            left[n_left] = A[leaving]
+            n_left += 1
+        _remove(R, m, leaving)
+        m -= 1
+        for i in range(leaving, m):
+            A[i], s[i], w[i], g[i] = A[i + 1], s[i + 1], w[i + 1], g[i + 1]
+    _append(R, m, z, pivot)
+    A[m], s[m], w[m] = j, side, wj
+    return m + 1, n_left
+
+
+@_compiled
+def _factorise(columns, diagonal, n, A, s, m, R, z):  # type: ignore[no-untyped-def]
+    """Factor H on the active set, leaving out columns that earlier ones span; return the new size."""
+    kept = 0
+    for i in range(m):
+        x = columns[A[i]]
+        for k in range(kept):
+            z[k] = _dot(columns[A[k]], x) / n
+        _solve_lower(R, kept, z)
+        pivot = diagonal[A[i]] - _dot(z[:kept], z[:kept])
+        if pivot > DEPENDENT * diagonal[A[i]]:
+            _append(R, kept, z, pivot)
+            A[kept], s[kept] = A[i], s[i]
+            kept += 1
+    return kept
+
+
+@_compiled
+def _settle(columns, diagonal, n, l2, positive, y, r, alpha, weights, A, s, w, m, R, z):  # type: ignore[no-untyped-def]
+    """Solve on the sorted active set, refined against the data; coefficients of the wrong sign leave."""
+    for i in range(1, m):
+        a, b, k = A[i], s[i], i
+        while k > 0 and A[k - 1] > a:
+            A[k], s[k] = A[k - 1], s[k - 1]
+            k -= 1
+        A[k], s[k] = a, b
+    while True:
+        m = _factorise(columns, diagonal, n, A, s, m, R, z)
+        w[:m] = 0.0
+        r[:] = y
+        for _ in range(3):
+            for i in range(m):
+                z[i] = _dot(columns[A[i]], r) / n - l2 * w[i] - alpha * weights[A[i]] * s[i]
+            _solve_lower(R, m, z)
+            _solve_upper(R, m, z)
+            r[:] = y
+            for i in range(m):
+                w[i] += z[i]
+                x = columns[A[i]]
+                for k in range(len(y)):
+                    r[k] -= w[i] * x[k]
+        kept = 0
+        for i in range(m):
+            free = weights[A[i]] == 0 and not positive
+            if free or w[i] * s[i] > 0:
+                A[kept], s[kept], w[kept] = A[i], s[i], w[i]
+                kept += 1
+        if kept == m:
+            return m
+        m = kept
+
+
+@_compiled
+def _violation(c, alpha, weights, positive, is_active, A, s, m):  # type: ignore[no-untyped-def]
+    """Largest violation of the optimality conditions over all features."""
+    worst = 0.0
+    for j in range(len(c)):
+        excess = (c[j] if positive else abs(c[j])) - alpha * weights[j]
+        if excess > worst and not is_active[j]:
+            worst = excess
+    for i in range(m):
+        worst = max(worst, abs(c[A[i]] - alpha * weights[A[i]] * s[i]))
+    return worst
+
+
+@_compiled
+def _warm_start(
+    lo, hi, signs,
+    columns, diagonal, n, l2, positive, y, residual, alpha, weights, scale,
+    active, sign, coef, size, factor, status,
+):  # type: ignore[no-untyped-def]  # fmt: skip
+    """Take the features with a sign as a first active set, as far as they are consistent."""
+    z = np.empty(active.shape[1])
+    for t in range(lo, hi):
+        v = weights[min(t, len(weights) - 1)]
+        m = 0
+        # Unpenalised features come first: dependent columns are left out from the end.
+        for first in (True, False):
+            for j in range(len(diagonal)):
+                if signs[t, j] != 0 and (v[j] == 0) == first and m < active.shape[1]:
+                    active[t, m], sign[t, m] = j, signs[t, j]
+                    m += 1
+        m = _factorise(columns, diagonal, n, active[t], sign[t], m, factor[t], z)
+        size[t] = _settle(
+            columns, diagonal, n, l2, positive, y[t], residual[t], alpha[t], v,
+            active[t], sign[t], coef[t], m, factor[t], z,
+        )  # fmt: skip
+
+
+@_compiled
+def _round(
+    lo, hi, prices, pending,
+    columns, diagonal, n, l2, positive, y, residual, alpha, weights, scale,
+    active, sign, coef, size, factor, status,
+):  # type: ignore[no-untyped-def]  # fmt: skip
+    """Advance targets `pending[lo:hi]` given their prices: certify, settle, or let violators join."""
+    p, capacity = len(diagonal), active.shape[1]
+    g, z, u = np.empty(capacity), np.empty(capacity), np.empty(capacity)
+    candidates = np.empty(4 * CANDIDATES, dtype=np.int64)
+    excesses = np.empty(CANDIDATES)
+    left = np.empty(capacity, dtype=np.int64)
+    is_active = np.zeros(p, dtype=np.bool_)
+    for row in range(lo, hi):
+        t = pending[row]
+        c, r, R = prices[row], residual[t], factor[t]
+        A, s, w, m = active[t], sign[t], coef[t], size[t]
+        v = weights[min(t, len(weights) - 1)]
+        tolerance = VIOLATION * scale[t]
+        for i in range(m):
+            is_active[A[i]] = True
+            c[A[i]] -= l2 * w[i]
+        count = _worst_violators(
+            c, alpha[t], v, diagonal, tolerance, positive, is_active, candidates[:CANDIDATES], excesses
+        )
+        worst = _violation(c, alpha[t], v, positive, is_active, A, s, m) if count == 0 else np.inf
+        for i in range(m):
+            is_active[A[i]] = False
+
+        if count == 0:
+            if status[t] == SETTLED:
+                status[t] = DONE if worst <= CERTIFIED * scale[t] else FAILED
+                continue
+            size[t] = _settle(columns, diagonal, n, l2, positive, y[t], r, alpha[t], v, A, s, w, m, R, z)
+            status[t] = SETTLED
+            continue
+
+        status[t] = OPEN
+        for _ in range(20 * CANDIDATES + 4 * capacity):
+            best, furthest = -1, 0.0
+            for i in range(count):
+                j = candidates[i]
+                cj = _dot(columns[j], r) / n
+                excess = (cj if positive else abs(cj)) - alpha[t] * v[j]
+                if excess > tolerance and excess / np.sqrt(diagonal[j]) > furthest:
+                    best, furthest = i, excess / np.sqrt(diagonal[j])
+            if best < 0:
+                break
+            if m == capacity and capacity < (p if l2 > 0 else min(n, p)):
+                status[t] = FULL
+                break
+            j = candidates[best]
+            count -= 1
+            candidates[best] = candidates[count]
+            m, n_left = _join(
+                j, columns, diagonal, n, l2, positive, r, alpha[t], v,
+                A, s, w, m, R, g, z, u, left,
+            )  # fmt: skip
+            if m < 0:
+                status[t] = FAILED
+                m = 0
+                break
+            for i in range(min(n_left, len(candidates) - count)):
+                candidates[count] = left[i]
+                count += 1
+        size[t] = m
