@@ -1,5 +1,6 @@
 """A dataset of an HDF5 file."""
 
+from math import prod
 from pathlib import Path
 
 import h5py
@@ -24,10 +25,9 @@ class Hdf5Movie:
                 stack = file[self._name]
                 self.shape: tuple[int, int, int] = stack.shape
                 self.dtype: np.dtype[np.generic] = stack.dtype
+                _require_written(path, stack)
         except OSError as error:
-            raise LarscopeError(
-                f"Expected a whole HDF5 file; {path} cannot be opened: {error}. Restore it."
-            ) from error
+            raise LarscopeError(f"Expected a whole HDF5 file; {path} cannot be opened: {error}. Restore it.") from error
 
     def read(self, start: int, stop: int) -> Shaped[NDArray[np.generic], "frames height width"]:
         """Return frames `start` to `stop` (exclusive)."""
@@ -38,6 +38,24 @@ class Hdf5Movie:
             raise LarscopeError(
                 f"Expected frames {start} to {stop} of {self._path}; they cannot be read: {error}. Restore the file."
             ) from error
+
+
+def _require_written(path: Path, stack: h5py.Dataset) -> None:
+    """Raise when parts of the dataset were reserved but never written: HDF5 would read them as zeros."""
+    if stack.is_virtual:
+        return  # its chunks are in other files
+    if stack.chunks is None:
+        written = stack.id.get_storage_size() > 0 or stack.size == 0
+        found = "nothing"
+    else:
+        n_chunks = prod(-(-size // chunk) for size, chunk in zip(stack.shape, stack.chunks, strict=True))
+        written = stack.id.get_num_chunks() == n_chunks
+        found = f"{stack.id.get_num_chunks()} of {n_chunks} chunks"
+    if not written:
+        raise LarscopeError(
+            f"Expected all of {stack.name!r} in {path} to be written; found {found}, and the rest would read as zeros. "
+            "The recording or copy was cut short: restore the file, or save the frames that exist."
+        )
 
 
 def _stacks(file: h5py.File) -> list[str]:
@@ -53,18 +71,12 @@ def _stacks(file: h5py.File) -> list[str]:
 
 def _choose(path: Path, stacks: list[str], dataset: str | None) -> str:
     if not stacks:
-        raise LarscopeError(
-            f"Expected a dataset of frames, height, width in {path}; it has none with 3 dimensions."
-        )
+        raise LarscopeError(f"Expected a dataset of frames, height, width in {path}; it has none with 3 dimensions.")
     if dataset is None:
         if len(stacks) == 1:
             return stacks[0]
-        raise LarscopeError(
-            f"{path} holds several stacks ({', '.join(stacks)}). Name one in the `dataset` column."
-        )
+        raise LarscopeError(f"{path} holds several stacks ({', '.join(stacks)}). Name one in the `dataset` column.")
     name = dataset.strip("/")
     if name not in stacks:
-        raise LarscopeError(
-            f"Expected a three-dimensional dataset {dataset!r} in {path}. {suggest(name, stacks)}"
-        )
+        raise LarscopeError(f"Expected a three-dimensional dataset {dataset!r} in {path}. {suggest(name, stacks)}")
     return name

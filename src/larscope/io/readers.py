@@ -58,7 +58,8 @@ def open_movie(path: Path, dataset: str | None = None) -> Movie:
     (3, 4, 5)
     """
     if not path.is_file():
-        raise LarscopeError(f"Expected a movie file; {path} does not exist. Correct the `path` column.")
+        found = "is a folder" if path.is_dir() else "does not exist"
+        raise LarscopeError(f"Expected a movie file; {path} {found}. Correct the `path` column.")
     with path.open("rb") as file:
         head = file.read(16)
     for reader in READERS:

@@ -26,12 +26,12 @@ class Row(BaseModel):
     start: Annotated[int | None, Optional] = None
     stop: Annotated[int | None, Optional] = None
     dataset: Annotated[str | None, Optional] = None
-    frame_rate: Annotated[float | None, Field(gt=0), Optional] = None
-    pixel_size: Annotated[float | None, Field(gt=0), Optional] = None
+    frame_rate: Annotated[float | None, Field(gt=0, allow_inf_nan=False), Optional] = None
+    pixel_size: Annotated[float | None, Field(gt=0, allow_inf_nan=False), Optional] = None
 
 
 def read_session(path: str | Path) -> Session:
-    """Read a session table, a CSV file with one row a run.
+    r"""Read a session table, a CSV file with one row a run.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def read_session(path: str | Path) -> Session:
     >>> folder = pathlib.Path(tempfile.mkdtemp())
     >>> np.save(folder / "day1.npy", np.zeros((100, 16, 16), np.uint16))
     >>> table = folder / "session.csv"
-    >>> _ = table.write_text("path,condition,start,stop\\nday1.npy,familiar,0,50\\nday1.npy,novel,50,100\\n")
+    >>> _ = table.write_text("path,condition,start,stop\nday1.npy,familiar,0,50\nday1.npy,novel,50,100\n")
     >>> [run.n_frames for run in read_session(table)]
     [50, 50]
     """
@@ -71,14 +71,22 @@ def read_session(path: str | Path) -> Session:
 
 def _read_csv(path: Path) -> pd.DataFrame:
     try:
-        return pd.read_csv(
-            path, dtype=str, keep_default_na=False, skipinitialspace=True, encoding="utf-8-sig"
-        )
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True, encoding="utf-8-sig")
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise LarscopeError(
             f"Expected a CSV table with a header line; {path} cannot be read: {str(error).strip()}. "
             "Save it as comma-separated UTF-8 text."
         ) from error
+    if not isinstance(table.index, pd.RangeIndex):  # pandas took the first cells for row names
+        raise LarscopeError(
+            f"{path}: the rows have more cells than the header line has columns ({', '.join(table.columns)}). "
+            "Name every column, or remove the cells."
+        )
+    if len(table.columns) == 1 and ";" in table.columns[0]:
+        raise LarscopeError(
+            f"{path}: cells must be separated by commas; got {table.columns[0]!r}. Save the table with commas."
+        )
+    return table
 
 
 def _require_columns(path: Path, table: pd.DataFrame) -> None:
@@ -89,9 +97,7 @@ def _require_columns(path: Path, table: pd.DataFrame) -> None:
             raise LarscopeError(f"{path}: unknown column {column!r}. {suggest(column, known)}")
     for column in ("path", "condition"):
         if column not in table.columns:
-            raise LarscopeError(
-                f"{path}: the column {column!r} is missing; found {', '.join(table.columns)}. Add it."
-            )
+            raise LarscopeError(f"{path}: the column {column!r} is missing; found {', '.join(table.columns)}. Add it.")
 
 
 def _parse_row(path: Path, number: int, row: dict[Any, Any]) -> Row:
@@ -112,18 +118,17 @@ def _open_run(table: Path, number: int, row: Row) -> Run:
     name = row.run or str(number)
     movie_path = table.parent / row.path
     try:
-        movie = open_movie(movie_path, row.dataset)
+        return Run(
+            name=name,
+            condition=row.condition,
+            movie=open_movie(movie_path, row.dataset),
+            start=row.start or 0,
+            stop=row.stop,
+            path=movie_path,
+            block=row.block,
+            subject=row.subject,
+            frame_rate=row.frame_rate,
+            pixel_size=row.pixel_size,
+        )
     except LarscopeError as error:
         raise LarscopeError(f"{table}, row {number}, run {name!r}: {error}") from error
-    return Run(
-        name=name,
-        condition=row.condition,
-        movie=movie,
-        start=row.start or 0,
-        stop=row.stop,
-        path=movie_path,
-        block=row.block,
-        subject=row.subject,
-        frame_rate=row.frame_rate,
-        pixel_size=row.pixel_size,
-    )

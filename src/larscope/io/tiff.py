@@ -1,5 +1,6 @@
 """TIFF and BigTIFF stacks, through tifffile."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,28 +14,26 @@ from larscope.errors import LarscopeError
 class TiffMovie:
     """A TIFF or BigTIFF file whose pages are the frames of one movie.
 
-    The file is checked when it is opened: one grey-scale plane a page, and every page's pixels present.
-    tifffile would otherwise leave pixels beyond the end of a truncated file at zero.
+    The file is checked when it is opened: one grey-scale plane a page, every page present, and its pixels too.
+    tifffile would otherwise stop at the first missing page, and leave pixels beyond the end of the file at zero.
     """
 
     def __init__(self, path: Path, dataset: str | None = None) -> None:
         if dataset is not None:
-            raise LarscopeError(
-                f"A TIFF has no datasets; got dataset={dataset!r} for {path}. Leave it empty."
-            )
+            raise LarscopeError(f"A TIFF has no datasets; got dataset={dataset!r} for {path}. Leave it empty.")
         self._path = path
         try:
             with tifffile.TiffFile(path) as tiff:
-                series = tiff.series[0]
-                self.shape = _stack_shape(path, series)
-                self.dtype: np.dtype[np.generic] = np.dtype(series.dtype)
-                _require_whole(path, tiff, series)
-        except (tifffile.TiffFileError, ValueError, IndexError, KeyError, OSError, TypeError) as error:
-            if isinstance(error, LarscopeError):
-                raise
-            raise LarscopeError(
-                f"Expected a whole TIFF; {path} cannot be read: {error}. Restore it."
-            ) from error
+                _require_directories(path, tiff)
+                self.shape = _stack_shape(path, tiff)
+                self.dtype: np.dtype[np.generic] = np.dtype(tiff.series[0].dtype)
+                _require_pixels(path, tiff)
+                # a writer called once a frame, or once a chunk of frames, leaves many series: then count pages
+                self._series = 0 if len(tiff.series) == 1 else None
+        except LarscopeError:
+            raise
+        except Exception as error:  # a damaged file can make a parser raise anything
+            raise LarscopeError(f"Expected a whole TIFF; {path} cannot be read: {error}. Restore it.") from error
 
     def read(self, start: int, stop: int) -> Shaped[NDArray[np.generic], "frames height width"]:
         """Return frames `start` to `stop` (exclusive)."""
@@ -42,45 +41,80 @@ class TiffMovie:
             return np.empty((0, *self.shape[1:]), self.dtype)
         try:
             with tifffile.TiffFile(self._path) as tiff:
-                frames = tiff.asarray(key=slice(start, stop), series=0)
-        except (tifffile.TiffFileError, ValueError, IndexError, RuntimeError, OSError) as error:
+                frames = tiff.asarray(key=slice(start, stop), series=self._series)
+        except Exception as error:  # and a decoder likewise
             raise LarscopeError(
                 f"Expected frames {start} to {stop} of {self._path}; they cannot be read: {error}. Restore the file."
             ) from error
         return np.asarray(frames).reshape(-1, *self.shape[1:])
 
 
-def _stack_shape(path: Path, series: tifffile.TiffPageSeries) -> tuple[int, int, int]:
+def _stack_shape(path: Path, tiff: tifffile.TiffFile) -> tuple[int, int, int]:
+    shapes = [_series_shape(path, series) for series in tiff.series]
+    kinds = {(shape[1:], np.dtype(series.dtype)) for shape, series in zip(shapes, tiff.series, strict=True)}
+    n_frames = sum(shape[0] for shape in shapes)
+    if len(kinds) > 1 or (len(shapes) > 1 and n_frames != len(tiff.pages)):
+        raise LarscopeError(
+            f"Expected one stack of frames; {path} holds {len(shapes)} images of different sizes or types, the first "
+            f"two of shape {shapes[0]} and {shapes[1]}. Save the movie as a file of its own."
+        )
+    return n_frames, *shapes[0][1:]
+
+
+def _series_shape(path: Path, series: tifffile.TiffPageSeries) -> tuple[int, int, int]:
     shape = tuple(series.shape)
     if len(shape) == 2:
         shape = (1, *shape)
     if len(shape) != 3 or "S" in series.axes or "C" in series.axes:
         raise LarscopeError(
             f"Expected a stack of grey-scale frames; {path} has axes {series.axes} of shape {shape}. "
-            "Save the wanted channel and plane as a stack of its own."
+            "Save the wanted channel and plane as a stack of its own, with axes TYX."
         )
     return shape
 
 
-def _require_whole(path: Path, tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> None:
+def _require_directories(path: Path, tiff: tifffile.TiffFile) -> None:
+    """Raise when the chain of pages leads beyond the end of the file: tifffile just ends the movie there."""
+    form, size = tiff.tiff, path.stat().st_size
+    with path.open("rb") as file:
+
+        def number(width: int) -> int:
+            return int.from_bytes(file.read(width), "little" if form.byteorder == "<" else "big")
+
+        file.seek(form.offsetsize)
+        offset, seen = number(form.offsetsize), set[int]()
+        while offset:
+            file.seek(offset)
+            end = offset + form.tagnosize + number(form.tagnosize) * form.tagsize + form.offsetsize
+            if end > size or offset in seen:
+                raise LarscopeError(
+                    f"{path} is truncated: the page of frame {len(seen)} lies beyond the end of the file ({size} "
+                    "bytes). Restore the file."
+                )
+            seen.add(offset)
+            file.seek(end - form.offsetsize)
+            offset = number(form.offsetsize)
+
+
+def _require_pixels(path: Path, tiff: tifffile.TiffFile) -> None:
     """Raise when a page's pixels would lie beyond the end of the file."""
     size = path.stat().st_size
-    n_frames = 1 if len(series.shape) == 2 else series.shape[0]
-    if series.dataoffset is not None:
-        expected = series.dataoffset + series.nbytes
-        if expected > size:
+    for frame, end in enumerate(_ends_of_frames(tiff)):
+        if end is None or end > size:
             raise LarscopeError(
-                f"{path} is truncated: its frames end at byte {expected}, the file at byte {size}. Restore it."
+                f"{path} is truncated: the pixels of frame {frame} lie beyond the end of the file ({size} bytes). "
+                "Restore the file."
             )
-        return
-    if len(series.pages) != n_frames:
-        raise LarscopeError(
-            f"{path} is truncated: expected {n_frames} frames, found {len(series.pages)} pages. Restore the file."
-        )
-    for frame, page in enumerate(series.pages):
-        ends = [o + c for o, c in zip(page.dataoffsets, page.databytecounts, strict=True)] if page else []
-        if not ends or max(ends) > size or 0 in page.dataoffsets:
-            raise LarscopeError(
-                f"{path} is truncated: the pixels of frame {frame} of {n_frames} lie beyond the end of the file "
-                f"({size} bytes). Restore the file, or end the run before that frame with the `stop` column."
-            )
+
+
+def _ends_of_frames(tiff: tifffile.TiffFile) -> Iterator[int | None]:
+    for series in tiff.series:
+        n_frames = 1 if len(series.shape) == 2 else series.shape[0]
+        if series.dataoffset is not None:
+            for frame in range(n_frames):
+                yield series.dataoffset + (frame + 1) * series.nbytes // n_frames
+        else:
+            for page in series.pages:
+                segments = list(zip(page.dataoffsets, page.databytecounts, strict=True)) if page else []
+                missing = not segments or any(offset == 0 for offset, _ in segments)
+                yield None if missing else max(offset + length for offset, length in segments)
