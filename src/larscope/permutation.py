@@ -23,6 +23,7 @@ __all__ = [
     "ExchangeableUnits",
     "Labelings",
     "MaxT",
+    "comparable_pairs",
     "exchangeable_units",
     "max_t",
     "permute_labels",
@@ -304,6 +305,37 @@ def max_t(values: Float[np.ndarray, "runs *shape"], labelings: Labelings, chunk:
         pvalue=share.reshape(shape),
         min_pvalue=labelings.min_pvalue,
     )
+
+
+def comparable_pairs(units: ExchangeableUnits) -> Bool[np.ndarray, "runs runs"]:
+    """Choose the pairs of runs that only chance and condition can set apart.
+
+    Two runs of one block are alike because they share the block, and two runs of different subjects differ because
+    of the subjects. Mixing such pairs with others would bias a comparison of pairs between conditions with
+    pairs within them. So a pair is two runs of different units
+
+    - of the same stratum, where strata hold pairs within conditions;
+    - of different strata, where they do not (matched pairs);
+    - or any two runs, where a condition has but one unit and neither can be had.
+
+    Examples
+    --------
+    >>> units = exchangeable_units(list("aaaabbbb"), block=[1, 1, 2, 2, 3, 3, 4, 4])
+    >>> comparable_pairs(units)[0].astype(int)
+    array([0, 0, 1, 1, 1, 1, 1, 1])
+    """
+
+    def differs(code: Int[np.ndarray, " runs"]) -> Bool[np.ndarray, "runs runs"]:
+        return np.asarray(code[:, None] != code)
+
+    other_unit, other_stratum, same_label = differs(units.unit), differs(units.stratum), ~differs(units.label)
+    inside = other_unit & ~other_stratum
+    has_pairs = inside.any(axis=1)
+    strata = np.unique(units.stratum[has_pairs])
+    if strata.size and all((inside & same_label)[units.stratum == s].any() for s in strata):
+        return inside
+    across = other_unit & other_stratum
+    return across if (across & same_label).any() else differs(np.arange(len(units.label)))
 
 
 def resample_units(

@@ -1,0 +1,237 @@
+"""Do the comparison's p-values keep their promise?
+
+Sessions of latent series are simulated from sparse VARs, fitted run by run with `SparseVAR`, and compared. Where
+the conditions' dynamics do not differ, a test at level a must reject a share a of sessions. Rows marked
+"expected to reject" break an assumption on purpose. Everything is simulated; nothing here is recorded data.
+
+    python reproduction/calibration.py            full version: calibration.csv, .png and .md beside this file
+    python reproduction/calibration.py --quick    a tenth of the sessions, to see that it runs
+"""
+
+import argparse
+import csv
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import scipy.stats
+import torch
+
+from larscope.comparison import (
+    Comparison,
+    ComparisonWarning,
+    compare_pairs,
+    condition_imbalances,
+    influence_distances,
+    swap_deltas,
+)
+from larscope.var import SparseVAR
+
+HERE = Path(__file__).parent
+N_LATENTS = 10
+ORDER = 2
+PENALTY = 0.005
+LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """How the runs of one session are made, and how they are compared."""
+
+    name: str
+    runs: tuple[int, int] = (20, 20)
+    frames: tuple[int, int] = (200, 200)
+    innovation: tuple[float, float] = (1.0, 1.0)  # standard deviation of the innovations, by condition
+    observation: tuple[float, float] = (0.0, 0.0)  # standard deviation of white noise added to the series
+    run_spread: tuple[float, float] = (0.05, 0.05)  # how much couplings vary from run to run
+    block_size: int = 0  # runs in a block; 0: no blocks
+    block_spread: float = 0.0  # how much couplings vary from block to block
+    conditions_within_blocks: bool = False
+    difference: float = 0.0  # what the second condition adds to six couplings
+    equal_length: bool = True
+    use_blocks: bool = True
+    relative: bool = True
+    holds: bool = True  # False: an assumption is broken on purpose
+
+
+NULL = (
+    Scenario("i.i.d. runs, 20 v 20"),
+    Scenario("unbalanced, 10 v 30", runs=(10, 30)),
+    Scenario("innovation noise x 2, 20 v 20", innovation=(1, 2)),
+    Scenario("5 noisy v 15 quiet runs (innovations x 2)", runs=(5, 15), innovation=(2, 1)),
+    Scenario("300 v 400 frames, 10 v 10", runs=(10, 10), frames=(300, 400)),
+    Scenario("300 v 400 frames, 5 v 15", runs=(5, 15), frames=(300, 400)),
+    Scenario("drifting blocks, 4 v 4 blocks of 4", runs=(16, 16), block_size=4, block_spread=0.1),
+    Scenario(
+        "drifting blocks, both conditions in each",
+        runs=(16, 16),
+        block_size=4,
+        block_spread=0.1,
+        conditions_within_blocks=True,
+    ),
+)
+
+BROKEN = (
+    replace(NULL[3], name="5 noisy v 15 quiet runs, raw Deltas", relative=False, holds=False),
+    replace(NULL[5], name="300 v 400 frames, 5 v 15, lengths left unequal", equal_length=False, holds=False),
+    replace(NULL[6], name="drifting blocks, 4 v 4, blocks ignored", use_blocks=False, holds=False),
+    Scenario("observation noise differs, 20 v 20", observation=(0.0, 0.7), holds=False),
+    Scenario("couplings vary more in one condition, 20 v 20", run_spread=(0.02, 0.1), holds=False),
+    Scenario("couplings vary more in the smaller, 10 v 30", runs=(10, 30), run_spread=(0.1, 0.02), holds=False),
+)
+
+POWER = tuple(
+    Scenario(f"couplings differ by {d}, 10 v 10", runs=(10, 10), difference=d) for d in (0.0, 0.05, 0.1, 0.15, 0.2, 0.3)
+)
+
+
+@dataclass
+class Session:
+    """Simulated series with their coefficients and design."""
+
+    latents: list[np.ndarray]
+    coefs: np.ndarray
+    condition: list[str]
+    block: list[int] | None = field(default=None)
+
+
+def simulate_session(scenario: Scenario, seed: int) -> Session:
+    """Simulate the series of one session and fit each."""
+    rng = np.random.default_rng(seed)
+    n_runs = sum(scenario.runs)
+    condition = np.repeat([0, 1], scenario.runs)
+    block = np.arange(n_runs) // scenario.block_size if scenario.block_size else None
+    if block is not None and scenario.conditions_within_blocks:
+        condition = np.arange(n_runs) % 2
+    couplings = true_couplings(scenario, condition, block, rng)
+    frames = np.array(scenario.frames)[condition]
+    series = simulate_var(couplings, np.array(scenario.innovation)[condition], max(frames), rng)
+    series += np.array(scenario.observation)[condition, None, None] * rng.standard_normal(series.shape)
+    latents = [z[:n] for z, n in zip(series, frames, strict=True)]
+    kept = [min(frames)] * n_runs if scenario.equal_length else frames
+    coefs = fit([z[:n] for z, n in zip(latents, kept, strict=True)])
+    blocks = None if block is None or not scenario.use_blocks else block.tolist()
+    return Session(latents, coefs, [("a", "b")[c] for c in condition], blocks)
+
+
+def true_couplings(
+    scenario: Scenario, condition: np.ndarray, block: np.ndarray | None, rng: np.random.Generator
+) -> np.ndarray:
+    """Draw one sparse stable matrix a session and vary its entries by condition, block and run: (runs, order, K, K)."""
+    present = rng.random((N_LATENTS, N_LATENTS)) < 0.15
+    np.fill_diagonal(present, False)
+    shared = np.zeros((ORDER, N_LATENTS, N_LATENTS))
+    shared[0] = np.eye(N_LATENTS) * 0.5 + present * rng.choice([-0.2, 0.2], present.shape)
+    shared[1] = np.eye(N_LATENTS) * 0.1
+    varies = shared[0] != 0
+    couplings = np.repeat(shared[None], len(condition), axis=0)
+    spread = np.array(scenario.run_spread)[condition, None, None]
+    couplings[:, 0] += varies * spread * rng.standard_normal((len(condition), N_LATENTS, N_LATENTS))
+    if block is not None:
+        drift = scenario.block_spread * rng.standard_normal((block.max() + 1, N_LATENTS, N_LATENTS))
+        couplings[:, 0] += varies * drift[block]
+    free = np.flatnonzero(~varies)
+    changed = np.zeros(varies.size)
+    changed[rng.choice(free, 6, replace=False)] = scenario.difference
+    couplings[:, 0] += condition[:, None, None] * changed.reshape(varies.shape)
+    return np.stack([shrink_to_stable(coupling) for coupling in couplings])
+
+
+def shrink_to_stable(coupling: np.ndarray) -> np.ndarray:
+    """Scale a VAR's matrices so that its largest root is at most 0.9."""
+    n_lags, n, _ = coupling.shape
+    companion = np.eye(n_lags * n, k=-n)
+    companion[:n] = np.concatenate(list(coupling), axis=1)
+    largest = np.abs(np.linalg.eigvals(companion)).max()
+    shrink = min(1.0, 0.9 / largest) ** np.arange(1, n_lags + 1)
+    return coupling * shrink[:, None, None]
+
+
+def simulate_var(
+    couplings: np.ndarray, innovation: np.ndarray, n_frames: int, rng: np.random.Generator, warm_up: int = 50
+) -> np.ndarray:
+    """Run all the VARs side by side: (runs, frames, K)."""
+    n_runs, n_lags, n, _ = couplings.shape
+    series = innovation[:, None, None] * rng.standard_normal((n_runs, warm_up + n_frames, n))
+    for t in range(n_lags, warm_up + n_frames):
+        past = series[:, t - n_lags : t][:, ::-1]
+        series[:, t] += np.einsum("rkjl,rkl->rj", couplings, past)
+    return series[:, warm_up:]
+
+
+def fit(latents: Sequence[np.ndarray]) -> np.ndarray:
+    """Fit `SparseVAR` to each series alone; series of one length go through together."""
+    var = SparseVAR(order=ORDER, penalty=PENALTY, gradient=None)
+    coefs = np.empty((len(latents), ORDER, N_LATENTS, N_LATENTS))
+    lengths = np.array([len(z) for z in latents])
+    with torch.no_grad():
+        for length in np.unique(lengths):
+            runs = np.flatnonzero(lengths == length)
+            coefs[runs] = var(torch.from_numpy(np.stack([latents[run] for run in runs]))).coef.numpy()
+    return coefs
+
+
+def compare(scenario: Scenario, seed: int, n_permutations: int = 999) -> tuple[Comparison, Comparison, bool]:
+    """Simulate a session and compare it both ways; say whether signal-to-noise was found to differ."""
+    session = simulate_session(scenario, seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ComparisonWarning)
+        swap = compare_pairs(
+            swap_deltas(session.latents, session.coefs, scenario.relative),
+            session.condition,
+            session.block,
+            n_permutations=n_permutations,
+            seed=seed,
+        )
+        outflow = compare_pairs(
+            influence_distances(session.coefs),
+            session.condition,
+            session.block,
+            n_permutations=n_permutations,
+            seed=seed,
+        )
+    found = condition_imbalances(session.latents, session.condition, session.block)
+    return swap, outflow, any("Signal-to-noise" in message for message in found)
+
+
+def attainable_level(min_pvalue: float) -> float:
+    """Return the largest level not above 0.05 that a test with this smallest p-value can have."""
+    return min_pvalue * np.floor(LEVEL / min_pvalue + 1e-9)
+
+
+def calibrate(scenario: Scenario, n_sessions: int, first_seed: int = 0) -> dict[str, float | str]:
+    """Compare many sessions; one row of the table."""
+    results = [compare(scenario, first_seed + i) for i in range(n_sessions)]
+    swap, outflow, noticed = zip(*results, strict=True)
+    level = attainable_level(swap[0].min_pvalue)
+    low, high = scipy.stats.binom.interval(0.95, n_sessions, level)
+
+    def share(values: Sequence[float], at: float) -> float:
+        return float(np.mean(np.array(values) <= at + 1e-12))
+
+    return {
+        "scenario": scenario.name,
+        "assumptions": "hold" if scenario.holds else "broken on purpose",
+        "sessions": n_sessions,
+        "level": level,
+        "bound_low": low / n_sessions,
+        "bound_high": high / n_sessions,
+        "swap": share([c.pvalue for c in swap], level),
+        "swap_ranksum": share([c.pvalue_ranksum for c in swap], level),
+        "influence": share([c.pvalue for c in outflow], level),
+        "influence_ranksum": share([c.pvalue_ranksum for c in outflow], level),
+        "permdisp": share([c.permdisp_pvalue for c in outflow], level),
+        "noise_warning": float(np.mean(noticed)),
+        "effect_percent": float(np.mean([c.effect_size for c in swap])),
+        "difference": scenario.difference,
+    }
+
+
+def run(n_null: int, n_power: int) -> Iterator[dict[str, float | str]]:
+    for scenario in (*NULL, *BROKEN):
+        yield calibrate(scenario, n_null, first_seed=1_000_000)
+    for scenario in POWER:
+        yield calibrate(scenario, n_power, first_seed=2_000_000)
