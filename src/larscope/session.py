@@ -134,6 +134,13 @@ class Run:
 class Session:
     """All runs of an analysis.
 
+    Parameters
+    ----------
+    runs
+        The recordings.
+    simulated
+        Whether the movies were simulated; everything made from them then says so.
+
     Raises
     ------
     LarscopeError
@@ -150,6 +157,7 @@ class Session:
     """
 
     runs: tuple[Run, ...]
+    simulated: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "runs", tuple(self.runs))
@@ -264,9 +272,7 @@ class PreparedSession:
     preprocessing: Preprocessing
     stacks: tuple[Shaped[NDArray[np.generic], "frames height width"], ...]
 
-    def frames(
-        self, run: int, start: int = 0, stop: int | None = None
-    ) -> Float[NDArray[np.float32], "t h w"]:
+    def frames(self, run: int, start: int = 0, stop: int | None = None) -> Float[NDArray[np.float32], "t h w"]:
         """Return frames `start` to `stop` of run number `run`, in [0, 1]."""
         return self.preprocessing.normalise(self.stacks[run][start:stop])
 
@@ -331,9 +337,11 @@ def prepare(
     return PreparedSession(session, preprocessing, tuple(stacks))
 
 
-def _resolve_crop(
-    frame_shape: tuple[int, int], crop: tuple[int, int] | None, downscale: int
-) -> tuple[int, int]:
+def _resolve_crop(frame_shape: tuple[int, int], crop: tuple[int, int] | None, downscale: int) -> tuple[int, int]:
+    if min(downscale, *(crop or (1, 1))) < 1:
+        raise LarscopeError(
+            f"`crop` and `downscale` must be positive; got crop={crop}, downscale={downscale}. Pass at least 1."
+        )
     unit = POOLING * downscale
     if crop is None:
         crop = (frame_shape[0] // unit * unit, frame_shape[1] // unit * unit)

@@ -66,7 +66,9 @@ def read_session(path: str | Path) -> Session:
     table = _read_csv(path)
     _require_columns(path, table)
     rows = [_parse_row(path, number, row) for number, row in enumerate(table.to_dict("records"), start=1)]
-    return Session(tuple(_open_run(path, number, row) for number, row in enumerate(rows, start=1)))
+    runs = tuple(_open_run(path, number, row) for number, row in enumerate(rows, start=1))
+    # a table with its truth beside it was written by `larscope simulate`
+    return Session(runs, simulated=(path.parent / "truth.npz").is_file())
 
 
 def _read_csv(path: Path) -> pd.DataFrame:

@@ -1,0 +1,32 @@
+# `make demo` and `make test` need only Python 3.11 or later, gcc and make: each installs what it needs into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+.PHONY: demo test lint install bench clean
+
+demo: $(INSTALLED)
+	$(BIN)/larscope demo --out demo
+
+test: $(INSTALLED) lint
+	$(BIN)/pytest -n 2
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+install: $(INSTALLED)
+
+bench: $(INSTALLED)
+	$(BIN)/python benchmarks/lasso.py
+
+# torch comes first and alone: constraints.txt names the version that the others must then leave in place
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv build dist demo .mypy_cache .pytest_cache .ruff_cache .hypothesis

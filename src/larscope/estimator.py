@@ -1,0 +1,311 @@
+"""`LatentVAR`: fit, transform, forecast, score, save. It wires the parts together and computes nothing itself."""
+
+import inspect
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from rich.progress import Progress
+
+from larscope.errors import LarscopeError
+from larscope.evaluation import RunEvaluation, decode_run, encode_run, evaluate_run
+from larscope.network import Autoencoder
+from larscope.provenance import describe_inputs, describe_versions, git_commit
+from larscope.result import SCHEMA_VERSION, Result, build_dataset, read_result, split_runs, write_result
+from larscope.session import Preprocessing, PreparedSession, Session, prepare, require_frames
+from larscope.settings import Settings, explain_validation, plain
+from larscope.training import train
+from larscope.var import SparseCoefficients, SparseVAR
+
+Series = Float[NDArray[np.float32], "T K"]
+
+RUN_COLUMNS = ("condition", "block", "subject", "start", "stop", "frame_rate", "pixel_size")
+
+
+class LatentVAR(Settings):
+    """Sparse dynamics of the latents of a convolutional autoencoder, learned together (sec. 2).
+
+    Takes every setting of `Settings` as a keyword, under the same name as `larscope fit` does.
+
+    Attributes
+    ----------
+    coef_
+        One sparse (order, K, K) a run: `coef_[i][k - 1, j, l]` is the effect of latent l on latent j at lag k.
+    scores_
+        One row a run: `reconstruction_error`, `forecast_error` (mean squared, [0, 1] units), `var_error`,
+        `var_explained`, `var_error_heldout`, `n_active`.
+    latents_, forecasts_
+        Series of each run, (T, K) and (T - order, K).
+    mean_frame_
+        (height, width), in [0, 1].
+    runs_
+        The session's table.
+    log_
+        One row a training step.
+    network_, var_, preprocessing_
+        The fitted parts.
+
+    Raises
+    ------
+    LarscopeError
+        A setting is unknown or out of its range.
+
+    Examples
+    --------
+    >>> from larscope import LatentVAR, simulate_session
+    >>> session = simulate_session(n_runs=2, n_frames=80, frame_shape=(16, 16), n_cells=4, seed=0)
+    >>> import warnings
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("ignore")  # one epoch is far too short a training
+    ...     model = LatentVAR(order=2, window=32, epochs=1).fit(session)
+    >>> model.coef_[0].shape
+    (2, 4, 4)
+    """
+
+    __signature__ = inspect.signature(Settings)
+
+    coef_: SparseCoefficients
+    scores_: pd.DataFrame
+    latents_: list[Series]
+    forecasts_: list[Series]
+    runs_: pd.DataFrame
+    log_: list[dict[str, Any]]
+    network_: Autoencoder
+    var_: SparseVAR
+    preprocessing_: Preprocessing
+    provenance_: dict[str, Any]
+    simulated_: bool
+
+    def __init__(self, **settings: Any) -> None:
+        try:
+            super().__init__(**settings)
+        except ValidationError as error:
+            raise explain_validation(error) from None
+
+    @property
+    def mean_frame_(self) -> Float[NDArray[np.float32], "height width"]:
+        """Mean over runs of each run's mean over time."""
+        return self._fitted_network().mean_frame.cpu().numpy()
+
+    def fit(self, session: Session, *, progress: bool = False, checkpoints: str | Path | None = None) -> Self:
+        """Train the network on a session, then fit and measure the VAR of each whole run.
+
+        Parameters
+        ----------
+        session
+            Runs, each of at least `order + window` frames.
+        progress
+            Show bars with the time left.
+        checkpoints
+            Folder for one checkpoint an epoch; an interrupted fit with the same settings goes on from there.
+
+        Raises
+        ------
+        LarscopeError
+            A run is too short, or a frame cannot be used.
+        """
+        started = time.monotonic()
+        require_frames(session, self.order + self.window, f"order {self.order} + window {self.window}")
+        prepared = _prepare(session, progress, crop=self.crop, downscale=self.downscale)
+        self._build(prepared.preprocessing, prepared.mean_frame())
+        self.log_ = train(
+            self.network_, self.var_, prepared, self, Path(checkpoints) if checkpoints else None, progress
+        )
+        evaluations = self._evaluate(prepared, progress)
+        self.runs_ = _run_table(session)
+        self.scores_ = _score_table(session, evaluations)
+        self.latents_ = [evaluation.latent for evaluation in evaluations]
+        self.forecasts_ = [evaluation.fit.forecast.cpu().numpy() for evaluation in evaluations]
+        self.coef_ = SparseCoefficients.from_dense(evaluation.fit.coef.cpu().numpy() for evaluation in evaluations)
+        self._examples = _stack_examples(evaluations)
+        self.simulated_ = session.simulated
+        self.provenance_ = {
+            "schema_version": SCHEMA_VERSION,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds": round(time.monotonic() - started, 1),
+            "command": sys.argv,
+            "simulated": session.simulated,
+            "inputs": describe_inputs(run.path for run in session),
+            "seed": self.seed,
+            "versions": describe_versions(),
+            "git": git_commit(),
+            "threads": torch.get_num_threads(),
+        }
+        return self
+
+    def transform(self, session: Session) -> list[Series]:
+        """Return the latent series of each run of a session, seen or not, (T, K) each."""
+        network, prepared = self._fitted_network(), self._prepare_new(session)
+        return [encode_run(network, prepared, run, self.window).cpu().numpy() for run in range(len(session))]
+
+    def forecast(self, session: Session) -> list[Float[NDArray[np.float32], "n height width"]]:
+        """Return the one-step-ahead forecasts of frames order .. T - 1 of each run, in the session's [0, 1].
+
+        Each run's coefficients are fitted to its own latents.
+        """
+        network, prepared = self._fitted_network(), self._prepare_new(session)
+        lag = 1 if self.pooling == "previous" else 0
+        forecasts = []
+        for run in range(len(session)):
+            with torch.no_grad():
+                fit = self.var_(encode_run(network, prepared, run, self.window))
+            images = decode_run(network, prepared, run, fit.forecast, self.window, lag)
+            forecasts.append(torch.cat([image for _, image in images]).cpu().numpy())
+        return forecasts
+
+    def score(self, session: Session) -> pd.DataFrame:
+        """Return what `scores_` holds, for a session that the network has or has not seen."""
+        self._fitted_network()
+        return _score_table(session, self._evaluate(self._prepare_new(session), progress=False))
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the result folder (see `larscope.result`)."""
+        weights = {name: value.cpu().contiguous().numpy() for name, value in self._fitted_network().state_dict().items()}
+        dataset = build_dataset(
+            runs=self.runs_,
+            scores=self.scores_,
+            latents=self.latents_,
+            forecasts=self.forecasts_,
+            coef_shape=self.coef_.shape,
+            coef_index=self.coef_.index,
+            coef_value=self.coef_.value,
+            mean_frame=self.mean_frame_,
+            examples=self._examples,
+            preprocessing=self.preprocessing_,
+            simulated=self.simulated_,
+        )
+        return write_result(Result(plain(self), self.provenance_, self.log_, weights, dataset), folder)
+
+    def _build(self, preprocessing: Preprocessing, mean_frame: NDArray[np.float32]) -> None:
+        self.preprocessing_ = preprocessing
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            self.network_ = Autoencoder(
+                torch.from_numpy(mean_frame), skip=self.skip, output=self.output, batch_norm=self.batch_norm
+            )
+        self.var_ = SparseVAR(
+            self.order,
+            self.penalty,
+            penalty_scale=self.penalty_scale,
+            center=self.center,
+            scale=self.scale,
+            max_distance=self.max_distance,
+            latent_shape=self.network_.latent_shape,
+        )
+
+    def _evaluate(self, prepared: PreparedSession, progress: bool) -> list[RunEvaluation]:
+        with Progress(disable=not progress) as bar:
+            task = bar.add_task("Fitting each run's VAR", total=len(prepared.stacks))
+            evaluations = []
+            for run in range(len(prepared.stacks)):
+                evaluations.append(evaluate_run(self.network_, self.var_, prepared, run, self))
+                bar.advance(task)
+        return evaluations
+
+    def _prepare_new(self, session: Session) -> PreparedSession:
+        require_frames(session, self.order + 2, f"order {self.order} and two to forecast")
+        return _prepare(session, progress=False, preprocessing=self.preprocessing_)
+
+    def _fitted_network(self) -> Autoencoder:
+        if not hasattr(self, "network_"):
+            raise LarscopeError("This LatentVAR is not fitted yet: call `fit(session)` first, or `larscope.load`.")
+        return self.network_
+
+
+def load(folder: str | Path) -> LatentVAR:
+    """Read a result folder back into a fitted `LatentVAR`.
+
+    Raises
+    ------
+    LarscopeError
+        The folder is missing, incomplete, or written by a newer version.
+    """
+    result = read_result(folder)
+    dataset = result.dataset
+    model = LatentVAR(**result.settings)
+    model._build(
+        Preprocessing(
+            tuple(int(side) for side in dataset.attrs["crop"]),
+            int(dataset.attrs["downscale"]),
+            float(dataset.attrs["intensity_low"]),
+            float(dataset.attrs["intensity_high"]),
+        ),
+        dataset["mean_frame"].to_numpy(),
+    )
+    model.network_.load_state_dict({name: torch.from_numpy(value) for name, value in result.weights.items()})
+    model.network_.eval()
+    model.log_ = result.log
+    model.provenance_ = dict(result.provenance)
+    model.simulated_ = bool(dataset.attrs["simulated"])
+    model.runs_ = _columns(dataset, ["run", *RUN_COLUMNS, "path", "n_frames"])
+    score_names = [name for name in SCORE_NAMES if name in dataset]
+    model.scores_ = _columns(dataset, ["run", "condition", "n_frames", *score_names])
+    lengths = dataset["n_frames"].to_numpy()
+    model.latents_ = split_runs(dataset["latent_series"].to_numpy(), lengths)
+    model.forecasts_ = split_runs(dataset["forecast_series"].to_numpy(), lengths - model.order)
+    n_latents = dataset.sizes["latent"]
+    index = np.stack([dataset[f"coef_{name}"].to_numpy() for name in ("run", "lag", "target", "source")])
+    index[1] -= 1
+    model.coef_ = SparseCoefficients(
+        (len(lengths), model.order, n_latents, n_latents), index, dataset["coef"].to_numpy()
+    )
+    model._examples = {name: dataset[name].to_numpy() for name in dataset if str(name).startswith("example_")}
+    return model
+
+
+SCORE_NAMES = (
+    "reconstruction_error",
+    "forecast_error",
+    "var_error",
+    "var_explained",
+    "var_error_heldout",
+    "n_active",
+)
+
+
+def _prepare(session: Session, progress: bool, **how: Any) -> PreparedSession:
+    with Progress(disable=not progress) as bar:
+        task = bar.add_task("Reading", total=len(session))
+        return prepare(session, on_run=lambda run: bar.advance(task), **how)
+
+
+def _run_table(session: Session) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {
+                "run": run.name,
+                **{name: getattr(run, name) for name in RUN_COLUMNS},
+                "path": None if run.path is None else str(run.path),
+                "n_frames": run.n_frames,
+            }
+            for run in session
+        ]
+    )
+
+
+def _score_table(session: Session, evaluations: Sequence[RunEvaluation]) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {"run": run.name, "condition": run.condition, "n_frames": run.n_frames, **evaluation.scores}
+            for run, evaluation in zip(session, evaluations, strict=True)
+        ]
+    )
+
+
+def _stack_examples(evaluations: Sequence[RunEvaluation]) -> dict[str, NDArray[Any]]:
+    names = ("frame", "observed", "reconstruction", "forecast")
+    return {f"example_{name}": np.stack([getattr(e.example, name) for e in evaluations]) for name in names}
+
+
+def _columns(dataset: Any, names: Sequence[str]) -> pd.DataFrame:
+    table = pd.DataFrame({name: dataset[name].to_numpy() for name in names})
+    return table.replace({"": None})

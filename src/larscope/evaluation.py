@@ -1,0 +1,135 @@
+"""What a trained network and a VAR say about whole runs (sec. 3.5): latents, forecasts and their errors."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from larscope.network import Autoencoder
+from larscope.session import PreparedSession
+from larscope.settings import Settings
+from larscope.var import SparseVAR, VARFit, measure
+
+
+@dataclass(frozen=True)
+class Example:
+    """One frame of a run beside what the network makes of it, in [0, 1] of the session."""
+
+    frame: int
+    observed: Float[NDArray[np.float32], "height width"]
+    reconstruction: Float[NDArray[np.float32], "height width"]
+    forecast: Float[NDArray[np.float32], "height width"]
+
+
+@dataclass(frozen=True)
+class RunEvaluation:
+    """One run, evaluated with coefficients of its own."""
+
+    latent: Float[NDArray[np.float32], "T K"]
+    fit: VARFit
+    scores: dict[str, float]
+    example: Example
+
+
+def encode_run(
+    network: Autoencoder, prepared: PreparedSession, run: int, window: int
+) -> Float[Tensor, "T K"]:
+    """Return the latent series of a whole run, encoded `window` frames at a time."""
+    n_frames = len(prepared.stacks[run])
+    with torch.no_grad():
+        parts = [
+            network.encode(_frames(network, prepared, run, start, min(start + window, n_frames)))[0]
+            for start in range(0, n_frames, window)
+        ]
+    return torch.cat(parts)
+
+
+def decode_run(
+    network: Autoencoder,
+    prepared: PreparedSession,
+    run: int,
+    latent: Float[Tensor, "n K"],
+    window: int,
+    pooling_lag: int = 0,
+) -> Iterator[tuple[int, Float[Tensor, "t height width"]]]:
+    """Decode a series that belongs to the run's last n frames, `window` frames at a time.
+
+    Yields the number of the first frame, and the images. Pooling indices come from the frame `pooling_lag`
+    before each: they are computed again rather than kept, since they take more memory than the movie.
+    """
+    n_frames = len(prepared.stacks[run])
+    first = n_frames - len(latent)
+    with torch.no_grad():
+        for start in range(first, n_frames, window):
+            stop = min(start + window, n_frames)
+            _, indices = network.encode(_frames(network, prepared, run, start - pooling_lag, stop - pooling_lag))
+            yield start, network.decode(latent[start - first : stop - first], indices)
+
+
+def evaluate_run(
+    network: Autoencoder, var: SparseVAR, prepared: PreparedSession, run: int, settings: Settings
+) -> RunEvaluation:
+    """Fit the VAR to a whole run and measure it.
+
+    Errors are mean squared differences in [0, 1] units over frames order .. T - 1 and all pixels.
+    `forecast_error` decodes the forecast; `reconstruction_error` decodes what the network was trained to decode:
+    the latents themselves in `"sequential"` training, else the forecast (Table 2).
+    """
+    latent = encode_run(network, prepared, run, settings.window)
+    with torch.no_grad():
+        fit = var(latent)
+    pooling_lag = 1 if settings.pooling == "previous" else 0
+    forecast_errors = _frame_errors(network, prepared, run, fit.forecast, settings.window, pooling_lag)
+    if settings.training == "sequential":
+        rendered, rendered_lag = latent[settings.order :], 0
+        reconstruction_errors = _frame_errors(network, prepared, run, rendered, settings.window)
+    else:
+        rendered, rendered_lag = fit.forecast, pooling_lag
+        reconstruction_errors = forecast_errors
+    scores = {
+        "reconstruction_error": float(reconstruction_errors.mean()),
+        "forecast_error": float(forecast_errors.mean()),
+        **measure(var, latent, fit),
+        "n_active": int(fit.info.n_active.sum()),
+    }
+    chosen = settings.order + int((latent - latent.mean(0))[settings.order :].square().sum(1).argmax())
+    at = chosen - settings.order
+
+    def render(series: Tensor, lag: int) -> Float[NDArray[np.float32], "height width"]:
+        frames = _frames(network, prepared, run, chosen - lag, chosen - lag + 1)
+        with torch.no_grad():
+            return network.decode(series[at : at + 1], network.encode(frames)[1])[0].cpu().numpy()
+
+    example = Example(
+        frame=chosen,
+        observed=prepared.frames(run, chosen, chosen + 1)[0],
+        reconstruction=render(rendered, rendered_lag),
+        forecast=render(fit.forecast, pooling_lag),
+    )
+    return RunEvaluation(latent.cpu().numpy(), fit, scores, example)
+
+
+def _frame_errors(
+    network: Autoencoder,
+    prepared: PreparedSession,
+    run: int,
+    latent: Float[Tensor, "n K"],
+    window: int,
+    pooling_lag: int = 0,
+) -> Float[Tensor, " n"]:
+    """Return the mean squared error of each decoded frame."""
+    errors = []
+    for start, images in decode_run(network, prepared, run, latent, window, pooling_lag):
+        target = _frames(network, prepared, run, start, start + len(images))
+        errors.append((images - target).square().mean((1, 2)))
+    return torch.cat(errors).double()
+
+
+def _frames(
+    network: Autoencoder, prepared: PreparedSession, run: int, start: int, stop: int
+) -> Float[Tensor, "t height width"]:
+    return torch.from_numpy(prepared.frames(run, start, stop)).to(network.mean_frame.device)

@@ -1,0 +1,166 @@
+"""The convolutional autoencoder of sec. 2.1, with its skip connection for the static image.
+
+A frame of height x width pixels becomes a latent map of height/8 x width/8. All tensors of images are
+(frames, channels, height, width); `Indices` are what unpooling needs to put each value back where the
+encoder found it.
+"""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+CHANNELS = 32
+SLOPE = 0.01
+"""Of the leaky ReLU."""
+
+Indices = tuple[Int[Tensor, "frames channels h w"], ...]
+"""For each encoder block, the position of every maximum in the flattened plane that was pooled."""
+
+
+class EncoderBlock(nn.Module):
+    """3 x 3 convolution, leaky ReLU, batch norm, 2 x 2 max-pool with indices."""
+
+    def __init__(self, in_channels: int, running_norm: bool = True) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, CHANNELS, kernel_size=3, padding=1)
+        self.norm = nn.BatchNorm2d(CHANNELS, track_running_stats=running_norm)
+
+    def forward(self, x: Float[Tensor, "t c height width"]) -> tuple[Tensor, Tensor]:
+        """Return the pooled maps and the indices of the maxima."""
+        activation = F.leaky_relu(self.conv(x), SLOPE, inplace=True)
+        pooled, indices = F.max_pool2d(self.norm(activation), kernel_size=2, return_indices=True)
+        return pooled, indices
+
+
+class Encoder(nn.Module):
+    """Three blocks, then a 1 x 1 convolution to one channel."""
+
+    def __init__(self, running_norm: bool = True) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([EncoderBlock(channels, running_norm) for channels in (1, CHANNELS, CHANNELS)])
+        self.conv = nn.Conv2d(CHANNELS, 1, kernel_size=1)
+
+    def forward(self, x: Float[Tensor, "t 1 height width"]) -> tuple[Float[Tensor, "t 1 h w"], Indices]:
+        """Return the latent maps and the indices of the three poolings."""
+        indices = []
+        for block in self.blocks:
+            x, index = block(x)
+            indices.append(index)
+        return self.conv(x), tuple(indices)
+
+
+class DecoderBlock(nn.Module):
+    """2 x 2 max-unpool, 3 x 3 convolution, and unless `linear`, batch norm and leaky ReLU."""
+
+    def __init__(self, out_channels: int, running_norm: bool = True, linear: bool = False) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(CHANNELS, out_channels, kernel_size=3, padding=1)
+        self.norm = None if linear else nn.BatchNorm2d(out_channels, track_running_stats=running_norm)
+
+    def forward(self, x: Float[Tensor, "t c h w"], indices: Int[Tensor, "t c h w"]) -> Tensor:
+        """Return maps of twice the height and width."""
+        x = self.conv(unpool(x, indices))
+        return x if self.norm is None else F.leaky_relu(self.norm(x), SLOPE, inplace=True)
+
+
+class Decoder(nn.Module):
+    """A 1 x 1 convolution to 32 channels, then three blocks; the last has one channel."""
+
+    def __init__(self, running_norm: bool = True, linear_output: bool = False) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, CHANNELS, kernel_size=1)
+        self.blocks = nn.ModuleList(
+            [
+                DecoderBlock(CHANNELS, running_norm),
+                DecoderBlock(CHANNELS, running_norm),
+                DecoderBlock(1, running_norm, linear=linear_output),
+            ]
+        )
+
+    def forward(self, z: Float[Tensor, "t 1 h w"], indices: Indices) -> Float[Tensor, "t 1 height width"]:
+        """Return images, unpooling with the indices of the corresponding encoder block, deepest first."""
+        x = self.conv(z)
+        for block, index in zip(self.blocks, reversed(indices), strict=True):
+            x = block(x, index)
+        return x
+
+
+class Autoencoder(nn.Module):
+    """Encoder and decoder of single frames around the static image (sec. 2.1).
+
+    With the skip connection the network sees `x - mean_frame` and its output is
+    `(decoder(z) + 1) * mean_frame`; without it (the ablation of sec. 3.2), `x` and `decoder(z)`.
+
+    Parameters
+    ----------
+    mean_frame
+        Mean over runs of each run's mean over time.
+    skip
+        Whether to use the skip connection.
+    output
+        The last decoder block: `"leaky"` as in the paper, or `"linear"`.
+    batch_norm
+        Statistics in evaluation: `"running"` averages of training, or those of the frames at hand (`"window"`).
+
+    Examples
+    --------
+    >>> network = Autoencoder(torch.rand(192, 128))
+    >>> latent, indices = network.encode(torch.rand(10, 192, 128))
+    >>> latent.shape
+    torch.Size([10, 384])
+    >>> network.decode(latent, indices).shape
+    torch.Size([10, 192, 128])
+    """
+
+    mean_frame: Tensor
+
+    def __init__(
+        self,
+        mean_frame: Float[Tensor, "height width"],
+        skip: bool = True,
+        output: Literal["leaky", "linear"] = "leaky",
+        batch_norm: Literal["running", "window"] = "running",
+    ) -> None:
+        super().__init__()
+        self.register_buffer("mean_frame", mean_frame)
+        self.skip = skip
+        running_norm = batch_norm == "running"
+        self.encoder = Encoder(running_norm)
+        self.decoder = Decoder(running_norm, linear_output=output == "linear")
+        self.to(memory_format=torch.channels_last)
+
+    @property
+    def latent_shape(self) -> tuple[int, int]:
+        """Height and width of the latent map."""
+        height, width = self.mean_frame.shape
+        return height // 8, width // 8
+
+    def encode(self, frames: Float[Tensor, "t height width"]) -> tuple[Float[Tensor, "t K"], Indices]:
+        """Return one latent vector a frame, K = height/8 * width/8 in row-major order, and the pooling indices."""
+        x = frames - self.mean_frame if self.skip else frames
+        z, indices = self.encoder(x.unsqueeze(1).contiguous(memory_format=torch.channels_last))
+        return z.flatten(1), indices
+
+    def decode(self, latent: Float[Tensor, "t K"], indices: Indices) -> Float[Tensor, "t height width"]:
+        """Return the frames that latent vectors stand for."""
+        image = self.decoder(latent.unflatten(1, (1, *self.latent_shape)), indices).squeeze(1)
+        return (image + 1) * self.mean_frame if self.skip else image
+
+
+def unpool(x: Float[Tensor, "t c h w"], indices: Int[Tensor, "t c h w"]) -> Float[Tensor, "t c height width"]:
+    """Put every value where `indices` say, zeros elsewhere: `max_unpool2d`, twice as fast here and deterministic.
+
+    torch refuses its own `max_unpool2d` under `use_deterministic_algorithms`, since two indices might coincide;
+    those of non-overlapping poolings never do. Channels go last, as in memory, so that nothing is copied.
+    """
+    frames, channels, height, width = x.shape
+
+    def channels_last(a: Tensor) -> Tensor:
+        return a.permute(0, 2, 3, 1).reshape(frames, height * width, channels)
+
+    plane = x.new_zeros(frames, 4 * height * width, channels)
+    plane = plane.scatter(1, channels_last(indices), channels_last(x))
+    return plane.unflatten(1, (2 * height, 2 * width)).permute(0, 3, 1, 2)

@@ -1,0 +1,239 @@
+"""The result folder: written once, read by report, viewer and export alike. No torch, no pickle.
+
+====================  ==================================================================
+`config.toml`         the settings, as `larscope fit --config` reads them
+`provenance.json`     inputs with their hashes, versions, seed, time taken
+`log.jsonl`           one line a training step
+`model.safetensors`   the network's weights
+`results.nc`          latents, forecasts, coefficients and errors; readable in R and MATLAB
+====================  ==================================================================
+"""
+
+import json
+import os
+import shutil
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import tomli_w
+import xarray as xr
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save
+
+from larscope.errors import LarscopeError
+from larscope.session import POOLING, Preprocessing
+
+SCHEMA_VERSION = 1
+
+FILES = ("config.toml", "provenance.json", "log.jsonl", "model.safetensors", "results.nc")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a result folder holds.
+
+    Attributes
+    ----------
+    settings
+        Every setting of the fit that is not None.
+    provenance
+        How it was made.
+    log
+        One entry a training step.
+    weights
+        The network's parameters and buffers by name.
+    dataset
+        Everything else; see `docs/result.md` for its variables.
+    """
+
+    settings: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    log: list[dict[str, Any]]
+    weights: Mapping[str, NDArray[Any]]
+    dataset: xr.Dataset
+
+
+def write_result(result: Result, folder: str | Path) -> Path:
+    """Write a result folder, whole or not at all: it is filled under another name and then renamed.
+
+    Raises
+    ------
+    LarscopeError
+        `folder` exists and is not empty, or cannot be written.
+    """
+    folder = Path(folder)
+    require_free(folder)
+    filling = folder.with_name(f".{folder.name}.writing-{os.getpid()}")
+    try:
+        filling.mkdir(parents=True)
+        (filling / "config.toml").write_text(tomli_w.dumps(dict(result.settings)), encoding="utf-8")
+        _write_json(filling / "provenance.json", result.provenance)
+        lines = "".join(json.dumps(row) + "\n" for row in result.log)
+        (filling / "log.jsonl").write_text(lines, encoding="utf-8")
+        weights = {name: np.ascontiguousarray(value) for name, value in result.weights.items()}
+        (filling / "model.safetensors").write_bytes(save(weights))
+        write_dataset(result.dataset, filling / "results.nc")
+        if folder.is_dir():
+            folder.rmdir()  # require_free has seen that it is empty
+        filling.rename(folder)
+    except OSError as error:
+        raise LarscopeError(
+            f"The result must be written to {folder}: {error}. Nothing was left behind; free some space or pass "
+            "another folder."
+        ) from error
+    finally:
+        shutil.rmtree(filling, ignore_errors=True)
+    return folder
+
+
+def read_result(folder: str | Path) -> Result:
+    """Read a result folder.
+
+    Raises
+    ------
+    LarscopeError
+        The folder is missing or incomplete, or was written by a newer larscope.
+    """
+    folder = Path(folder)
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        raise LarscopeError(
+            f"Expected a result folder at {folder}; it lacks {', '.join(missing)}. "
+            "Pass the folder that `larscope fit --out` wrote."
+        )
+    provenance = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+    if provenance["schema_version"] > SCHEMA_VERSION:
+        raise LarscopeError(
+            f"{folder} was written by larscope {provenance['versions']['larscope']} in format "
+            f"{provenance['schema_version']}; this version reads up to {SCHEMA_VERSION}. Update larscope."
+        )
+    with (folder / "log.jsonl").open(encoding="utf-8") as lines:
+        log = [json.loads(line) for line in lines]
+    return Result(
+        settings=tomllib.loads((folder / "config.toml").read_text(encoding="utf-8")),
+        provenance=provenance,
+        log=log,
+        weights=load_file(folder / "model.safetensors"),
+        dataset=xr.load_dataset(folder / "results.nc", engine="h5netcdf"),
+    )
+
+
+def require_free(folder: str | Path) -> None:
+    """Raise unless a result can be written to `folder`: it does not exist, or is an empty folder."""
+    folder = Path(folder)
+    if folder.is_dir() and any(folder.iterdir()):
+        what = "another result" if (folder / "results.nc").is_file() else "other files"
+        raise LarscopeError(
+            f"The result needs a folder of its own; {folder} holds {what}. Pass another `--out`, or remove it first."
+        )
+    if folder.exists() and not folder.is_dir():
+        raise LarscopeError(f"The result needs a folder; {folder} is a file. Pass another `--out`.")
+    # the nearest folder that exists must take the new one
+    parent = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    if not os.access(parent, os.W_OK):
+        raise LarscopeError(f"The result must be written to {folder}; {parent} is read-only. Pass another `--out`.")
+
+
+def write_dataset(dataset: xr.Dataset, path: Path) -> None:
+    """Write NetCDF with compressed arrays."""
+    encoding = {
+        name: {"zlib": True, "complevel": 4}
+        for name, variable in dataset.data_vars.items()
+        if variable.ndim and variable.dtype.kind in "fiu"
+    }
+    dataset.to_netcdf(path, engine="h5netcdf", encoding=encoding)
+
+
+def build_dataset(
+    *,
+    runs: pd.DataFrame,
+    scores: pd.DataFrame,
+    latents: Sequence[NDArray[Any]],
+    forecasts: Sequence[NDArray[Any]],
+    coef_shape: tuple[int, int, int, int],
+    coef_index: NDArray[Any],
+    coef_value: NDArray[Any],
+    mean_frame: NDArray[Any],
+    examples: Mapping[str, NDArray[Any]],
+    preprocessing: Preprocessing,
+    simulated: bool,
+) -> xr.Dataset:
+    """Name and describe everything that `results.nc` holds.
+
+    Parameters
+    ----------
+    runs, scores
+        One row a run.
+    latents, forecasts
+        Series of each run, (T, K) and (T - order, K); joined along time in the file.
+    coef_shape, coef_index, coef_value
+        The non-zero coefficients of all runs: (runs, order, K, K); run, lag - 1, target and source of each; values.
+    mean_frame
+        (height, width).
+    examples
+        `example_frame` (runs,) and images (runs, height, width) by name.
+    preprocessing, simulated
+        Kept as attributes.
+    """
+    height, width = mean_frame.shape
+    latent = np.arange(latents[0].shape[1])
+    per_run = {name: ("run", _for_netcdf(runs[name])) for name in runs.columns if name != "run"}
+    per_run |= {name: ("run", scores[name].to_numpy()) for name in scores.columns if name not in runs.columns}
+    images = {
+        name: (("run", "row", "column")[: image.ndim], image) for name, image in examples.items()
+    }
+    # the centre of a latent's 8 x 8 field, in pixels of the preprocessed frame
+    centre = {"latent_row": latent // (width // POOLING), "latent_column": latent % (width // POOLING)}
+    coefficients = dict(zip(("coef_run", "coef_lag", "coef_target", "coef_source"), coef_index, strict=True))
+    coefficients["coef_lag"] = coefficients["coef_lag"] + 1
+    dataset = xr.Dataset(
+        {
+            **per_run,
+            **images,
+            "latent_series": (("frame", "latent"), np.concatenate(latents), {"long_name": "latents of all runs"}),
+            "forecast_series": (("forecast_frame", "latent"), np.concatenate(forecasts)),
+            "mean_frame": (("row", "column"), mean_frame),
+            **{name: ("entry", value) for name, value in coefficients.items()},
+            "coef": ("entry", coef_value, {"long_name": "effect of latent coef_source on coef_target at coef_lag"}),
+            **{name: ("latent", index * POOLING + (POOLING - 1) / 2) for name, index in centre.items()},
+        },
+        coords={"run": _for_netcdf(runs["run"]), "latent": latent},
+        attrs={
+            "title": "larscope result" + (" of a simulated session" if simulated else ""),
+            "schema_version": SCHEMA_VERSION,
+            "simulated": int(simulated),
+            "order": coef_shape[1],
+            "crop": list(preprocessing.crop),
+            "downscale": preprocessing.downscale,
+            "intensity_low": preprocessing.low,
+            "intensity_high": preprocessing.high,
+        },
+    )
+    for name in ("reconstruction_error", "forecast_error"):
+        dataset[name].attrs["units"] = "mean squared difference, intensities in [0, 1]"
+    for name in ("latent_row", "latent_column"):
+        dataset[name].attrs["units"] = "pixels of the preprocessed frame"
+    return dataset
+
+
+def split_runs(joined: NDArray[Any], lengths: NDArray[Any]) -> list[NDArray[Any]]:
+    """Cut series that were joined along time into those of the runs."""
+    return np.split(joined, np.cumsum(lengths)[:-1])
+
+
+def _for_netcdf(column: pd.Series) -> NDArray[Any]:
+    """NetCDF has no missing text: an absent cell becomes empty, an absent number NaN."""
+    if column.dtype.kind in "iuf":
+        return column.to_numpy()
+    if all(value is None or isinstance(value, float) for value in column):
+        return column.to_numpy(dtype=np.float64)
+    return np.array(["" if value is None else str(value) for value in column], dtype=object)
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

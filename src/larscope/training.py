@@ -1,0 +1,284 @@
+"""The three training modes (sec. 3.5), on Lightning.
+
+They differ in one place, `TrainingStep.output`: what the decoder sees, and whether gradients pass the fit.
+"""
+
+import ctypes
+import logging
+import math
+import platform
+import signal
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from jaxtyping import Float
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from larscope.network import Autoencoder
+from larscope.session import PreparedSession, windows
+from larscope.settings import MIN_STEPS, Settings
+from larscope.var import SparseVAR
+
+FEW_STEPS = 200
+"""Below this many steps, batch norm's running averages and the decoder have hardly begun to settle."""
+
+
+class ShortTrainingWarning(UserWarning):
+    """So few training steps that the results mean little."""
+
+
+class EmptyFitWarning(UserWarning):
+    """VAR fits without a single non-zero coefficient, which pass no dynamics to the encoder."""
+
+
+class Windows(Dataset[Float[Tensor, "t height width"]]):
+    """The training windows of all runs."""
+
+    def __init__(self, prepared: PreparedSession, length: int) -> None:
+        self._prepared = prepared
+        self._ranges = [
+            (run, start, stop)
+            for run, stack in enumerate(prepared.stacks)
+            for start, stop in windows(len(stack), length)
+        ]
+
+    def __len__(self) -> int:
+        return len(self._ranges)
+
+    def __getitem__(self, index: int) -> Float[Tensor, "t height width"]:
+        return torch.from_numpy(self._prepared.frames(*self._ranges[index]))
+
+
+class EpochShuffle(Sampler[int]):
+    """An order of windows that depends on seed and epoch alone, so that a resumed training repeats it."""
+
+    def __init__(self, n_windows: int, seed: int) -> None:
+        self._n_windows = n_windows
+        self._seed = seed
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning calls this when an epoch begins."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return self._n_windows
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
+        return iter(torch.randperm(self._n_windows, generator=generator).tolist())
+
+
+class TrainingStep(lightning.LightningModule):
+    """One window to one loss: the mean squared error of the decoded frames (sec. 2.1)."""
+
+    def __init__(self, network: Autoencoder, var: SparseVAR, settings: Settings) -> None:
+        super().__init__()
+        self.network = network
+        self.var = var
+        self._training = settings.training
+        self._pooling_lag = 1 if settings.pooling == "previous" else 0
+        self._learning_rate = settings.learning_rate
+        self.n_active = 0
+        self.n_empty_fits = 0
+
+    def output(self, frames: Float[Tensor, "b t height width"]) -> tuple[Tensor, Tensor]:
+        """Return the frames that the decoder renders and those it should have rendered."""
+        n_windows, n_frames = frames.shape[:2]
+        latent, indices = self.network.encode(frames.flatten(0, 1))
+        if self._training == "sequential":
+            return self.network.decode(latent, indices), frames.flatten(0, 1)
+        fit = self.var(latent.unflatten(0, (n_windows, n_frames)))
+        self.n_active = int(fit.info.n_active.sum())
+        self.n_empty_fits += int((fit.info.n_active.sum(-1) == 0).sum())
+        used = slice(self.var.order - self._pooling_lag, n_frames - self._pooling_lag)
+        indices = tuple(
+            index.unflatten(0, (n_windows, n_frames))[:, used].flatten(0, 1) for index in indices
+        )
+        return self.network.decode(fit.forecast.flatten(0, 1), indices), frames[:, self.var.order :].flatten(0, 1)
+
+    def training_step(self, frames: Float[Tensor, "b t height width"], _: int) -> Tensor:
+        """Return the loss."""
+        rendered, target = self.output(frames)
+        return F.mse_loss(rendered, target)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return Adam, as the paper."""
+        return torch.optim.Adam(self.network.parameters(), lr=self._learning_rate)
+
+
+class StepLog(Callback):
+    """One row a step: what becomes `log.jsonl`. Its rows travel with the checkpoint."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, *_: Any
+    ) -> None:
+        """Note the loss of a step."""
+        row = {"step": trainer.global_step, "epoch": trainer.current_epoch, "loss": float(outputs["loss"])}
+        if isinstance(pl_module, TrainingStep):
+            row |= {"n_active": pl_module.n_active, "n_empty_fits": pl_module.n_empty_fits}
+        self.rows.append(row)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the rows of a checkpoint."""
+        self.rows = list(state_dict["rows"])
+
+
+class StepProgress(Callback):
+    """One bar over the whole training, with the loss and the time left."""
+
+    def __init__(self) -> None:
+        self._bar = Progress(
+            TextColumn("Training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=False),
+        )
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Show the bar."""
+        self._task = self._bar.add_task(
+            "train", total=int(trainer.estimated_stepping_batches), completed=trainer.global_step, loss="..."
+        )
+        self._bar.start()
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, *_: Any
+    ) -> None:
+        """Move it."""
+        self._bar.update(self._task, completed=trainer.global_step, loss=f"{float(outputs['loss']):.3e}")
+
+    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """Leave the terminal usable, also after an error or Ctrl-C."""
+        self._bar.stop()
+
+
+def n_epochs(settings: Settings, n_windows: int) -> int:
+    """Return the passes over the windows that `settings` ask for.
+
+    >>> n_epochs(Settings(), n_windows=24)
+    21
+    """
+    if settings.epochs is not None:
+        return settings.epochs
+    return max(2, math.ceil(MIN_STEPS / math.ceil(n_windows / settings.batch_size)))
+
+
+def train(
+    network: Autoencoder,
+    var: SparseVAR,
+    prepared: PreparedSession,
+    settings: Settings,
+    checkpoints: Path | None = None,
+    progress: bool = False,
+) -> list[dict[str, Any]]:
+    """Train `network` in place and return its log, one row a step.
+
+    Parameters
+    ----------
+    network, var
+        What is trained, and the VAR fitted in each step; its `gradient` is set by the training mode.
+    prepared
+        Frames.
+    settings
+        `training`, `epochs`, `batch_size`, `window`, `pooling`, `learning_rate` and `seed` are used.
+    checkpoints
+        Folder for one checkpoint an epoch; where it holds one, training goes on from there, and ends with the
+        same weights, bit for bit on one machine, as without the interruption.
+    progress
+        Show a bar.
+
+    Warns
+    -----
+    ShortTrainingWarning
+        Fewer than 200 steps.
+    EmptyFitWarning
+        More than half of the VAR fits had no active coefficient.
+    """
+    keep_freed_memory()
+    data = Windows(prepared, settings.window)
+    epochs = n_epochs(settings, len(data))
+    n_steps = epochs * math.ceil(len(data) / settings.batch_size)
+    if n_steps < FEW_STEPS:
+        warnings.warn(
+            f"Training takes only {n_steps} steps ({len(data)} windows, {epochs} epochs); results mean little below "
+            f"{FEW_STEPS}. Raise `epochs`, or leave it out for at least {MIN_STEPS} steps.",
+            ShortTrainingWarning,
+            stacklevel=2,
+        )
+    var.gradient = "implicit" if settings.training == "end-to-end" else None
+    step = TrainingStep(network, var, settings)
+    log = StepLog()
+    callbacks: list[Callback] = [log]
+    if progress:
+        callbacks.append(StepProgress())
+    if checkpoints is not None:
+        callbacks.append(ModelCheckpoint(checkpoints, filename="last", every_n_epochs=1, enable_version_counter=False))
+    trainer = lightning.Trainer(
+        max_epochs=epochs,
+        devices=1,
+        callbacks=callbacks,
+        logger=False,
+        enable_checkpointing=checkpoints is not None,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    loader = DataLoader(data, settings.batch_size, sampler=EpochShuffle(len(data), settings.seed))
+    last = checkpoints / "last.ckpt" if checkpoints is not None else None
+    resume = last if last is not None and last.is_file() else None
+    network.train()
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        # their greetings say nothing about this training
+        logging.getLogger(name).setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*", category=FutureWarning)
+        # windows are cut from memory in milliseconds: worker processes would only copy them
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+        handler = signal.getsignal(signal.SIGINT)
+        try:
+            trainer.fit(step, loader, ckpt_path=resume, weights_only=True)
+        except SystemExit as exit_of_lightning:
+            # Lightning answers Ctrl-C by ignoring further ones and leaving the process: that is for our caller to do
+            signal.signal(signal.SIGINT, handler)
+            raise KeyboardInterrupt from exit_of_lightning
+    network.eval()
+    if step.n_empty_fits > n_steps / 2:
+        warnings.warn(
+            f"{step.n_empty_fits} VAR fits of {n_steps} had no active coefficient, so the encoder learned no dynamics "
+            f"from them: the penalty is too strong for these latents. Lower `penalty` (now {settings.penalty:g}).",
+            EmptyFitWarning,
+            stacklevel=2,
+        )
+    return log.rows
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep the large blocks that a step frees, for the next step.
+
+    By default it returns each to the system and pays for a page fault on every page when it is next needed:
+    more than half of a step's time on the CPU.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        trim_threshold, mmap_threshold = -1, -3
+        libc.mallopt(mmap_threshold, 1 << 30)
+        libc.mallopt(trim_threshold, (1 << 31) - 1)

@@ -1,0 +1,315 @@
+r"""Sparse vector autoregression of a latent series (sec. 2.1, 2.2): the only home of the coefficients' layout.
+
+`coef[k - 1, j, l]` is the effect of latent l on latent j at lag k. With the latents centred (`center=True`) and
+divided by sigma,
+
+.. math:: \hat z_t = \sigma \sum_k A_k (z_{t-k} / \sigma), \qquad
+          \min_A \frac{1}{2nK} \lVert Z - \hat Z \rVert_F^2 + \lambda \sum |a|.
+
+With a squared loss and an entrywise penalty this separates into K lassos that share one design.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypedDict
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Shaped
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from larscope.errors import LarscopeError
+from larscope.lasso import LassoInfo, lasso
+
+HELD_OUT = 0.2
+"""Share of a run, at its end, that `var_error_heldout` is measured on."""
+
+
+def lag_matrix(latent: Float[Tensor, "*batch T K"], order: int) -> Float[Tensor, "*batch n p"]:
+    """Return the design of a VAR: row t holds the `order` frames before frame t + order, the nearest first.
+
+    Parameters
+    ----------
+    latent
+        Series of T frames.
+    order
+        Number of lags, below T.
+
+    Returns
+    -------
+    Tensor
+        n = T - order rows, p = order * K columns: latent l at lag k is column (k - 1) * K + l.
+
+    Examples
+    --------
+    >>> lag_matrix(torch.tensor([[0.0], [1.0], [2.0], [3.0]]), order=2)
+    tensor([[1., 0.],
+            [2., 1.]])
+    """
+    n_frames = latent.shape[-2]
+    if not 1 <= order < n_frames:
+        raise LarscopeError(
+            f"`order` must be at least 1 and smaller than the number of frames: got order={order} and "
+            f"{n_frames} frames. Lower `order` or use a longer series."
+        )
+    lags = [latent[..., order - k : n_frames - k, :] for k in range(1, order + 1)]
+    return torch.cat(lags, dim=-1)
+
+
+def to_design_layout(coef: Float[Tensor, "*batch order K K"]) -> Float[Tensor, "*batch p K"]:
+    """Return the coefficients as the columns of one regression a target: `lag_matrix(z) @ result` forecasts."""
+    return coef.transpose(-1, -2).flatten(-3, -2)
+
+
+def from_design_layout(weights: Float[Tensor, "*batch p K"], order: int) -> Float[Tensor, "*batch order K K"]:
+    """Undo `to_design_layout`."""
+    return weights.unflatten(-2, (order, weights.shape[-1])).transpose(-1, -2)
+
+
+@dataclass(frozen=True)
+class VARFit:
+    """A fitted VAR.
+
+    Attributes
+    ----------
+    coef
+        `coef[..., k - 1, j, l]`: effect of latent l on latent j at lag k.
+    forecast
+        One-step-ahead forecasts of frames order .. T - 1, the mean included.
+    mean
+        What was subtracted before the fit: the series' mean, or zero without centring.
+    sigma
+        What it was divided by: one value a series, or one a latent.
+    info
+        The lasso's certificate, one entry a target latent.
+    """
+
+    coef: Float[Tensor, "*batch order K K"]
+    forecast: Float[Tensor, "*batch n K"]
+    mean: Float[Tensor, "*batch 1 K"]
+    sigma: Float[Tensor, "*batch 1 _"]
+    info: LassoInfo
+
+    @property
+    def order(self) -> int:
+        """Number of lags."""
+        return self.coef.shape[-3]
+
+    def predict(self, latent: Float[Tensor, "*batch T K"]) -> Float[Tensor, "*batch n K"]:
+        """Forecast another stretch of the series with these coefficients, this mean and this scale."""
+        scaled = (latent - self.mean) / self.sigma
+        return self.sigma * (lag_matrix(scaled, self.order) @ to_design_layout(self.coef)) + self.mean
+
+
+class SparseVAR(nn.Module):
+    r"""l1-penalised VAR, fitted from scratch to each series it is given.
+
+    Minimises `1/(2nK) ||Z - Zhat||_F^2 + penalty * sum |a|` over series of unit variance.
+
+    Parameters
+    ----------
+    order
+        Number of lags p.
+    penalty
+        lambda of the paper.
+    penalty_scale
+        `"mean"`: alpha = penalty * K, the objective above. `"target"`: alpha = penalty for each target latent.
+    center
+        Subtract the series' mean first; False is the paper's letter.
+    scale
+        `"series"`: divide by the root mean square over all frames and latents. `"latent"`: by each latent's own;
+        needs `penalty_scale="target"`, since there every coefficient is zero from alpha = 1 on.
+    max_distance
+        Allow only couplings between latents at most this far apart, in latent pixels; needs `latent_shape`.
+    latent_shape
+        Height and width of the latent map, for `max_distance`.
+    gradient
+        `"implicit"`, `"unrolled"` or None (coefficients are constants), as in `lasso`.
+
+    Examples
+    --------
+    >>> _ = torch.manual_seed(0)
+    >>> latent = torch.randn(200, 4, dtype=torch.float64).cumsum(0)
+    >>> fit = SparseVAR(order=2, penalty=0.01)(latent)
+    >>> fit.coef.shape, fit.forecast.shape
+    (torch.Size([2, 4, 4]), torch.Size([198, 4]))
+    """
+
+    def __init__(
+        self,
+        order: int = 5,
+        penalty: float = 0.005,
+        *,
+        penalty_scale: Literal["mean", "target"] = "mean",
+        center: bool = True,
+        scale: Literal["series", "latent"] = "series",
+        max_distance: float | None = None,
+        latent_shape: tuple[int, int] | None = None,
+        gradient: Literal["implicit", "unrolled"] | None = "implicit",
+    ) -> None:
+        super().__init__()
+        if scale == "latent" and penalty_scale != "target":
+            raise LarscopeError(
+                f"scale='latent' needs penalty_scale='target', got penalty_scale={penalty_scale!r}: with every latent "
+                "at unit variance all coefficients are zero from alpha = 1 on. Pass penalty_scale='target'."
+            )
+        if max_distance is not None and latent_shape is None:
+            raise LarscopeError("`max_distance` is measured on the latent map: pass `latent_shape` too, got None.")
+        self.order = order
+        self.penalty = penalty
+        self.penalty_scale = penalty_scale
+        self.center = center
+        self.scale = scale
+        self.gradient = gradient
+        self.mask: Tensor | None
+        mask = None
+        if max_distance is not None and latent_shape is not None:
+            mask = neighbours(latent_shape, max_distance).repeat(order, 1)
+        self.register_buffer("mask", mask, persistent=False)
+
+    def alpha(self, n_latents: int) -> float:
+        """Return the penalty in scikit-learn's units, for `n_latents` targets."""
+        return self.penalty * n_latents if self.penalty_scale == "mean" else self.penalty
+
+    def forward(self, latent: Float[Tensor, "*batch T K"]) -> VARFit:
+        """Fit every series of a batch and forecast it, in sample."""
+        mean = latent.mean(-2, keepdim=True) if self.center else torch.zeros_like(latent[..., :1, :])
+        centred = latent - mean
+        sigma = self._scale_of(centred)
+        scaled = centred / sigma
+        design = lag_matrix(scaled, self.order)
+        weights, info = lasso(
+            design,
+            scaled[..., self.order :, :],
+            self.alpha(latent.shape[-1]),
+            gradient=self.gradient,
+            mask=self.mask,
+            return_info=True,
+        )
+        forecast = sigma * (design @ weights) + mean
+        return VARFit(from_design_layout(weights, self.order), forecast, mean, sigma, info)
+
+    def _scale_of(self, centred: Float[Tensor, "*batch T K"]) -> Float[Tensor, "*batch 1 _"]:
+        axes = (-2,) if self.scale == "latent" else (-2, -1)
+        variance = centred.square().mean(axes, keepdim=True)
+        # a constant series has nothing to scale: dividing by one leaves its zeros, and its gradient, zero
+        constant = variance <= torch.finfo(variance.dtype).tiny
+        return torch.where(constant, torch.ones_like(variance), variance).sqrt()
+
+    def extra_repr(self) -> str:
+        """Show the settings in the module's repr."""
+        return f"order={self.order}, penalty={self.penalty}, gradient={self.gradient!r}"
+
+
+def neighbours(latent_shape: tuple[int, int], max_distance: float) -> Bool[Tensor, "K K"]:
+    """Return which latents lie within `max_distance` latent pixels of each other.
+
+    >>> neighbours((1, 3), 1.0)
+    tensor([[ True,  True, False],
+            [ True,  True,  True],
+            [False,  True,  True]])
+    """
+    rows, columns = torch.meshgrid(*(torch.arange(size, dtype=torch.float64) for size in latent_shape), indexing="ij")
+    position = torch.stack([rows.flatten(), columns.flatten()], dim=1)
+    return torch.cdist(position, position) <= max_distance
+
+
+class Measures(TypedDict):
+    """How well a VAR describes one run (sec. 3.5)."""
+
+    var_error: float
+    var_explained: float
+    var_error_heldout: float
+
+
+def measure(var: SparseVAR, latent: Float[Tensor, "T K"], fit: VARFit) -> Measures:
+    """Return the errors of a fit on its own run, and of a fit to the run's first 80 % on the rest.
+
+    `var_error` is R_var, the mean over frames of `||z_t - zhat_t||^2 / ||z_t||^2`, on the centred series when
+    `var.center`. `var_explained` is 1 - squared error / variance, both summed over frames and latents.
+    `var_error_heldout` is R_var on the last 20 % of the frames, with coefficients, mean and scale from the
+    first 80 %.
+    """
+    split = round(latent.shape[0] * (1 - HELD_OUT))
+    with torch.no_grad():
+        early = var(latent[:split])
+        # the last `order` frames before the split are the past of the first held-out frame
+        late = latent[split - var.order :]
+        target = latent[var.order :]
+        residual = target - fit.forecast
+        spread = target - target.mean(0)
+        return Measures(
+            var_error=_relative_error(target, fit.forecast, fit.mean),
+            var_explained=float(1 - residual.square().sum() / spread.square().sum()),
+            var_error_heldout=_relative_error(late[var.order :], early.predict(late), early.mean),
+        )
+
+
+def _relative_error(target: Tensor, forecast: Tensor, mean: Tensor) -> float:
+    energy = (target - mean).square().sum(-1)
+    error = (target - forecast).square().sum(-1)
+    return float((error / energy)[energy > 0].mean())
+
+
+class SparseCoefficients(Sequence[Float[NDArray[np.floating[Any]], "order K K"]]):
+    """The coefficients of several runs, stored as their non-zero entries; indexing densifies one run.
+
+    Parameters
+    ----------
+    shape
+        Runs, order, K, K.
+    index
+        For every non-zero entry: run, lag - 1, target latent, source latent.
+    value
+        Its coefficient.
+
+    Examples
+    --------
+    >>> dense = np.zeros((2, 1, 3, 3)); dense[0, 0, 1, 2] = 0.5
+    >>> coefs = SparseCoefficients.from_dense(dense)
+    >>> len(coefs), coefs.n_active.tolist(), float(coefs[0][0, 1, 2])
+    (2, [1, 0], 0.5)
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int, int],
+        index: Shaped[NDArray[np.integer[Any]], "4 entries"],
+        value: Float[NDArray[np.floating[Any]], " entries"],
+    ) -> None:
+        self.shape = shape
+        self.index = np.asarray(index, dtype=np.int32).reshape(4, -1)
+        self.value = np.asarray(value)
+
+    @classmethod
+    def from_dense(cls, coefs: Iterable[Float[NDArray[np.floating[Any]], "order K K"]]) -> "SparseCoefficients":
+        """Collect the non-zero entries of each run, one run in memory at a time."""
+        indices, values, shapes = [], [], []
+        for run, coef in enumerate(coefs):
+            entries = np.nonzero(coef)
+            indices.append(np.stack([np.full(len(entries[0]), run), *entries]))
+            values.append(coef[entries])
+            shapes.append(coef.shape)
+        return cls((len(shapes), *shapes[0]), np.concatenate(indices, axis=1), np.concatenate(values))
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, run: Any) -> Any:
+        if isinstance(run, slice):
+            return [self[i] for i in range(*run.indices(len(self)))]
+        if not -len(self) <= run < len(self):
+            raise IndexError(f"run {run} of {len(self)}")
+        entries = self.index[0] == run % len(self)
+        coef = np.zeros(self.shape[1:], self.value.dtype)
+        coef[tuple(self.index[1:, entries])] = self.value[entries]
+        return coef
+
+    def __iter__(self) -> Iterator[Float[NDArray[np.floating[Any]], "order K K"]]:
+        return (self[run] for run in range(len(self)))
+
+    @property
+    def n_active(self) -> Shaped[NDArray[np.integer[Any]], " runs"]:
+        """Number of non-zero coefficients of each run."""
+        return np.bincount(self.index[0], minlength=len(self))
