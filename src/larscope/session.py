@@ -260,7 +260,7 @@ class Preprocessing:
         self, frames: Shaped[NDArray[np.generic], "frames height width"]
     ) -> Float[NDArray[np.float32], "frames height width"]:
         """Scale intensities."""
-        scaled = (frames - np.float64(self.low)) / (self.high - self.low)
+        scaled = (frames.astype(np.float64) - self.low) / (self.high - self.low)
         return np.asarray(scaled, dtype=np.float32)
 
 
@@ -279,7 +279,7 @@ class PreparedSession:
     def mean_frame(self) -> Float[NDArray[np.float32], "height width"]:
         """Return the mean over runs of each run's mean over time: runs weigh equally, whatever their lengths."""
         means = [stack.mean(axis=0, dtype=np.float64) for stack in self.stacks]
-        return self.preprocessing.normalise(np.mean(means, axis=0)[np.newaxis])[0]
+        return self.preprocessing.normalise(np.mean(means, axis=0)[np.newaxis]).squeeze(axis=0)
 
 
 def prepare(
