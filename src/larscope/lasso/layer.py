@@ -163,7 +163,8 @@ def lasso(
     if not return_info:
         return layout.coef(coef)
     with torch.no_grad():
-        return layout.coef(coef), _info(problem.detach(), coef.detach(), layout)
+        info = _info(problem.detach(), coef.detach(), layout)
+    return layout.coef(coef), info
 
 
 def alpha_max(
