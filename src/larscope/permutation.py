@@ -96,7 +96,8 @@ class MaxT:
     Attributes
     ----------
     difference
-        Mean of the first condition minus mean of the second, in the units of the values.
+        Mean of the first condition minus mean of the second, in the units of the values, after each stratum's
+        mean is taken off.
     statistic
         The same difference of the standardised values (no unit).
     pvalue
@@ -245,12 +246,12 @@ def max_t(values: Float[np.ndarray, "runs *shape"], labelings: Labelings, chunk:
     r"""Test two conditions for a difference at every position, with familywise control by max-T.
 
     Every position is standardised once, over all runs whatever their label,
-    :math:`u = (v - \bar v) / (sd + sd_{med})`, where :math:`sd_{med}`, the median over positions of the
-    non-zero standard deviations, keeps positions that hardly vary from dominating (Tusher et al. 2001). The
-    statistic is the difference of the conditions' means of u. Without :math:`sd_{med}`, and for fixed group
-    sizes, it is a monotone function of Student's t, the same at every position. A position's p-value is the
-    share of labelings whose largest absolute statistic over *all* positions is at least the position's own
-    (Westfall & Young 1993, single step).
+    :math:`u = (v - \bar v) / (sd + sd_{med})`, where :math:`\bar v` is the mean of the run's stratum and
+    :math:`sd_{med}`, the median over positions of the non-zero standard deviations, keeps positions that hardly
+    vary from dominating (Tusher et al. 2001). The statistic is the difference of the conditions' means of u.
+    Without :math:`sd_{med}`, and for fixed group sizes, it is a monotone function of Student's t, the same at
+    every position. A position's p-value is the share of labelings whose largest absolute statistic over *all*
+    positions is at least the position's own (Westfall & Young 1993, single step).
 
     Parameters
     ----------
@@ -286,10 +287,10 @@ def max_t(values: Float[np.ndarray, "runs *shape"], labelings: Labelings, chunk:
             f"`values` must have one entry a run: got {len(values)} for {labels.shape[1]} labeled runs. "
             "Pass values and labels of the same runs, in the same order."
         )
-    flat = np.asarray(values, float).reshape(len(values), -1)
+    flat = _centre_strata(np.asarray(values, float).reshape(len(values), -1), labelings.units.stratum)
     spread = flat.std(axis=0)
     offset = np.median(spread[spread > 0]) if spread.any() else 1.0
-    standard = (flat - flat.mean(axis=0)) / (spread + offset)
+    standard = flat / (spread + offset)
     contrast = _mean_difference_weights(labels)
     largest = np.zeros(len(labels))
     for start in range(0, standard.shape[1], chunk):
@@ -333,7 +334,7 @@ def comparable_pairs(units: ExchangeableUnits) -> Bool[np.ndarray, "runs runs"]:
     has_pairs = inside.any(axis=1)
     strata = np.unique(units.stratum[has_pairs])
     if strata.size and all((inside & same_label)[units.stratum == s].any() for s in strata):
-        return inside
+        return np.asarray(inside)
     across = other_unit & other_stratum
     return across if (across & same_label).any() else differs(np.arange(len(units.label)))
 
@@ -450,6 +451,15 @@ def _drawn_labelings(
     for unit, label in _strata(units):
         by_unit[:, unit] = rng.permuted(np.tile(label, (n_permutations, 1)), axis=1)
     return np.vstack([units.label, by_unit[:, units.unit]])
+
+
+def _centre_strata(
+    values: Float[np.ndarray, "runs positions"], stratum: Int[np.ndarray, " runs"]
+) -> Float[np.ndarray, "runs positions"]:
+    centred = values.copy()
+    for s in np.unique(stratum):
+        centred[stratum == s] -= values[stratum == s].mean(axis=0)
+    return centred
 
 
 def _mean_difference_weights(
