@@ -22,14 +22,17 @@ class TiffMovie:
         if dataset is not None:
             raise LarscopeError(f"A TIFF has no datasets; got dataset={dataset!r} for {path}. Leave it empty.")
         self._path = path
+        self._size = path.stat().st_size
         try:
             with tifffile.TiffFile(path) as tiff:
                 _require_directories(path, tiff)
                 self.shape = _stack_shape(path, tiff)
                 self.dtype: np.dtype[np.generic] = np.dtype(tiff.series[0].dtype)
                 _require_pixels(path, tiff)
+                self._stored = self.dtype.newbyteorder(tiff.byteorder)
                 # a writer called once a frame, or once a chunk of frames, leaves many series: then count pages
                 self._series = 0 if len(tiff.series) == 1 else None
+                self._offset = tiff.series[0].dataoffset if len(tiff.series) == 1 else None
         except LarscopeError:
             raise
         except Exception as error:  # a damaged file can make a parser raise anything
@@ -37,26 +40,46 @@ class TiffMovie:
 
     def read(self, start: int, stop: int) -> Shaped[NDArray[np.generic], "frames height width"]:
         """Return frames `start` to `stop` (exclusive)."""
+        stop = min(stop, self.shape[0])
         if start >= stop:
             return np.empty((0, *self.shape[1:]), self.dtype)
         try:
-            with tifffile.TiffFile(self._path) as tiff:
-                frames = tiff.asarray(key=slice(start, stop), series=self._series)
-        except Exception as error:  # and a decoder likewise
+            if self._path.stat().st_size != self._size:
+                raise OSError("the file has changed its size since it was opened")
+            frames = self._decode(start, stop) if self._offset is None else self._copy(self._offset, start, stop)
+        except Exception as error:  # a decoder likewise
             raise LarscopeError(
                 f"Expected frames {start} to {stop} of {self._path}; they cannot be read: {error}. Restore the file."
             ) from error
-        return np.asarray(frames).reshape(-1, *self.shape[1:])
+        return frames.reshape(-1, *self.shape[1:])
+
+    def _decode(self, start: int, stop: int) -> NDArray[np.generic]:
+        with tifffile.TiffFile(self._path) as tiff:
+            return np.asarray(tiff.asarray(key=slice(start, stop), series=self._series))
+
+    def _copy(self, offset: int, start: int, stop: int) -> NDArray[np.generic]:
+        """Read frames that lie one after the other, uncompressed; some files have one page for all of them."""
+        n_pixels = self.shape[1] * self.shape[2]
+        first = offset + start * n_pixels * self.dtype.itemsize
+        pixels = np.fromfile(self._path, self._stored, (stop - start) * n_pixels, offset=first)
+        return pixels.astype(self.dtype, copy=False)
 
 
 def _stack_shape(path: Path, tiff: tifffile.TiffFile) -> tuple[int, int, int]:
     shapes = [_series_shape(path, series) for series in tiff.series]
     kinds = {(shape[1:], np.dtype(series.dtype)) for shape, series in zip(shapes, tiff.series, strict=True)}
     n_frames = sum(shape[0] for shape in shapes)
-    if len(kinds) > 1 or (len(shapes) > 1 and n_frames != len(tiff.pages)):
+    if len(kinds) > 1:
         raise LarscopeError(
             f"Expected one stack of frames; {path} holds {len(shapes)} images of different sizes or types, the first "
             f"two of shape {shapes[0]} and {shapes[1]}. Save the movie as a file of its own."
+        )
+    in_one_piece = len(shapes) == 1 and tiff.series[0].dataoffset is not None
+    n_pages = len(tiff.series[0].pages) if len(shapes) == 1 else len(tiff.pages)
+    if n_frames != n_pages and not in_one_piece:
+        raise LarscopeError(
+            f"Expected one page a frame; {path} has {n_pages} pages for {n_frames} frames. Save the movie again, one "
+            "page a frame."
         )
     return n_frames, *shapes[0][1:]
 
