@@ -220,6 +220,18 @@ def test_a_truncated_tiff_names_the_first_frame_that_is_lost(tmp_path: Path) -> 
         open_movie(path)
 
 
+def test_a_truncated_tiff_leaves_no_other_messages(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "movie.tif"
+    for kind in ("plain", "zlib", "frame by frame"):
+        TIFFS[kind](path, FRAMES)
+        whole = path.read_bytes()
+        for share in (0.3, 0.6, 0.9):
+            path.write_bytes(whole[: int(share * len(whole))])
+            with pytest.raises(LarscopeError, match="is truncated"):
+                open_movie(path)
+    assert not caplog.records
+
+
 def test_truncation_after_opening_is_an_error_too(tmp_path: Path) -> None:
     for kind in ("plain", "zlib", "HDF5, chunks"):
         path = tmp_path / kind

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from sklearn.linear_model import Lasso, LinearRegression
 from sklearn.metrics import average_precision_score
 
@@ -228,6 +229,19 @@ def test_full_size_files_give_back_the_pixels_after_preprocessing(tmp_path: Path
     prepared = prepare(read, crop=(192, 160), downscale=4)
     for run, stack in zip(session, prepared.stacks, strict=True):
         assert np.array_equal(run.read(0, 24), stack)
+
+
+def test_large_movies_become_bigtiff(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = simulate_session(**SMALL)
+    kinds = {}
+    for limit in (2**32, 0):
+        monkeypatch.setattr("larscope.simulate.CLASSIC_TIFF", limit)
+        table = session.write(tmp_path / str(limit))
+        with tifffile.TiffFile(table.with_name("simulated-01.tif")) as file:
+            kinds[limit] = file.is_bigtiff
+            assert "Simulated" in file.pages[0].description
+        assert np.array_equal(read_session(table).runs[0].read(0, 24), session.runs[0].read(0, 24))
+    assert kinds == {2**32: False, 0: True}
 
 
 def test_truth_reads_back(tmp_path: Path) -> None:

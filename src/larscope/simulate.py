@@ -12,6 +12,7 @@ traces follow a sparse VAR exactly: `Truth.trace_coef`. No torch.
 
 import csv
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -65,6 +66,9 @@ CHUNK = 64
 
 UPSCALE, MARGIN = 4, 16
 """Full-size files: every pixel is repeated UPSCALE x UPSCALE times, and MARGIN pixels frame the whole."""
+
+CLASSIC_TIFF = 2**32 - 2**25
+"""Bytes of pixels from which on a file is written as BigTIFF."""
 
 Image = Float[NDArray[np.float64], "height width"]
 Stack = UInt16[NDArray[np.uint16], "frames height width"]
@@ -678,7 +682,7 @@ def _write_movie(path: Path, run: Run, full_size: bool) -> None:
     if full_size:
         height, width = (UPSCALE * size + 2 * MARGIN for size in (height, width))
     shape = (run.n_frames, height, width)
-    with tifffile.TiffWriter(path, bigtiff=int(np.prod(shape)) * 2 > 2**32 - 2**25) as writer:
+    with tifffile.TiffWriter(path, bigtiff=2 * math.prod(shape) > CLASSIC_TIFF) as writer:
         writer.write(
             _frames(run, full_size),
             shape=shape,
