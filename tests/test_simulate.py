@@ -70,7 +70,8 @@ def test_a_seed_fixes_every_pixel() -> None:
 
 
 def test_parameters_repeat_the_session(demo: SimulatedSession) -> None:
-    again = simulate_session(**json.loads(json.dumps(demo.truth.parameters)))
+    parameters = json.loads(json.dumps(demo.truth.parameters))
+    again = simulate_session(**parameters | {"frame_shape": tuple(parameters["frame_shape"])})
     assert np.array_equal(again.runs[5].read(100, 110), demo.runs[5].read(100, 110))
 
 

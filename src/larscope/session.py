@@ -6,7 +6,7 @@ A movie is anything with a shape, a dtype and `read(start, stop)`; `larscope.io`
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Shaped
@@ -21,6 +21,7 @@ READ_FRAMES = 256
 """Frames read from a movie at once."""
 
 
+@runtime_checkable
 class Movie(Protocol):
     """Frames that are read by range, in the dtype of their file."""
 
@@ -270,7 +271,7 @@ class PreparedSession:
 
     session: Session
     preprocessing: Preprocessing
-    stacks: tuple[Shaped[NDArray[np.generic], "frames height width"], ...]
+    stacks: tuple[Shaped[NDArray[np.generic], "_frames height width"], ...]
 
     def frames(self, run: int, start: int = 0, stop: int | None = None) -> Float[NDArray[np.float32], "t h w"]:
         """Return frames `start` to `stop` of run number `run`, in [0, 1]."""

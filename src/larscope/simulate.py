@@ -103,8 +103,8 @@ class Truth:
     footprints: Float32[NDArray[np.float32], "cells height width"]
     driving: Bool[NDArray[np.bool_], "cells"]
     decay: Float[NDArray[np.float64], "cells"]
-    traces: tuple[Float32[NDArray[np.float32], "frames cells"], ...]
-    spikes: tuple[UInt8[NDArray[np.uint8], "frames cells"], ...]
+    traces: tuple[Float32[NDArray[np.float32], "_frames cells"], ...]
+    spikes: tuple[UInt8[NDArray[np.uint8], "_frames cells"], ...]
     parameters: Mapping[str, Any]
 
     @property
