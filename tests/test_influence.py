@@ -110,18 +110,22 @@ def test_sign_is_that_of_the_skewness():
     assert latent_sign([np.zeros((5, 2))]) == 1.0
 
 
-def test_difference_map_finds_a_planted_patch_and_nothing_else():
+def test_difference_map_finds_a_planted_patch_and_little_else():
     """Simulated maps: smooth noise, and a patch that is brighter in one condition."""
-    rng = np.random.default_rng(5)
-    maps = scipy.ndimage.gaussian_filter(rng.normal(size=(20, 24, 32)), (0, 2, 2))
-    maps /= maps.std()
-    maps[:10, 4:8, 20:26] += 3
-    test = difference_map(maps, ["novel"] * 10 + ["familiar"] * 10, n_permutations=1999)
-    mask = test.pvalue <= 0.05
-    assert mask[4:8, 20:26].mean() > 0.9
-    mask[2:10, 18:28] = False
-    assert not mask.any()
-    np.testing.assert_allclose(test.difference, maps[:10].mean(axis=0) - maps[10:].mean(axis=0))
+    condition, found, false = ["novel"] * 10 + ["familiar"] * 10, [], []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        maps = scipy.ndimage.gaussian_filter(rng.normal(size=(20, 24, 32)), (0, 2, 2))
+        maps /= maps.std()
+        maps[:10, 4:8, 20:26] += 3
+        test = difference_map(maps, condition, n_permutations=499, seed=seed)
+        np.testing.assert_allclose(test.difference, maps[:10].mean(axis=0) - maps[10:].mean(axis=0))
+        mask = test.pvalue <= 0.05
+        found.append(mask[4:8, 20:26].mean())
+        mask[4:8, 20:26] = False
+        false.append(mask.any())
+    assert np.mean(found) > 0.9
+    assert np.mean(false) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 60)
 
 
 def test_masks_of_maps_without_a_difference_are_empty_19_times_in_20():
