@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numba
@@ -34,7 +35,9 @@ from larscope.lasso.problem import Problem
 Array = NDArray[np.float64]
 
 # Features that may join a target in one round.
-CANDIDATES = 16
+CANDIDATES = 24
+# A round lowers alpha at least by this factor: faster, and more features join that have to leave again.
+DESCENT = 0.7
 # A correlation counts as a violation from here, relative to the scale of the certificate.
 VIOLATION = 1e-10
 CERTIFIED = 1e-9
@@ -42,6 +45,8 @@ FLOOR = 1e-6
 # Squared relative distance from the span of the active columns, below which a column is in it.
 DEPENDENT = 1e-12
 MAX_ROUNDS = 500
+# From so many samples, inner products of columns are worth keeping.
+TALL = 256
 # Bytes of factors and prices held at once.
 MEMORY = 256 * 2**20
 
@@ -82,12 +87,22 @@ class _Design:
         self.diagonal = (self.columns**2).sum(axis=1) / n + l2
         self.largest = p if l2 > 0 else min(n, p)
         self.capacity = min(self.largest, 64)
+        self.gram = np.zeros((0, 0))
 
     def price(self, residual: Array) -> Array:
         """R X / n for the residuals of several targets, one row each."""
         rows = torch.from_numpy(residual)[:, : self.n] / self.n
         prices: Array = (rows @ self.tensor).numpy()
         return prices
+
+    def worth_a_gram(self, sizes: NDArray[np.int64]) -> bool:
+        """Whether X'X / n saves more than it costs: tall designs, many targets, supports not small."""
+        affordable = self.p**2 * 8 <= MEMORY and len(sizes) * 16 >= self.p
+        return affordable and self.n >= TALL and not len(self.gram) and sizes.mean() > CANDIDATES
+
+    def add_gram(self) -> None:
+        """Hold all inner products of the columns."""
+        self.gram = (self.tensor.T @ self.tensor / self.n).numpy()
 
 
 @dataclass
@@ -97,6 +112,7 @@ class _State:
     y: Array
     residual: Array
     alpha: Array
+    reached: Array
     weights: Array
     scale: Array
     active: NDArray[np.int64]
@@ -105,6 +121,7 @@ class _State:
     size: NDArray[np.int64]
     factor: Array
     status: NDArray[np.int64]
+    prices_of_y: Array
 
     @classmethod
     def empty(cls, design: _Design, y: Array, alpha: Array, weights: Array) -> _State:
@@ -118,6 +135,7 @@ class _State:
             y=padded,
             residual=padded.copy(),
             alpha=np.ascontiguousarray(alpha),
+            reached=np.full(k, np.inf),
             weights=weights,
             scale=np.maximum(alpha * finite, floor),
             active=np.zeros((k, capacity), dtype=np.int64),
@@ -126,6 +144,7 @@ class _State:
             size=np.zeros(k, dtype=np.int64),
             factor=np.zeros((k, capacity, capacity)),
             status=np.full(k, OPEN),
+            prices_of_y=np.zeros((1, 0)),
         )
 
     def grow(self, largest: int) -> None:
@@ -138,9 +157,7 @@ class _State:
         self.status[self.status == FULL] = OPEN
 
 
-def _solve_targets(
-    design: _Design, y: Array, alpha: Array, weights: Array, init: Array | None
-) -> Float[Array, "k p"]:
+def _solve_targets(design: _Design, y: Array, alpha: Array, weights: Array, init: Array | None) -> Float[Array, "k p"]:
     state = _State.empty(design, y, alpha, weights)
     _begin(design, state, init)
     for _ in range(MAX_ROUNDS):
@@ -149,6 +166,10 @@ def _solve_targets(
             break
         prices = design.price(state.residual[pending])
         _in_threads(_round, len(pending), prices, pending, *_arguments(design, state))
+        if design.worth_a_gram(state.size):
+            design.add_gram()
+        if len(design.gram) and not state.prices_of_y.size:
+            state.prices_of_y = design.price(state.y)
         if (state.status == FULL).any():
             state.grow(design.largest)
     dense = np.zeros((len(y), design.p))
@@ -170,13 +191,15 @@ def _begin(design: _Design, state: _State, init: Array | None) -> None:
     needed = int((signs != 0).sum(axis=1).max(initial=1))
     while state.active.shape[1] < min(needed, design.largest):
         state.grow(design.largest)
+    state.reached[:] = alpha if init is not None else np.inf
     _in_threads(_warm_start, k, np.ascontiguousarray(signs), *_arguments(design, state))
 
 
 def _arguments(design: _Design, state: _State) -> tuple[Any, ...]:
     return (
-        *(design.columns, design.diagonal, design.n, design.l2, design.positive),
-        *(state.y, state.residual, state.alpha, state.weights, state.scale),
+        *(design.columns, design.diagonal, design.gram, state.prices_of_y),
+        *(design.n, design.l2, design.positive),
+        *(state.y, state.residual, state.alpha, state.reached, state.weights, state.scale),
         *(state.active, state.sign, state.coef, state.size, state.factor, state.status),
     )
 
@@ -189,7 +212,7 @@ def _in_threads(kernel: Callable[..., None], count: int, *arguments: Any) -> Non
         return
     edges = np.linspace(0, count, 4 * threads + 1).astype(int)
     with ThreadPoolExecutor(threads) as pool:
-        runs = [pool.submit(kernel, lo, hi, *arguments) for lo, hi in zip(edges, edges[1:], strict=False)]
+        runs = [pool.submit(kernel, lo, hi, *arguments) for lo, hi in pairwise(edges)]
         for run in runs:
             run.result()
 
@@ -273,90 +296,165 @@ def _remove(R, m, gone):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def _worst_violators(c, alpha, weights, diagonal, tolerance, positive, is_active, found, size):  # type: ignore[no-untyped-def]
-    """Collect the features furthest outside their bounds (in units of their column); return how many."""
+def _highest_levels(c, alpha, weights, tolerance, positive, is_active, found, level):  # type: ignore[no-untyped-def]
+    """Collect the violators that would join first as alpha falls, by |c_j| / v_j.
+
+    Returns how many, and the alpha at which all of them violate: `alpha` itself if there are no others.
+    """
     count, least = 0, 0
     for j in range(len(c)):
-        excess = (c[j] if positive else abs(c[j])) - alpha * weights[j]
-        if excess > tolerance and not is_active[j]:
-            excess /= np.sqrt(diagonal[j])
+        size = c[j] if positive else abs(c[j])
+        if size - alpha * weights[j] > tolerance and not is_active[j]:
+            height = size / weights[j] if weights[j] > 0 else np.inf
             if count < len(found):
-                found[count], size[count] = j, excess
+                found[count], level[count] = j, height
                 count += 1
-            elif excess > size[least]:
-                found[least], size[least] = j, excess
+            elif height > level[least]:
+                found[least], level[least] = j, height
             else:
                 continue
             if count == len(found):
-                least = np.argmin(size)
-    return count
+                least = np.argmin(level)
+    return count, max(level[least], alpha) if count == len(found) else alpha
+
+
+@_compiled
+def _first_to_vanish(A, s, w, m, velocity, weights, positive, limit):  # type: ignore[no-untyped-def]
+    """First coefficient to reach zero within a step of `limit`: the step, and its slot or -1."""
+    step, slot = limit, -1
+    for i in range(m):
+        rate = -velocity[i] * s[i]
+        if rate > 0 and (weights[A[i]] > 0 or positive):
+            reach = max(s[i] * w[i], 0.0) / rate
+            if reach < step:
+                step, slot = reach, i
+    return step, slot
+
+
+@_compiled
+def _cross(columns, gram, n, j, A, m, g):  # type: ignore[no-untyped-def]
+    """X_A'X_j / n, into g."""
+    if len(gram) > 0:
+        for i in range(m):
+            g[i] = gram[j, A[i]]
+    else:
+        for i in range(m):
+            g[i] = _dot(columns[A[i]], columns[j]) / n
+
+
+@_compiled
+def _correlation(j, columns, gram, n, b, r, A, w, m):  # type: ignore[no-untyped-def]
+    """X_j'r / n of an inactive feature; with a Gram matrix r is not kept up, and b = X'y / n serves."""
+    if len(gram) == 0:
+        return _dot(columns[j], r) / n
+    total = b[j]
+    row = gram[j]
+    for i in range(m):
+        total -= row[A[i]] * w[i]
+    return total
+
+
+@_compiled
+def _move(columns, gram, r, A, w, m, velocity, step):  # type: ignore[no-untyped-def]
+    """Move the active coefficients, and the residual with them."""
+    for i in range(m):
+        w[i] += step * velocity[i]
+    if len(gram) == 0:
+        for i in range(m):
+            _subtract(r, step * velocity[i], columns[A[i]])
+
+
+@_compiled
+def _subtract(r, scale, x):  # type: ignore[no-untyped-def]
+    for k in range(len(r)):
+        r[k] -= scale * x[k]
+
+
+@_compiled
+def _residual(columns, y, r, A, w, m):  # type: ignore[no-untyped-def]
+    """Compute r = y - X w afresh."""
+    r[:] = y
+    for i in range(m):
+        _subtract(r, w[i], columns[A[i]])
+
+
+@_compiled
+def _leave(A, s, w, m, R, slot):  # type: ignore[no-untyped-def]
+    """Take a feature out of the active set."""
+    _remove(R, m, slot)
+    for i in range(slot, m - 1):
+        A[i], s[i], w[i] = A[i + 1], s[i + 1], w[i + 1]
+
+
+@_compiled
+def _lower(columns, gram, positive, r, start, stop, weights, A, s, w, m, R, velocity):  # type: ignore[no-untyped-def]
+    """Lower alpha from `start` to `stop` on the active set; return the new size."""
+    while m > 0 and start > stop:
+        for i in range(m):
+            velocity[i] = weights[A[i]] * s[i]
+        _solve_lower(R, m, velocity)
+        _solve_upper(R, m, velocity)
+        step, leaving = _first_to_vanish(A, s, w, m, velocity, weights, positive, start - stop)
+        _move(columns, gram, r, A, w, m, velocity, step)
+        if leaving < 0:
+            break
+        start -= step
+        _leave(A, s, w, m, R, leaving)
+        m -= 1
+    return m
 
 
 @_compiled
 def _join(
-    j, columns, diagonal, n, l2, positive, r, alpha, weights, A, s, w, m, R, g, z, u, left
-):  # type: ignore[no-untyped-def]
-    """Let feature j join: grow w_j until c_j is at the penalty. Returns the new size and the number left.
+    j, side, excess, columns, diagonal, gram, n, positive, r, weights, A, s, w, m, R, g, z, velocity, left
+):  # type: ignore[no-untyped-def]  # fmt: skip
+    """Let feature j join: grow w_j until its correlation, now `excess` above the penalty, is back at it.
 
-    A size of -1 says that no step exists, which only rounding can cause.
+    Returns the new size and the number of features that left on the way. A size of -1 says that no step
+    exists, which only rounding can cause.
     """
-    x = columns[j]
     n_left = 0
-    for i in range(m):
-        g[i] = _dot(columns[A[i]], x) / n
+    _cross(columns, gram, n, j, A, m, g)
     wj = 0.0
-    side = 1.0 if _dot(x, r) > 0 else -1.0
     while True:
         z[:m] = g[:m]
         _solve_lower(R, m, z)
         pivot = diagonal[j] - _dot(z[:m], z[:m])
-        u[:m] = z[:m]
-        _solve_upper(R, m, u)
-        excess = side * (_dot(x, r) / n - l2 * wj) - alpha * weights[j]
+        for i in range(m):
+            velocity[i] = -side * z[i]
+        _solve_upper(R, m, velocity)
 
         dependent = m == len(A) or pivot <= DEPENDENT * diagonal[j]
-        step = np.inf if dependent else max(excess, 0.0) / pivot
-        leaving = -1
-        for i in range(m):
-            shrink = side * u[i] * s[i]
-            if shrink > 0 and (weights[A[i]] > 0 or positive):
-                reach = max(s[i] * w[i], 0.0) / shrink
-                if reach < step:
-                    step, leaving = reach, i
+        enough = np.inf if dependent else max(excess, 0.0) / pivot
+        step, leaving = _first_to_vanish(A, s, w, m, velocity, weights, positive, enough)
         if step == np.inf:
             return -1, n_left
-
         wj += side * step
-        for k in range(len(x)):
-            r[k] -= side * step * x[k]
-        for i in range(m):
-            move = side * step * u[i]
-            w[i] -= move
-            xi = columns[A[i]]
-            for k in range(len(x)):
-                r[k] += move * xi[k]
+        excess -= step * pivot
+        if len(gram) == 0:
+            _subtract(r, side * step, columns[j])
+        _move(columns, gram, r, A, w, m, velocity, step)
         if leaving < 0:
             break
         if n_left < len(left):
             left[n_left] = A[leaving]
             n_left += 1
-        _remove(R, m, leaving)
+        _leave(A, s, w, m, R, leaving)
         m -= 1
         for i in range(leaving, m):
-            A[i], s[i], w[i], g[i] = A[i + 1], s[i + 1], w[i + 1], g[i + 1]
+            g[i] = g[i + 1]
     _append(R, m, z, pivot)
     A[m], s[m], w[m] = j, side, wj
     return m + 1, n_left
 
 
 @_compiled
-def _factorise(columns, diagonal, n, A, s, m, R, z):  # type: ignore[no-untyped-def]
+def _factorise(columns, diagonal, gram, n, A, s, m, R, z):  # type: ignore[no-untyped-def]
     """Factor H on the active set, leaving out columns that earlier ones span; return the new size."""
     kept = 0
     for i in range(m):
-        x = columns[A[i]]
         for k in range(kept):
-            z[k] = _dot(columns[A[k]], x) / n
+            z[k] = _cross(columns, gram, n, A[i], A[k])
         _solve_lower(R, kept, z)
         pivot = diagonal[A[i]] - _dot(z[:kept], z[:kept])
         if pivot > DEPENDENT * diagonal[A[i]]:
@@ -367,7 +465,7 @@ def _factorise(columns, diagonal, n, A, s, m, R, z):  # type: ignore[no-untyped-
 
 
 @_compiled
-def _settle(columns, diagonal, n, l2, positive, y, r, alpha, weights, A, s, w, m, R, z):  # type: ignore[no-untyped-def]
+def _settle(columns, diagonal, gram, n, l2, positive, y, r, alpha, weights, A, s, w, m, R, z):  # type: ignore[no-untyped-def]
     """Solve on the sorted active set, refined against the data; coefficients of the wrong sign leave."""
     for i in range(1, m):
         a, b, k = A[i], s[i], i
@@ -376,7 +474,7 @@ def _settle(columns, diagonal, n, l2, positive, y, r, alpha, weights, A, s, w, m
             k -= 1
         A[k], s[k] = a, b
     while True:
-        m = _factorise(columns, diagonal, n, A, s, m, R, z)
+        m = _factorise(columns, diagonal, gram, n, A, s, m, R, z)
         w[:m] = 0.0
         r[:] = y
         for _ in range(3):
@@ -384,12 +482,9 @@ def _settle(columns, diagonal, n, l2, positive, y, r, alpha, weights, A, s, w, m
                 z[i] = _dot(columns[A[i]], r) / n - l2 * w[i] - alpha * weights[A[i]] * s[i]
             _solve_lower(R, m, z)
             _solve_upper(R, m, z)
-            r[:] = y
             for i in range(m):
                 w[i] += z[i]
-                x = columns[A[i]]
-                for k in range(len(y)):
-                    r[k] -= w[i] * x[k]
+            _residual(columns, y, r, A, w, m)
         kept = 0
         for i in range(m):
             free = weights[A[i]] == 0 and not positive
@@ -417,7 +512,7 @@ def _violation(c, alpha, weights, positive, is_active, A, s, m):  # type: ignore
 @_compiled
 def _warm_start(
     lo, hi, signs,
-    columns, diagonal, n, l2, positive, y, residual, alpha, weights, scale,
+    columns, diagonal, gram, prices_of_y, n, l2, positive, y, residual, alpha, reached, weights, scale,
     active, sign, coef, size, factor, status,
 ):  # type: ignore[no-untyped-def]  # fmt: skip
     """Take the features with a sign as a first active set, as far as they are consistent."""
@@ -431,9 +526,9 @@ def _warm_start(
                 if signs[t, j] != 0 and (v[j] == 0) == first and m < active.shape[1]:
                     active[t, m], sign[t, m] = j, signs[t, j]
                     m += 1
-        m = _factorise(columns, diagonal, n, active[t], sign[t], m, factor[t], z)
+        m = _factorise(columns, diagonal, gram, n, active[t], sign[t], m, factor[t], z)
         size[t] = _settle(
-            columns, diagonal, n, l2, positive, y[t], residual[t], alpha[t], v,
+            columns, diagonal, gram, n, l2, positive, y[t], residual[t], alpha[t], v,
             active[t], sign[t], coef[t], m, factor[t], z,
         )  # fmt: skip
 
@@ -441,14 +536,15 @@ def _warm_start(
 @_compiled
 def _round(
     lo, hi, prices, pending,
-    columns, diagonal, n, l2, positive, y, residual, alpha, weights, scale,
+    columns, diagonal, gram, prices_of_y, n, l2, positive, y, residual, alpha, reached, weights, scale,
     active, sign, coef, size, factor, status,
 ):  # type: ignore[no-untyped-def]  # fmt: skip
-    """Advance targets `pending[lo:hi]` given their prices: certify, settle, or let violators join."""
+    """Advance targets `pending[lo:hi]` given their prices: lower alpha, let violators join, or certify."""
     p, capacity = len(diagonal), active.shape[1]
-    g, z, u = np.empty(capacity), np.empty(capacity), np.empty(capacity)
+    largest = p if l2 > 0 else min(n, p)
+    g, z, velocity = np.empty(capacity), np.empty(capacity), np.empty(capacity)
     candidates = np.empty(4 * CANDIDATES, dtype=np.int64)
-    excesses = np.empty(CANDIDATES)
+    levels = np.empty(CANDIDATES)
     left = np.empty(capacity, dtype=np.int64)
     is_active = np.zeros(p, dtype=np.bool_)
     for row in range(lo, hi):
@@ -456,45 +552,48 @@ def _round(
         c, r, R = prices[row], residual[t], factor[t]
         A, s, w, m = active[t], sign[t], coef[t], size[t]
         v = weights[min(t, len(weights) - 1)]
+        b = prices_of_y[min(t, len(prices_of_y) - 1)]
         tolerance = VIOLATION * scale[t]
         for i in range(m):
             is_active[A[i]] = True
             c[A[i]] -= l2 * w[i]
-        count = _worst_violators(
-            c, alpha[t], v, diagonal, tolerance, positive, is_active, candidates[:CANDIDATES], excesses
-        )
+        count, level = _highest_levels(c, alpha[t], v, tolerance, positive, is_active, candidates[:CANDIDATES], levels)
         worst = _violation(c, alpha[t], v, positive, is_active, A, s, m) if count == 0 else np.inf
         for i in range(m):
             is_active[A[i]] = False
 
-        if count == 0:
-            if status[t] == SETTLED:
-                status[t] = DONE if worst <= CERTIFIED * scale[t] else FAILED
-                continue
-            size[t] = _settle(columns, diagonal, n, l2, positive, y[t], r, alpha[t], v, A, s, w, m, R, z)
+        if reached[t] < np.inf:
+            level = max(alpha[t], min(level, DESCENT * reached[t]))
+        if count == 0 and status[t] == SETTLED:
+            status[t] = DONE if worst <= CERTIFIED * scale[t] else FAILED
+            continue
+        if count == 0 and reached[t] <= alpha[t]:
+            size[t] = _settle(columns, diagonal, gram, n, l2, positive, y[t], r, alpha[t], v, A, s, w, m, R, z)
             status[t] = SETTLED
             continue
 
         status[t] = OPEN
+        if level < reached[t]:
+            m = _lower(columns, gram, positive, r, reached[t], level, v, A, s, w, m, R, z)
+            reached[t] = level
         for _ in range(20 * CANDIDATES + 4 * capacity):
-            best, furthest = -1, 0.0
+            best, excess, side = -1, tolerance, 1.0
             for i in range(count):
-                j = candidates[i]
-                cj = _dot(columns[j], r) / n
-                excess = (cj if positive else abs(cj)) - alpha[t] * v[j]
-                if excess > tolerance and excess / np.sqrt(diagonal[j]) > furthest:
-                    best, furthest = i, excess / np.sqrt(diagonal[j])
+                cj = _correlation(candidates[i], columns, gram, n, b, r, A, w, m)
+                beyond = (cj if positive else abs(cj)) - level * v[candidates[i]]
+                if beyond > excess:
+                    best, excess, side = i, beyond, 1.0 if cj > 0 else -1.0
             if best < 0:
                 break
-            if m == capacity and capacity < (p if l2 > 0 else min(n, p)):
+            if m == capacity and capacity < largest:
                 status[t] = FULL
                 break
             j = candidates[best]
             count -= 1
             candidates[best] = candidates[count]
             m, n_left = _join(
-                j, columns, diagonal, n, l2, positive, r, alpha[t], v,
-                A, s, w, m, R, g, z, u, left,
+                j, side, excess, columns, diagonal, gram, n, positive, r, v,
+                A, s, w, m, R, g, z, velocity, left,
             )  # fmt: skip
             if m < 0:
                 status[t] = FAILED
@@ -503,4 +602,6 @@ def _round(
             for i in range(min(n_left, len(candidates) - count)):
                 candidates[count] = left[i]
                 count += 1
+        if len(gram) > 0:
+            _residual(columns, y[t], r, A, w, m)
         size[t] = m
