@@ -392,6 +392,7 @@ def test_every_column_reaches_the_run(folder: Path) -> None:
     assert np.array_equal(first.read(0, 4), FRAMES[1:5])
     assert (second.name, second.start, second.stop, second.frame_rate, second.block) == ("N01", 0, 6, None, "2")
     assert np.array_equal(second.read(0, 6), FRAMES)
+    assert not session.simulated
 
 
 @pytest.mark.parametrize(

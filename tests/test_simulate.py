@@ -93,13 +93,13 @@ def test_a_minority_drives_and_the_couplings_are_sparse(demo: SimulatedSession) 
 
 
 def test_activity_does_not_tell_who_drives() -> None:
-    truth = simulate_session(**SMALL | {"n_frames": 20_000, "frame_shape": (16, 16), "cell_diameter": 2}).truth
+    truth = simulate_session(**SMALL | {"n_frames": 10_000, "frame_shape": (16, 16), "cell_diameter": 2}).truth
     rates = np.array([spikes.mean(axis=0) for spikes in truth.spikes])
-    np.testing.assert_allclose(rates, 0.06, rtol=0.15)
+    np.testing.assert_allclose(rates, 0.06, rtol=0.2)
 
 
 def test_spikes_and_traces_follow_the_planted_vars() -> None:
-    session = simulate_session(n_runs=2, n_frames=30_000, frame_shape=(16, 16), n_cells=6, cell_diameter=2, noise=0)
+    session = simulate_session(n_runs=2, n_frames=12_000, frame_shape=(16, 16), n_cells=6, cell_diameter=2, noise=0)
     truth = session.truth
     for run, spikes, traces in zip(session, truth.spikes, truth.traces, strict=True):
         for series, planted in (
@@ -108,7 +108,7 @@ def test_spikes_and_traces_follow_the_planted_vars() -> None:
         ):
             fitted = LinearRegression().fit(lagged(series, 5), series[5:]).coef_
             fitted = fitted.reshape(6, 5, 6).transpose(1, 0, 2)
-            assert np.abs(fitted - planted).max() < 0.06
+            assert np.abs(fitted - planted).max() < 0.1
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -216,6 +216,7 @@ def test_written_sessions_read_back(tmp_path: Path) -> None:
     assert sorted(path.suffix for path in (tmp_path / "simulated").iterdir()) == sorted(
         [".csv", ".json", ".npz"] + [".tif"] * 16
     )
+    assert read.simulated
     for run, stored in zip(session, read, strict=True):
         assert np.array_equal(run.read(0, 24), stored.read(0, 24))
         for name in ("name", "condition", "block", "subject", "frame_rate", "pixel_size"):
