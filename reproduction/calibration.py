@@ -355,7 +355,7 @@ def main() -> None:
     part = 10 if parser.parse_args().quick else 1
     torch.set_num_threads(1)
     start, rows = time.monotonic(), []
-    for kind, scenarios, n_sessions in (("null", NULL, 1000), ("broken", BROKEN, 200), ("power", POWER, 200)):
+    for kind, scenarios, n_sessions in (("null", NULL, 500), ("broken", BROKEN, 100), ("power", POWER, 100)):
         for i, scenario in enumerate(scenarios):
             rows.append({"kind": kind, **calibrate(scenario, n_sessions // part, SEEDS[kind] + 10_000 * i)})
             print(f"{scenario.name}: {rows[-1]['swap']:.3f} {rows[-1]['influence']:.3f}", flush=True)

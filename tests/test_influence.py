@@ -183,8 +183,8 @@ def test_edge_differences_control_the_familywise_error():
         (lambda: influence(np.zeros((3, 3))), r"got \(3, 3\) for run 0"),
         (lambda: influence(np.zeros((1, 3, 2))), r"got \(1, 3, 2\) for run 0"),
         (lambda: influence(np.zeros((1, 3, 3)), direction="out"), "`direction` must be 'outflow' or 'inflow'"),
-        (lambda: influence(np.zeros((1, 3, 3)), exclude_radius=1), "got grid=None"),
-        (lambda: influence(np.zeros((1, 3, 3)), exclude_radius=1, grid=(2, 2)), r"got grid=\(2, 2\)"),
+        (lambda: influence(np.zeros((1, 3, 3)), exclude_radius=1.0), "got grid=None"),
+        (lambda: influence(np.zeros((1, 3, 3)), exclude_radius=1.0, grid=(2, 2)), r"got grid=\(2, 2\)"),
         (lambda: contribution_map(np.zeros(12), nonlinear_decoder(), np.zeros((2, 2))), r"got \(2, 24, 32\)"),
         (
             lambda: contribution_map(np.zeros(12), nonlinear_decoder(), np.zeros((24, 32)), preset="papr"),

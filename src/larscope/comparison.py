@@ -158,7 +158,7 @@ class Contrast:
 
 
 def coefficient_swap_test(
-    latents: Sequence[Float[np.ndarray, "frames K"]],
+    latents: Sequence[Float[np.ndarray, "_frames K"]],
     coefs: Coefs,
     condition: Sequence[Hashable],
     block: Sequence[Hashable] | None = None,
@@ -364,7 +364,7 @@ def contrast_table(
 
 
 def swap_errors(
-    latents: Sequence[Float[np.ndarray, "frames K"]],
+    latents: Sequence[Float[np.ndarray, "_frames K"]],
     coefs: Coefs,
     center: bool = True,
     equal_length: bool = True,
@@ -429,7 +429,7 @@ def swap_errors(
 
 
 def swap_deltas(
-    latents: Sequence[Float[np.ndarray, "frames K"]],
+    latents: Sequence[Float[np.ndarray, "_frames K"]],
     coefs: Coefs,
     relative: bool = True,
     center: bool = True,
@@ -541,7 +541,7 @@ def compare_pairs(
     symmetrised = (pairs.value + pairs.value.T) / 2
     comparison = Comparison(
         statistic=float(permuted[0]),
-        pvalue=float(pvalue(permuted)),
+        pvalue=pvalue(permuted),
         pvalue_ranksum=_ranksum_pvalue(inter, intra),
         min_pvalue=labelings.min_pvalue,
         n_labelings=units.n_labelings,
@@ -562,7 +562,7 @@ def compare_pairs(
 
 
 def condition_imbalances(
-    latents: Sequence[Float[np.ndarray, "frames K"]],
+    latents: Sequence[Float[np.ndarray, "_frames K"]],
     condition: Sequence[Hashable],
     block: Sequence[Hashable] | None = None,
     subject: Sequence[Hashable] | None = None,
@@ -667,9 +667,9 @@ def _split_pairs(
 def _mean_inter_and_intra(
     value: Float[np.ndarray, "runs runs"],
     comparable: Bool[np.ndarray, "runs runs"],
-    labels: Int[np.ndarray, "labelings runs"],
-    weights: Int[np.ndarray, "labelings runs"] | None = None,
-) -> tuple[Float[np.ndarray, " labelings"], Float[np.ndarray, " labelings"]]:
+    labels: Int[np.ndarray, "#labelings runs"],
+    weights: Int[np.ndarray, "#labelings runs"] | None = None,
+) -> tuple[Float[np.ndarray, " _"], Float[np.ndarray, " _"]]:
     """Mean over comparable pairs between and within conditions, every condition counting alike.
 
     A pair counts as often as its runs' weights multiplied.
@@ -688,7 +688,7 @@ def _mean_inter_and_intra(
         return _mean_of_known(inter), _mean_of_known(intra)
 
 
-def _mean_of_known(values: Sequence[Float[np.ndarray, " labelings"]]) -> Float[np.ndarray, " labelings"]:
+def _mean_of_known(values: Sequence[Float[np.ndarray, " _"]]) -> Float[np.ndarray, " _"]:
     known = np.isfinite(values)
     return np.asarray(np.where(known, values, 0).sum(axis=0) / known.sum(axis=0))
 
@@ -696,9 +696,9 @@ def _mean_of_known(values: Sequence[Float[np.ndarray, " labelings"]]) -> Float[n
 def _effect(
     pairs: PairDistances,
     comparable: Bool[np.ndarray, "runs runs"],
-    labels: Int[np.ndarray, "labelings runs"],
-    weights: Int[np.ndarray, "labelings runs"] | None = None,
-) -> Float[np.ndarray, " labelings"]:
+    labels: Int[np.ndarray, "#labelings runs"],
+    weights: Int[np.ndarray, "#labelings runs"] | None = None,
+) -> Float[np.ndarray, " _"]:
     """Effect size in percent: see `Comparison`."""
     if pairs.relative is not None:
         return np.asarray(100 * np.subtract(*_mean_inter_and_intra(pairs.relative, comparable, labels, weights)))
@@ -762,7 +762,7 @@ def _permdisp_pvalue(squared: Float[np.ndarray, "runs runs"], labelings: Labelin
     for c in range(len(labelings.units.conditions)):
         member = labelings.labels == c
         between += (member @ centred) ** 2 / member.sum(axis=1)
-    return float(pvalue(between))
+    return pvalue(between)
 
 
 def _bonferroni(p: Float[np.ndarray, " tests"]) -> Float[np.ndarray, " tests"]:
@@ -779,7 +779,7 @@ def _holm(p: Float[np.ndarray, " tests"]) -> Float[np.ndarray, " tests"]:
 
 def _members(
     groups: Mapping[str, Sequence[bool] | Bool[np.ndarray, " runs"]], first: str, second: str
-) -> tuple[Int[np.ndarray, " runs"], list[str]]:
+) -> tuple[Int[np.ndarray, " chosen"], list[str]]:
     for name in (first, second):
         if name not in groups:
             raise LarscopeError(f"`contrasts` must name groups in `groups`: got {name!r}. {suggest(name, groups)}")

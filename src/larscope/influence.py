@@ -23,7 +23,7 @@ __all__ = [
     "latent_sign",
 ]
 
-Coefs = Sequence[Float[np.ndarray, "order K K"]]
+Coefs = Float[np.ndarray, "runs order K K"] | Sequence[Float[np.ndarray, "order K K"]]
 """Coefficients, one array (order, K, K) a run."""
 
 Decode = Callable[[Float[np.ndarray, "maps K"]], Float[np.ndarray, "maps height width"]]
@@ -203,7 +203,7 @@ def contribution_map(
     return np.asarray((moved - still) * mean_frame)
 
 
-def latent_sign(latents: Sequence[Float[np.ndarray, "frames K"]]) -> float:
+def latent_sign(latents: Sequence[Float[np.ndarray, "_frames K"]]) -> float:
     r"""Find the direction of bright events: the sign of the latents' pooled skewness.
 
     :math:`\mathrm{sign} \sum_{runs, t, j} (z_{tj} - \bar z_j)^3`, each run centred on its own mean. Calcium

@@ -227,19 +227,18 @@ def permute_labels(
     return Labelings(labels, exact, smallest if exact else max(smallest, 1 / (n_permutations + 1)), units)
 
 
-def pvalue(statistic: Float[np.ndarray, "labelings *shape"]) -> Float[np.ndarray, "*shape"]:
+def pvalue(statistic: Float[np.ndarray, " labelings"]) -> float:
     """Share of labelings whose statistic is at least the observed one, which comes first.
 
     Values that differ from the observed one by rounding alone count as equal to it.
 
     Examples
     --------
-    >>> float(pvalue(np.array([2.0, 1.0, 2.0, 0.0])))
+    >>> pvalue(np.array([2.0, 1.0, 2.0, 0.0]))
     0.5
     """
-    rounding = 1e-9 * np.abs(statistic).max(axis=0)
-    share: Float[np.ndarray, "*shape"] = np.mean(statistic >= statistic[0] - rounding, axis=0)
-    return share
+    rounding = 1e-9 * np.abs(statistic).max()
+    return float(np.mean(statistic >= statistic[0] - rounding))
 
 
 def max_t(values: Float[np.ndarray, "runs *shape"], labelings: Labelings, chunk: int = 1024) -> MaxT:
