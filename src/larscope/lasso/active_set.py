@@ -139,10 +139,10 @@ class _State:
     def grow(self, largest: int) -> None:
         """Double the room for active features."""
         extra = min(2 * self.active.shape[1], largest) - self.active.shape[1]
-        self.active, self.sign, self.coef = (
-            np.ascontiguousarray(np.pad(a, ((0, 0), (0, extra)))) for a in (self.active, self.sign, self.coef)
-        )
-        self.factor = np.ascontiguousarray(np.pad(self.factor, ((0, 0), (0, extra), (0, extra))))
+        self.active = np.pad(self.active, ((0, 0), (0, extra)))
+        self.sign = np.pad(self.sign, ((0, 0), (0, extra)))
+        self.coef = np.pad(self.coef, ((0, 0), (0, extra)))
+        self.factor = np.pad(self.factor, ((0, 0), (0, extra), (0, extra)))
         self.status[self.status == FULL] = OPEN
 
 
@@ -180,7 +180,7 @@ def _begin(design: _Design, state: _State, init: Array | None) -> None:
     needed = int((signs != 0).sum(axis=1).max(initial=1))
     while state.active.shape[1] < min(needed, design.largest):
         state.grow(design.largest)
-    state.reached[:] = alpha if init is not None else np.inf
+    state.reached[:] = state.alpha if init is not None else np.inf
     _in_threads(warm_start, k, np.ascontiguousarray(signs), *_arguments(design, state))
 
 

@@ -5,7 +5,6 @@ entries hold), R the upper Cholesky factor of `H = X_A'X_A / n + l2 I`, r the re
 Columns of the design are rows of `columns`. Numba infers the types.
 """
 # mypy: ignore-errors
-# ruff: noqa: D103
 
 from __future__ import annotations
 
