@@ -247,8 +247,7 @@ def _factorise(columns, diagonal, gram, n, A, s, m, R, z):
     """Factor H on the active set, leaving out columns that earlier ones span; return the new size."""
     kept = 0
     for i in range(m):
-        for k in range(kept):
-            z[k] = _cross(columns, gram, n, A[i], A[k])
+        _cross(columns, gram, n, A[i], A, kept, z)
         _solve_lower(R, kept, z)
         pivot = diagonal[A[i]] - _dot(z[:kept], z[:kept])
         if pivot > DEPENDENT * diagonal[A[i]]:
