@@ -16,7 +16,7 @@ from larscope.settings import Settings, plain
 
 @contextmanager
 def open_checkpoints(out: Path, settings: Settings, session: Session) -> Iterator[Path]:
-    """Give a folder for the checkpoints of one fit, and remove it once the fit has succeeded.
+    """Give a folder for the checkpoints of one fit, and remove it once the fit has succeeded, or if it is empty.
 
     It lies beside `out` and its name holds a digest of everything that decides the numbers (settings, run table,
     contents of the movies, versions): a training never goes on from a checkpoint of another one.
@@ -37,6 +37,8 @@ def open_checkpoints(out: Path, settings: Settings, session: Session) -> Iterato
         yield folder
     except BaseException:
         lock.unlink(missing_ok=True)
+        if not any(folder.iterdir()):
+            folder.rmdir()
         raise
     shutil.rmtree(folder)
 

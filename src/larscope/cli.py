@@ -33,6 +33,7 @@ def reported_errors() -> Iterator[None]:
     """Print what the user must change, without a traceback, and exit with code 2."""
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("default", UserWarning)
             warnings.showwarning = lambda message, *_: complaints.print(f"[yellow]Warning:[/] {message}", highlight=False)
             yield
     except LarscopeError as error:
@@ -156,11 +157,14 @@ def _fit_and_report(open_session: Callable[[], Any], out: Path, settings: dict[s
     from larscope.estimator import LatentVAR
     from larscope.report import write_report
     from larscope.result import read_result, require_free
+    from larscope.training import finished_epochs
 
     model = LatentVAR(**settings)
     require_free(out)
     session = open_session()
     with open_checkpoints(out, model, session) as checkpoints:
+        if (epoch := finished_epochs(checkpoints)) is not None:
+            console.print(f"An interrupted fit was found: it goes on from epoch {epoch}.")
         try:
             model.fit(session, progress=True, checkpoints=checkpoints)
         except KeyboardInterrupt:

@@ -232,6 +232,8 @@ def train(
         callbacks.append(StepProgress())
     if checkpoints is not None:
         callbacks.append(ModelCheckpoint(checkpoints, filename="last", every_n_epochs=1, enable_version_counter=False))
+    # its greetings say nothing about this training
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     trainer = lightning.Trainer(
         max_epochs=epochs,
         devices=1,
@@ -241,13 +243,11 @@ def train(
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    loader = DataLoader(data, settings.batch_size, sampler=EpochShuffle(len(data), settings.seed))
-    last = checkpoints / "last.ckpt" if checkpoints is not None else None
-    resume = last if last is not None and last.is_file() else None
+    # a generator of its own: the loader would otherwise draw from, and so change, the caller's random state
+    order, generator = EpochShuffle(len(data), settings.seed), torch.Generator()
+    loader = DataLoader(data, settings.batch_size, sampler=order, generator=generator)
+    resume = _last(checkpoints) if checkpoints is not None and _last(checkpoints).is_file() else None
     network.train()
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        # their greetings say nothing about this training
-        logging.getLogger(name).setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*", category=FutureWarning)
         # windows are cut from memory in milliseconds: worker processes would only copy them
@@ -269,6 +269,17 @@ def train(
             stacklevel=2,
         )
     return log.rows
+
+
+def finished_epochs(checkpoints: Path) -> int | None:
+    """Return how many epochs the checkpoint in a folder has behind it; None where there is no checkpoint."""
+    if not _last(checkpoints).is_file():
+        return None
+    return int(torch.load(_last(checkpoints), weights_only=True)["epoch"]) + 1
+
+
+def _last(checkpoints: Path) -> Path:
+    return checkpoints / "last.ckpt"
 
 
 def keep_freed_memory() -> None:

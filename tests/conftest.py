@@ -1,0 +1,49 @@
+"""Small sessions for every test, and the recorded movies where they are present."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from larscope.session import ArrayMovie, Run, Session
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+
+# two workers share two cores: more threads than cores would only wait for each other
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def recorded() -> Path:
+    """The folder of recorded movies."""
+    if not DATA.is_dir():
+        pytest.skip(f"the recorded movies are not at {DATA}")
+    return DATA
+
+
+def blinking_movie(n_frames: int, height: int = 24, width: int = 16, seed: int = 0) -> np.ndarray:
+    """uint16 frames of four square cells, the second following the first, the fourth the third."""
+    rng = np.random.default_rng(seed)
+    drive = rng.random((n_frames, 2)) < 0.1
+    activity = np.zeros((n_frames, 4))
+    for t in range(1, n_frames):
+        activity[t] = 0.7 * activity[t - 1]
+        activity[t, [0, 2]] += drive[t]
+        activity[t, [1, 3]] += 0.8 * drive[t - 1]
+    brightness = np.full((n_frames, height, width), 200.0)
+    for cell in range(4):
+        row, column = 2 + 12 * (cell // 2), 1 + 8 * (cell % 2)
+        brightness[:, row : row + 5, column : column + 5] += 150 * (1 + 3 * activity[:, cell, None, None])
+    return rng.poisson(brightness).astype(np.uint16)
+
+
+@pytest.fixture(scope="session")
+def session() -> Session:
+    """Four short runs under two conditions, of different lengths."""
+    lengths = (72, 80, 64, 100)
+    runs = [
+        Run(f"run-{i}", ("familiar", "novel")[i % 2], ArrayMovie(blinking_movie(length, seed=i)))
+        for i, length in enumerate(lengths)
+    ]
+    return Session(tuple(runs))

@@ -1,0 +1,153 @@
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from larscope import LatentVAR, load, read_session
+from larscope.cli import app
+from larscope.settings import setting_names
+
+FIT = ["--order", "2", "--window", "32", "--penalty", "0.002", "--epochs", "2"]
+
+
+def larscope(*arguments: object):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
+
+
+@pytest.fixture
+def table(session, tmp_path):
+    """The session as files: one .npy a run, and a table."""
+    lines = ["path,condition,run"]
+    for run in session:
+        np.save(tmp_path / f"{run.name}.npy", run.movie.array)
+        lines.append(f"{run.name}.npy,{run.condition},{run.name}")
+    (tmp_path / "session.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path / "session.csv"
+
+
+def edit(table, old, new):
+    text = table.read_text()
+    assert old in text
+    table.write_text(text.replace(old, new, 1))
+
+
+def test_fit_and_the_estimator_give_the_same_numbers_bit_for_bit(table, tmp_path):
+    done = larscope("fit", table, "--out", tmp_path / "result", *FIT)
+    assert done.exit_code == 0, done.output
+    with pytest.warns(UserWarning, match="only 18 steps"):
+        model = LatentVAR(order=2, window=32, penalty=0.002, epochs=2).fit(read_session(table))
+    written = load(tmp_path / "result")
+    assert written.scores_.equals(model.scores_)
+    assert written.log_ == model.log_
+    for name, value in model.network_.state_dict().items():
+        assert written.network_.state_dict()[name].equal(value), name
+
+
+def test_fit_says_what_was_found_and_which_file_to_open(table, tmp_path):
+    done = larscope("fit", table, "--out", tmp_path / "result", *FIT)
+    assert "Training takes only 18 steps" in done.stderr
+    assert "4 runs (2 familiar, 2 novel), 316 frames of 24 x 16 pixels, 6 latents" in done.stdout
+    last = done.stdout.splitlines()[-1]
+    page = re.search(r"Open (\S+) in any browser", last)[1]
+    assert page == str(tmp_path / "result" / "report.html")
+    assert os.path.getsize(page) > 10_000
+
+
+def test_nothing_but_the_result_is_left(table, tmp_path):
+    before = set(tmp_path.iterdir())
+    larscope("fit", table, "--out", tmp_path / "result", *FIT)
+    assert set(tmp_path.iterdir()) - before == {tmp_path / "result"}
+
+
+def test_config_repeats_a_fit_and_options_override_it(table, tmp_path):
+    larscope("fit", table, "--out", tmp_path / "a", *FIT, "--pooling", "previous", "--no-center")
+    done = larscope("fit", table, "--out", tmp_path / "b", "--config", tmp_path / "a" / "config.toml")
+    assert done.exit_code == 0, done.output
+    assert load(tmp_path / "b").scores_.equals(load(tmp_path / "a").scores_)
+    larscope("fit", table, "--out", tmp_path / "c", "--config", tmp_path / "a" / "config.toml", "--order", "1")
+    assert load(tmp_path / "c").order == 1
+    assert load(tmp_path / "c").pooling == "previous"
+
+
+def test_every_setting_is_an_option():
+    shown = larscope("fit", "--help").output
+    for name in setting_names():
+        assert f"--{name.replace('_', '-')}" in shown
+
+
+BAD_INPUT = {
+    "missing movie": (lambda t: (t.parent / "run-1.npy").unlink(), [], ["run-1.npy", "does not exist", "row 2"]),
+    "unknown format": (
+        lambda t: (t.parent / "run-1.npy").write_bytes(b"%PDF-1.7 nothing"),
+        [],
+        ["run-1.npy", "TIFF (.tif .tiff", ".npy", "HDF5"],
+    ),
+    "misspelt column": (
+        lambda t: edit(t, "condition", "conditon"),
+        [],
+        ["session.csv", "unknown column 'conditon'", "Did you mean 'condition'?"],
+    ),
+    "missing column": (
+        lambda t: t.write_text("path\nrun-1.npy\n"),
+        [],
+        ["session.csv", "column 'condition' is missing", "found path"],
+    ),
+    "short run": (
+        lambda t: np.save(t.parent / "run-1.npy", np.ones((33, 24, 16), np.uint16)),
+        [],
+        ["run 'run-1'", "run-1.npy", "at least 34 frames", "has 33"],
+    ),
+    "two frame sizes": (
+        lambda t: np.save(t.parent / "run-1.npy", np.ones((80, 32, 16), np.uint16)),
+        [],
+        ["run-0", "24 x 16", "run-1", "32 x 16"],
+    ),
+    "NaN": (
+        lambda t: np.save(t.parent / "run-1.npy", np.where(np.arange(80)[:, None, None] == 41, np.nan, np.ones((80, 24, 16)))),
+        [],
+        ["run 'run-1'", "run-1.npy", "frame 41"],
+    ),
+    "missing table": (lambda t: t.unlink(), [], ["session.csv does not exist"]),
+    "impossible setting": (lambda t: None, ["--order", "0"], ["'order'", "got 0"]),
+    "crop too large": (lambda t: None, ["--crop", "64", "64"], ["64 x 64", "24 x 16"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input_is_named_with_exit_code_2_and_nothing_is_written(case, table, tmp_path):
+    spoil, options, expected = BAD_INPUT[case]
+    spoil(table)
+    before = set(tmp_path.iterdir())
+    done = larscope("fit", table, "--out", tmp_path / "result", *FIT, *options)
+    assert done.exit_code == 2
+    assert done.exception is None or isinstance(done.exception, SystemExit)
+    message = " ".join(done.stderr.split())
+    for part in expected:
+        assert part in message
+    assert "Traceback" not in message
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_a_result_folder_that_holds_another_result_is_refused_before_any_work(table, tmp_path):
+    larscope("fit", table, "--out", tmp_path / "result", *FIT)
+    before = (tmp_path / "result" / "results.nc").read_bytes()
+    done = larscope("fit", table, "--out", tmp_path / "result", *FIT, "--order", "1")
+    assert done.exit_code == 2
+    assert "holds another result" in done.stderr
+    assert (tmp_path / "result" / "results.nc").read_bytes() == before
+
+
+def test_an_unknown_key_in_a_config_is_named(table, tmp_path):
+    (tmp_path / "config.toml").write_text("penalti = 0.1\n")
+    done = larscope("fit", table, "--out", tmp_path / "result", "--config", tmp_path / "config.toml")
+    assert done.exit_code == 2
+    assert "'penalti'. Did you mean 'penalty'?" in done.stderr
+
+
+def test_help_does_not_wait_for_torch():
+    code = "import sys, larscope.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,171 @@
+import inspect
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from larscope import LarscopeError, LatentVAR, load
+from larscope.session import ArrayMovie, Run, Session
+from larscope.settings import Settings
+from larscope.training import ShortTrainingWarning
+
+SMALL = {"order": 2, "window": 32, "penalty": 0.002, "epochs": 3}
+
+
+def fit(session, **options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ShortTrainingWarning)
+        return LatentVAR(**{**SMALL, **options}).fit(session)
+
+
+@pytest.fixture(scope="module")
+def model(session):
+    return fit(session)
+
+
+def test_takes_every_setting_and_shows_them():
+    assert inspect.signature(LatentVAR).parameters.keys() == inspect.signature(Settings).parameters.keys()
+    assert "penalty=0.25" in repr(LatentVAR(penalty=0.25))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"penalti": 1}, "Unknown setting 'penalti'. Did you mean 'penalty'?"),
+        ({"order": 0}, "'order': input should be greater than or equal to 1; got 0"),
+        ({"penalty": float("nan")}, "'penalty'"),
+        ({"training": "endtoend"}, "'sequential', 'embedded' or 'end-to-end'; got 'endtoend'"),
+        ({"scale": "latent"}, "penalty_scale='target'"),
+        ({"order": 64}, "order=64 and window=64"),
+    ],
+)
+def test_names_a_wrong_setting(settings, message):
+    with pytest.raises(LarscopeError) as caught:
+        LatentVAR(**settings)
+    assert message in str(caught.value)
+
+
+def test_fitted_attributes_have_the_documented_shapes(model, session):
+    assert len(model.coef_) == 4
+    assert model.coef_[0].shape == (2, 6, 6)
+    assert model.mean_frame_.shape == (24, 16)
+    for run, latent, forecast in zip(session, model.latents_, model.forecasts_, strict=True):
+        assert latent.shape == (run.n_frames, 6)
+        assert forecast.shape == (run.n_frames - 2, 6)
+    assert list(model.scores_["run"]) == [run.name for run in session]
+    assert model.scores_["n_active"].tolist() == model.coef_.n_active.tolist()
+    assert len(model.log_) == 3 * 9
+
+
+def test_forecasts_follow_from_coefficients_and_latents(model):
+    latent = model.latents_[1].astype(float)
+    mean = latent.mean(0)
+    sigma = np.sqrt(((latent - mean) ** 2).mean())
+    coef = model.coef_[1]
+    for t in (2, 50, 79):
+        expected = mean + sigma * sum(coef[k] @ ((latent[t - k - 1] - mean) / sigma) for k in range(2))
+        np.testing.assert_allclose(model.forecasts_[1][t - 2], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_errors_are_those_of_the_decoded_forecasts(model, session):
+    images = model.forecast(session)
+    low, high = model.preprocessing_.low, model.preprocessing_.high
+    for i, run in enumerate(session):
+        observed = (run.read(0, run.n_frames) - low) / (high - low)
+        error = ((images[i] - observed[2:]) ** 2).mean()
+        assert model.scores_["forecast_error"][i] == pytest.approx(error, rel=1e-4)
+        assert model.scores_["reconstruction_error"][i] == model.scores_["forecast_error"][i]
+
+
+def test_sequential_reconstruction_decodes_the_latents(session):
+    model = fit(session, training="sequential")
+    assert (model.scores_["reconstruction_error"] != model.scores_["forecast_error"]).all()
+    with torch.no_grad():
+        frames = torch.from_numpy(model.preprocessing_.normalise(session.runs[0].read(0, 72)))
+        decoded = model.network_.decode(*model.network_.encode(frames))
+    error = ((decoded - frames)[2:] ** 2).mean().item()
+    assert model.scores_["reconstruction_error"][0] == pytest.approx(error, rel=1e-4)
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others(model, session):
+    again, other = fit(session), fit(session, seed=1)
+    for name, value in model.network_.state_dict().items():
+        assert torch.equal(value, again.network_.state_dict()[name]), name
+    assert model.scores_.equals(again.scores_)
+    assert [row["loss"] for row in model.log_] == [row["loss"] for row in again.log_]
+    assert not model.scores_.equals(other.scores_)
+
+
+def test_does_not_touch_the_callers_random_state(session):
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    fit(session, epochs=1)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_transform_and_score_of_the_training_session_are_what_fit_found(model, session):
+    for latent, again in zip(model.latents_, model.transform(session), strict=True):
+        assert np.array_equal(latent, again)
+    assert model.scores_.equals(model.score(session))
+
+
+def test_an_unseen_session_is_scaled_as_the_training_session(model, session):
+    run = session.runs[0]
+    brighter = ArrayMovie(run.movie.array + np.uint16(50))
+    unseen = Session((Run("bright", "novel", brighter),))
+    low, high = model.preprocessing_.low, model.preprocessing_.high
+    frames = torch.from_numpy(((run.movie.array + 50.0 - low) / (high - low)).astype(np.float32))
+    with torch.no_grad():
+        # chunk by chunk, as the model does: a convolution's last bits depend on the batch
+        expected = torch.cat([model.network_.encode(part)[0] for part in frames.split(32)])
+    torch.testing.assert_close(torch.from_numpy(model.transform(unseen)[0]), expected)
+
+
+def test_save_and_load_give_back_the_model(model, session, tmp_path):
+    model.save(tmp_path / "result")
+    loaded = load(tmp_path / "result")
+    assert repr(loaded) == repr(model)
+    assert loaded.scores_.equals(model.scores_)
+    assert loaded.log_ == model.log_
+    assert loaded.runs_["condition"].tolist() == model.runs_["condition"].tolist()
+    for run in range(4):
+        assert np.array_equal(loaded.coef_[run], model.coef_[run])
+        assert np.array_equal(loaded.latents_[run], model.latents_[run])
+        assert np.array_equal(loaded.forecasts_[run], model.forecasts_[run])
+    assert loaded.score(session).equals(model.scores_)
+    # saving what was loaded loses nothing
+    loaded.save(tmp_path / "copy")
+    assert load(tmp_path / "copy").scores_.equals(model.scores_)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"skip": False},
+        {"output": "linear"},
+        {"pooling": "previous"},
+        {"batch_norm": "window"},
+        {"center": False},
+        {"scale": "latent", "penalty_scale": "target", "penalty": 0.2},
+        {"max_distance": 1.0},
+        {"training": "embedded"},
+        {"batch_size": 2},
+        {"crop": (16, 16)},
+    ],
+)
+def test_every_option_fits_saves_and_loads(options, session, tmp_path):
+    model = fit(session, **{"epochs": 1, **options})
+    assert np.isfinite(model.scores_.select_dtypes("number").to_numpy()).all()
+    model.save(tmp_path / "result")
+    assert load(tmp_path / "result").score(session).equals(model.scores_)
+
+
+def test_not_fitted_is_said():
+    with pytest.raises(LarscopeError, match="not fitted yet"):
+        LatentVAR().mean_frame_  # noqa: B018
+
+
+def test_a_run_shorter_than_order_and_window_is_named(session):
+    with pytest.raises(LarscopeError, match=r"at least 70 frames .*run 'run-2' has 64"):
+        LatentVAR(order=6).fit(session)

@@ -1,0 +1,133 @@
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from larscope.network import CHANNELS, Autoencoder, unpool
+
+
+def seeded(height: int = 32, width: int = 24, **options: object) -> Autoencoder:
+    torch.manual_seed(0)
+    return Autoencoder(torch.rand(height, width) + 0.5, **options)
+
+
+def plain_encode(network: Autoencoder, frames: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Sec. 2.1, layer for layer, in torch's own functions."""
+    x = (frames - network.mean_frame).unsqueeze(1)
+    indices = []
+    for block in network.encoder.blocks:
+        x = F.conv2d(x, block.conv.weight, block.conv.bias, padding=1)
+        x = F.leaky_relu(x, 0.01)
+        x = F.batch_norm(x, None, None, block.norm.weight, block.norm.bias, training=True)
+        x, index = F.max_pool2d(x, 2, return_indices=True)
+        indices.append(index)
+    return F.conv2d(x, network.encoder.conv.weight, network.encoder.conv.bias), indices
+
+
+def plain_decode(network: Autoencoder, z: torch.Tensor, indices: list[torch.Tensor]) -> torch.Tensor:
+    x = F.conv2d(z, network.decoder.conv.weight, network.decoder.conv.bias)
+    for block, index in zip(network.decoder.blocks, reversed(indices), strict=True):
+        x = F.max_unpool2d(x, index, 2)
+        x = F.conv2d(x, block.conv.weight, block.conv.bias, padding=1)
+        x = F.batch_norm(x, None, None, block.norm.weight, block.norm.bias, training=True)
+        x = F.leaky_relu(x, 0.01)
+    return (x.squeeze(1) + 1) * network.mean_frame
+
+
+def test_latent_is_24_by_16_at_the_papers_size():
+    network = seeded(192, 128)
+    latent, indices = network.encode(torch.rand(2, 192, 128))
+    assert network.latent_shape == (24, 16)
+    assert latent.shape == (2, 384)
+    assert [tuple(index.shape[1:]) for index in indices] == [(32, 96, 64), (32, 48, 32), (32, 24, 16)]
+    assert network.decode(latent, indices).shape == (2, 192, 128)
+
+
+def test_equals_the_paper_layer_for_layer():
+    network = seeded().double()
+    # batch-norm weights of both signs: the order of activation, normalisation and pooling then matters
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.weight)
+            nn.init.normal_(module.bias)
+    frames = torch.rand(5, 32, 24, dtype=torch.float64)
+    latent, indices = network.encode(frames)
+    expected_z, expected_indices = plain_encode(network, frames)
+    torch.testing.assert_close(latent, expected_z.flatten(1))
+    for index, expected in zip(indices, expected_indices, strict=True):
+        assert torch.equal(index, expected)
+    torch.testing.assert_close(network.decode(latent, indices), plain_decode(network, expected_z, expected_indices))
+
+
+def test_parameters_are_those_of_the_paper():
+    shapes = {name: tuple(p.shape) for name, p in seeded().named_parameters() if "conv.weight" in name}
+    assert shapes == {
+        "encoder.blocks.0.conv.weight": (CHANNELS, 1, 3, 3),
+        "encoder.blocks.1.conv.weight": (CHANNELS, CHANNELS, 3, 3),
+        "encoder.blocks.2.conv.weight": (CHANNELS, CHANNELS, 3, 3),
+        "encoder.conv.weight": (1, CHANNELS, 1, 1),
+        "decoder.conv.weight": (CHANNELS, 1, 1, 1),
+        "decoder.blocks.0.conv.weight": (CHANNELS, CHANNELS, 3, 3),
+        "decoder.blocks.1.conv.weight": (CHANNELS, CHANNELS, 3, 3),
+        "decoder.blocks.2.conv.weight": (1, CHANNELS, 3, 3),
+    }
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_unpool_is_max_unpool2d_values_and_gradients(memory_format):
+    torch.manual_seed(0)
+    image = torch.randn(3, 4, 8, 6, dtype=torch.float64).contiguous(memory_format=memory_format)
+    x, indices = F.max_pool2d(image, 2, return_indices=True)
+    ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+    weight = torch.randn(3, 4, 8, 6, dtype=torch.float64)
+    a, b = unpool(ours, indices), F.max_unpool2d(theirs, indices, 2)
+    assert torch.equal(a, b)
+    (a * weight).sum().backward()
+    (b * weight).sum().backward()
+    assert torch.equal(ours.grad, theirs.grad)
+
+
+def test_a_step_uses_no_operation_that_torch_calls_nondeterministic():
+    network = seeded()
+    torch.use_deterministic_algorithms(True)
+    try:
+        network.decode(*network.encode(torch.rand(4, 32, 24))).sum().backward()
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_a_silent_decoder_returns_the_mean_frame():
+    network = seeded()
+    for parameter in network.decoder.parameters():
+        nn.init.zeros_(parameter)
+    latent, indices = network.encode(torch.rand(3, 32, 24))
+    torch.testing.assert_close(network.decode(latent, indices), network.mean_frame.expand(3, -1, -1))
+
+
+def test_without_skip_connection_the_mean_frame_plays_no_part():
+    network = seeded(skip=False)
+    frames = torch.rand(3, 32, 24)
+    before = network.decode(*network.encode(frames))
+    network.mean_frame.mul_(2)
+    assert torch.equal(before, network.decode(*network.encode(frames)))
+
+
+def test_linear_output_passes_negative_residuals_undamped():
+    damped, linear = seeded().eval(), seeded(output="linear").eval()
+    linear.load_state_dict(damped.state_dict(), strict=False)
+    latent, indices = damped.encode(torch.rand(3, 32, 24))
+    image = damped.decode(latent, indices) / damped.mean_frame - 1
+    free = linear.decode(latent, indices) / linear.mean_frame - 1
+    norm = damped.decoder.blocks[-1].norm
+    # in evaluation the untouched batch norm only divides by sqrt(1 + eps)
+    expected = F.leaky_relu(free / (1 + norm.eps) ** 0.5, 0.01)
+    torch.testing.assert_close(image, expected, atol=1e-6, rtol=1e-4)
+    assert free.min() < 10 * image.min() < 0
+
+
+def test_window_batch_norm_uses_the_statistics_at_hand_in_evaluation():
+    running, window = seeded().eval(), seeded(batch_norm="window").eval()
+    window.load_state_dict(running.state_dict(), strict=False)
+    frames = torch.rand(6, 32, 24)
+    assert not torch.allclose(running.encode(frames)[0], window.encode(frames)[0])
+    torch.testing.assert_close(running.train().encode(frames)[0], window.encode(frames)[0])

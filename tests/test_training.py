@@ -1,0 +1,189 @@
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from larscope.network import Autoencoder
+from larscope.session import prepare
+from larscope.settings import Settings
+from larscope.training import (
+    EmptyFitWarning,
+    EpochShuffle,
+    ShortTrainingWarning,
+    TrainingStep,
+    Windows,
+    n_epochs,
+    train,
+)
+from larscope.var import SparseVAR
+
+
+@pytest.fixture(scope="module")
+def prepared(session):
+    return prepare(session)
+
+
+def build(prepared, **options):
+    settings = Settings(**{"order": 2, "window": 32, "penalty": 0.002, "epochs": 1, **options})
+    torch.manual_seed(0)
+    network = Autoencoder(torch.from_numpy(prepared.mean_frame()))
+    gradient = "implicit" if settings.training == "end-to-end" else None
+    return TrainingStep(network, SparseVAR(settings.order, settings.penalty, gradient=gradient), settings)
+
+
+def encoder_gradient(step, frames):
+    step.network.zero_grad()
+    rendered, target = step.output(frames)
+    (rendered - target).square().mean().backward()
+    return torch.cat([parameter.grad.flatten() for parameter in step.network.encoder.parameters()])
+
+
+def with_frozen(part, frames, prepared):
+    """The end-to-end loss's encoder gradient with one part of the VAR held constant."""
+    step = build(prepared, training="end-to-end")
+    latent, indices = step.network.encode(frames[0])
+    with torch.no_grad():
+        fit = step.var(latent)
+    constant = SparseVAR(2, 0.002, gradient=None)
+    forecast = constant(latent).forecast if part == "coefficients" else latent[2:]
+    indices = tuple(index[2:] for index in indices) if part == "coefficients" else indices
+    if part == "everything":
+        rendered, target = step.network.decode(latent, indices), frames[0]
+    else:
+        assert (fit.coef != 0).any()
+        rendered, target = step.network.decode(forecast, indices), frames[0, 2:]
+    (rendered - target).square().mean().backward()
+    return torch.cat([parameter.grad.flatten() for parameter in step.network.encoder.parameters()])
+
+
+def test_modes_differ_exactly_in_where_gradients_flow(prepared):
+    frames = Windows(prepared, 32)[0][None]
+    end_to_end, embedded, sequential = (
+        encoder_gradient(build(prepared, training=mode), frames) for mode in ("end-to-end", "embedded", "sequential")
+    )
+    # embedded is end-to-end with the coefficients held constant; sequential has no VAR at all
+    torch.testing.assert_close(embedded, with_frozen("coefficients", frames, prepared))
+    torch.testing.assert_close(sequential, with_frozen("everything", frames, prepared))
+    assert not torch.allclose(end_to_end, embedded, rtol=1e-2, atol=0)
+    assert not torch.allclose(embedded, sequential, rtol=1e-2, atol=0)
+
+
+def test_end_to_end_gradient_is_the_derivative_of_the_loss(prepared):
+    step = build(prepared, training="end-to-end").double()
+    step.eval()  # running batch-norm statistics, so that the loss is a function of the weights alone
+    frames = Windows(prepared, 32)[0][None].double()
+    weight = step.network.encoder.conv.weight
+    step.training_step(frames, 0).backward()
+
+    def loss(shift):
+        with torch.no_grad():
+            weight.add_(shift)
+            value = step.training_step(frames, 0).item()
+            weight.sub_(shift)
+        return value
+
+    direction = torch.randn_like(weight)
+    size = 1e-6
+    numeric = (loss(size * direction) - loss(-size * direction)) / (2 * size)
+    assert (weight.grad * direction).sum().item() == pytest.approx(numeric, rel=1e-4)
+
+
+def test_unrolled_gradient_agrees_with_the_implicit_one(prepared):
+    frames = Windows(prepared, 32)[0][None].double()
+    gradients = {}
+    for rule in ("implicit", "unrolled"):
+        step = build(prepared, training="end-to-end").double()
+        step.var.gradient = rule
+        gradients[rule] = encoder_gradient(step, frames)
+    torch.testing.assert_close(gradients["implicit"], gradients["unrolled"], rtol=1e-5, atol=1e-12)
+
+
+@pytest.mark.parametrize(("pooling", "lag"), [("target", 0), ("previous", 1)])
+def test_a_forecast_is_decoded_with_the_indices_of_the_frame_asked_for(prepared, pooling, lag):
+    step = build(prepared, pooling=pooling).eval()
+    frames = Windows(prepared, 32)[1][None]
+    rendered, target = step.output(frames)
+    assert torch.equal(target, frames[0, 2:])
+    latent, _ = step.network.encode(frames[0])
+    forecast = step.var(latent).forecast
+    for t in (2, 17, 31):
+        _, indices = step.network.encode(frames[0, t - lag : t - lag + 1])
+        alone = step.network.decode(forecast[t - 2 : t - 1], indices)
+        torch.testing.assert_close(rendered[t - 2], alone[0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_batch_of_windows_is_the_windows_one_by_one(prepared):
+    step = build(prepared).eval()
+    windows = Windows(prepared, 32)
+    frames = torch.stack([windows[0], windows[3]])
+    together, target = step.output(frames)
+    for i in range(2):
+        rendered, wanted = step.output(frames[i : i + 1])
+        torch.testing.assert_close(together[i * 30 : (i + 1) * 30], rendered, rtol=1e-4, atol=1e-5)
+        assert torch.equal(target[i * 30 : (i + 1) * 30], wanted)
+
+
+def test_windows_do_not_overlap_and_leave_the_tail_out(prepared):
+    windows = Windows(prepared, 32)
+    assert len(windows) == 2 + 2 + 2 + 3  # runs of 72, 80, 64 and 100 frames
+    assert np.array_equal(windows[1].numpy(), prepared.frames(0, 32, 64))
+    assert np.array_equal(windows[8].numpy(), prepared.frames(3, 64, 96))
+
+
+def test_order_of_windows_depends_on_seed_and_epoch_alone():
+    orders = {}
+    for seed in (0, 1):
+        sampler = EpochShuffle(20, seed)
+        for epoch in (0, 1):
+            sampler.set_epoch(epoch)
+            orders[seed, epoch] = list(sampler)
+            assert sorted(orders[seed, epoch]) == list(range(20))
+            assert list(sampler) == orders[seed, epoch]
+    assert len({tuple(order) for order in orders.values()}) == 4
+
+
+def test_epochs_default_to_500_steps():
+    assert n_epochs(Settings(), n_windows=4) == 125
+    assert n_epochs(Settings(), n_windows=1000) == 2
+    assert n_epochs(Settings(batch_size=2), n_windows=9) == 100
+    assert n_epochs(Settings(epochs=3), n_windows=4) == 3
+
+
+
+
+def test_training_lowers_the_loss_and_logs_every_step(prepared):
+    step = build(prepared)
+    with pytest.warns(ShortTrainingWarning):
+        log = train(step.network, step.var, prepared, Settings(order=2, window=32, penalty=0.002, epochs=6))
+    assert [row["step"] for row in log] == list(range(1, 55))
+    assert log[-1]["epoch"] == 5
+    losses = [row["loss"] for row in log]
+    assert np.mean(losses[-9:]) < 0.5 * np.mean(losses[:9])
+    assert log[-1]["n_active"] > 0
+
+
+def test_an_interrupted_training_ends_as_an_uninterrupted_one(prepared, tmp_path):
+    def run(epochs, folder):
+        step = build(prepared)
+        settings = Settings(order=2, window=32, penalty=0.002, epochs=epochs)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ShortTrainingWarning)
+            return step.network, train(step.network, step.var, prepared, settings, checkpoints=folder)
+
+    whole, whole_log = run(4, tmp_path / "whole")
+    run(2, tmp_path / "parts")
+    resumed, resumed_log = run(4, tmp_path / "parts")
+    assert resumed_log == whole_log
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_warns_of_few_steps_and_of_a_penalty_that_leaves_nothing(prepared):
+    step = build(prepared, penalty=50.0)
+    with (
+        pytest.warns(ShortTrainingWarning, match="only 9 steps"),
+        pytest.warns(EmptyFitWarning, match="9 VAR fits of 9 had no active coefficient"),
+    ):
+        log = train(step.network, step.var, prepared, Settings(order=2, window=32, penalty=50.0, epochs=1))
+    assert log[-1]["n_empty_fits"] == 9
