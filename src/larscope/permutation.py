@@ -358,10 +358,10 @@ def resample_units(
     unit = units.stratum if whole_strata else units.unit
     cell = np.zeros_like(unit) if whole_strata else units.stratum * n_conditions + units.label
     weights = np.zeros((n_resamples, len(unit)), int)
-    for members in (np.unique(unit[cell == c]) for c in np.unique(cell)):
+    for inside in (cell == c for c in np.unique(cell)):
+        members, which = np.unique(unit[inside], return_inverse=True)
         drawn = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=n_resamples)
-        for column, member in enumerate(members):
-            weights[:, unit == member] = drawn[:, [column]]
+        weights[:, inside] = drawn[:, which]
     return weights
 
 
