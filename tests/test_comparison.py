@@ -1,6 +1,7 @@
 """The two comparisons: by hand, against SciPy, statsmodels, scikit-bio and brute force, and calibrated."""
 
 import importlib.util
+import itertools
 import warnings
 from pathlib import Path
 
@@ -240,6 +241,28 @@ def test_blocked_pvalue_equals_brute_force():
     assert test.pvalue == pytest.approx(np.mean(np.array(permuted) >= test.statistic - 1e-12))
 
 
+def test_three_conditions_equal_brute_force():
+    """Means over conditions and over pairs of conditions, under all 210 ways to label seven runs."""
+    rng = np.random.default_rng(7)
+    value = rng.random((7, 7))
+    test = quiet(compare_pairs, PairDistances(value, None, symmetric=False), list("aabbccc"))
+
+    def statistic(labels):
+        def mean(p, q):
+            return np.mean(
+                [value[s, r] for s in range(7) for r in range(7) if s != r and {labels[s], labels[r]} == {p, q}]
+            )
+
+        between = np.mean([mean("a", "b"), mean("a", "c"), mean("b", "c")])
+        return between - np.mean([mean(c, c) for c in "abc"])
+
+    permuted = np.array([statistic(labels) for labels in set(itertools.permutations("aabbccc"))])
+    assert len(permuted) == test.n_labelings == 210
+    assert test.statistic == pytest.approx(statistic("aabbccc"))
+    assert test.pvalue == pytest.approx(np.mean(permuted >= test.statistic - 1e-12))
+    assert test.min_pvalue == pytest.approx(2 / 210)
+
+
 # ----------------------------------------------------------------------------------------- effect sizes
 
 
@@ -367,6 +390,8 @@ def test_wrong_designs_are_refused():
     groups = {"early": np.arange(12) < 6, "late": np.arange(12) >= 5}
     with pytest.raises(ValueError, match=r"with runs \[5\] in both"):
         contrast_table(pairs, groups)
+    with pytest.raises(ValueError, match="got 6 entries for 'late'"):
+        contrast_table(pairs, groups | {"late": [True] * 6})
     with pytest.raises(ValueError, match=r"got 'erly'. Did you mean 'early'"):
         contrast_table(pairs, groups, [("erly", "late")])
 

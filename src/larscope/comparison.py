@@ -349,7 +349,7 @@ def contrast_table(
     chosen = list(combinations(groups, 2)) if contrasts is None else list(contrasts)
     results = []
     for first, second in chosen:
-        runs, names = _members(groups, first, second)
+        runs, names = _members(groups, first, second, len(pairs.value))
         inside = [None if c is None else [c[run] for run in runs] for c in (block, subject)]
         results.append(compare_pairs(pairs.of(runs), names, inside[0], inside[1], n_permutations, seed))
     p = np.array([result.pvalue for result in results])
@@ -778,11 +778,17 @@ def _holm(p: Float[np.ndarray, " tests"]) -> Float[np.ndarray, " tests"]:
 
 
 def _members(
-    groups: Mapping[str, Sequence[bool] | Bool[np.ndarray, " runs"]], first: str, second: str
+    groups: Mapping[str, Sequence[bool] | Bool[np.ndarray, " runs"]], first: str, second: str, n_runs: int
 ) -> tuple[Int[np.ndarray, " chosen"], list[str]]:
+    """Return the runs of the two groups, the first group's first, and the name of each run's group."""
     for name in (first, second):
         if name not in groups:
             raise LarscopeError(f"`contrasts` must name groups in `groups`: got {name!r}. {suggest(name, groups)}")
+        if len(groups[name]) != n_runs:
+            raise LarscopeError(
+                f"A group must say True or False for each of the {n_runs} runs: got {len(groups[name])} entries for "
+                f"{name!r}. Pass one entry a run, in the order of the runs."
+            )
     inside = [np.flatnonzero(np.asarray(groups[name], bool)) for name in (first, second)]
     shared = np.intersect1d(inside[0], inside[1])
     if shared.size:
