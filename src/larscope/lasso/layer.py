@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from larscope.errors import LarscopeError
 from larscope.lasso import certificate
 from larscope.lasso.gradient import implicit_lasso
 from larscope.lasso.path import ConvergenceWarning, homotopy
@@ -270,7 +271,7 @@ def _constant(problem: Problem, init: Tensor | None, engine: Engine) -> Tensor:
 
 def _unrolled(problem: Problem, init: Tensor | None, engine: Engine) -> Tensor:
     if engine == "active_set":
-        raise ValueError(
+        raise LarscopeError(
             '`gradient="unrolled"` must follow the path: got engine="active_set". '
             'Use engine="auto", or gradient="implicit" with the compiled engine.'
         )
@@ -360,11 +361,11 @@ def _info(problem: Problem, coef: Tensor, layout: Layout) -> LassoInfo:
 
 def _check_options(gradient: object, engine: object) -> None:
     if gradient not in ("implicit", "unrolled", None):
-        raise ValueError(
+        raise LarscopeError(
             f'`gradient` must be "implicit", "unrolled" or None: got {gradient!r}. '
             'Use "implicit" unless you compare with the paper.'
         )
     if engine not in ("auto", "active_set", "path"):
-        raise ValueError(
+        raise LarscopeError(
             f'`engine` must be "auto", "active_set" or "path": got {engine!r}. Use "auto" to let larscope choose.'
         )

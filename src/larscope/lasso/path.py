@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.optimize import nnls  # type: ignore[attr-defined]
 from torch import Tensor
 
+from larscope.errors import LarscopeError
 from larscope.lasso.problem import Problem, canonical, check_values
 
 # A column this close to the span of the active ones (squared relative distance) cannot join them.
@@ -68,7 +69,7 @@ class LassoPath:
         """
         low = float(self.alphas[..., -1].max())
         if not alpha >= low * (1 - 1e-9):
-            raise ValueError(
+            raise LarscopeError(
                 f"`alpha` must be at least the path's last knot {low:.6g}: got {alpha:.6g}. "
                 "Compute the path further, with a smaller `alpha_min`."
             )

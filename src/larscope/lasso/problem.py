@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from larscope.errors import LarscopeError
+
 DTYPES = (torch.float32, torch.float64)
 
 
@@ -91,14 +93,14 @@ def canonical(
     targets = y.unsqueeze(-1) if single_target else y
     batch, k = X.shape[:-2], targets.shape[-1]
 
-    alpha = torch.as_tensor(alpha, device=X.device).to(torch.float64)
+    alpha = torch.as_tensor(alpha, dtype=torch.float64, device=X.device)
     if alpha.ndim > 0 and alpha.shape[-1] not in (1, k):
-        raise ValueError(
+        raise LarscopeError(
             f"`alpha` must be a number or hold one value per target ({k}): got shape {tuple(alpha.shape)}. "
             "Pass a scalar, or a tensor with one penalty per column of `y`."
         )
     if not 0.0 <= l2 < math.inf:
-        raise ValueError(f"`l2` must be a finite number >= 0: got {l2}. Pass 0.0 for the plain lasso.")
+        raise LarscopeError(f"`l2` must be a finite number >= 0: got {l2}. Pass 0.0 for the plain lasso.")
 
     layout = Layout(tuple(batch), single_target, X.dtype)
     problem = Problem(
@@ -115,12 +117,12 @@ def canonical(
 def broadcast_features(name: str, value: Tensor, X: Tensor, k: int) -> Float[Tensor, "batch p k"]:
     """Broadcast one value per feature, or per feature and target, to (batch, p, k)."""
     p = X.shape[-1]
-    value = torch.as_tensor(value, device=X.device).to(torch.float64)
+    value = torch.as_tensor(value, dtype=torch.float64, device=X.device)
     column = value.unsqueeze(-1) if value.ndim == 1 and value.shape[0] == p else value
     try:
         full = column.expand(*X.shape[:-2], p, k)
     except RuntimeError:
-        raise ValueError(
+        raise LarscopeError(
             f"`{name}` must broadcast to (p, K) = ({p}, {k}): got shape {tuple(value.shape)}. "
             "Pass one value per feature, shape (p,), or one per feature and target, shape (p, K)."
         ) from None
@@ -137,16 +139,16 @@ def check_values(problem: Problem) -> None:
     for name, value in (("X", problem.X), ("y", problem.y)):
         if not torch.isfinite(value).all():
             count = int((~torch.isfinite(value)).sum())
-            raise ValueError(
+            raise LarscopeError(
                 f"`{name}` must be finite: got {count} NaN or infinite values. Remove or impute them before the fit."
             )
     if not (torch.isfinite(problem.alpha) & (problem.alpha >= 0)).all():
         worst = problem.alpha[~(problem.alpha >= 0) | ~torch.isfinite(problem.alpha)][0].item()
-        raise ValueError(
+        raise LarscopeError(
             f"`alpha` must be finite and >= 0: got {worst}. Pass a penalty between 0 and `alpha_max(X, y)`."
         )
     if not (problem.weights[:1] >= 0).all() or not (problem.weights >= 0).all():
-        raise ValueError(
+        raise LarscopeError(
             f"`weights` must be >= 0: got {problem.weights.min().item()}. "
             "Use 0 for an unpenalised feature and inf for an excluded one."
         )
@@ -159,23 +161,23 @@ def _check_design(X: Tensor, y: Tensor) -> None:
                 f"`{name}` must be a torch.Tensor: got {type(value).__name__}. Convert it with torch.as_tensor({name})."
             )
     if X.ndim < 2 or 0 in X.shape[-2:]:
-        raise ValueError(
+        raise LarscopeError(
             f"`X` must have shape (..., n, p) with n, p >= 1: got {tuple(X.shape)}. "
             "Pass samples in rows and features in columns."
         )
     if X.dtype not in DTYPES or y.dtype != X.dtype:
-        raise ValueError(
+        raise LarscopeError(
             f"`X` and `y` must both be float32 or both float64: got {X.dtype} and {y.dtype}. "
             "Convert one of them with `.to(dtype)`."
         )
     if X.device != y.device:
-        raise ValueError(
+        raise LarscopeError(
             f"`X` and `y` must be on one device: got {X.device} and {y.device}. Move one with `.to(device)`."
         )
     one, many = X.shape[:-1], X.shape[:-1]
     fits = y.shape == one or (y.ndim == X.ndim and y.shape[:-1] == many and y.shape[-1] >= 1)
     if not fits:
-        raise ValueError(
+        raise LarscopeError(
             f"`y` must have shape (..., n) or (..., n, K) with the leading shape {tuple(one)} of `X`: "
             f"got {tuple(y.shape)}. Give both the same leading dimensions and number of rows."
         )
@@ -186,11 +188,11 @@ def _penalty_weights(weights: Tensor | None, mask: Tensor | None, X: Tensor, k: 
     if mask is not None:
         mask = torch.as_tensor(mask, device=X.device)
         if mask.dtype != torch.bool:
-            raise ValueError(
+            raise LarscopeError(
                 f"`mask` must be boolean, True where a coefficient is allowed: got {mask.dtype}. "
                 "Use `weights` for numeric penalties."
             )
-        v = torch.as_tensor(v, device=X.device).to(torch.float64)
+        v = torch.as_tensor(v, dtype=torch.float64, device=X.device)
         if v.ndim == 1 and mask.ndim >= 2 and v.shape[0] == X.shape[-1]:
             v = v.unsqueeze(-1)
         if mask.ndim == 1 and v.ndim >= 2:
@@ -198,7 +200,7 @@ def _penalty_weights(weights: Tensor | None, mask: Tensor | None, X: Tensor, k: 
         try:
             v = torch.where(mask, v, math.inf)
         except RuntimeError:
-            raise ValueError(
+            raise LarscopeError(
                 f"`mask` must broadcast to (p, K) = ({X.shape[-1]}, {k}): got shape {tuple(mask.shape)}. "
                 "Pass shape (p,) or (p, K)."
             ) from None
