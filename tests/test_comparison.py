@@ -17,6 +17,7 @@ from larscope.comparison import (
     ComparisonWarning,
     PairDistances,
     _distance_to_center,
+    _mean_inter_and_intra,
     coefficient_swap_test,
     compare_pairs,
     condition_imbalances,
@@ -26,6 +27,7 @@ from larscope.comparison import (
     swap_deltas,
     swap_errors,
 )
+from larscope.permutation import comparable_pairs, exchangeable_units, permute_labels
 from larscope.var import SparseCoefficients, SparseVAR
 
 REPRODUCTION = Path(__file__).parents[1] / "reproduction" / "calibration.py"
@@ -261,6 +263,24 @@ def test_three_conditions_equal_brute_force():
     assert test.statistic == pytest.approx(statistic("aabbccc"))
     assert test.pvalue == pytest.approx(np.mean(permuted >= test.statistic - 1e-12))
     assert test.min_pvalue == pytest.approx(2 / 210)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("abc"), st.sampled_from([1, 2, 3]), st.sampled_from("xy")), min_size=3, max_size=8
+    )
+)
+def test_every_labeling_of_every_design_has_pairs_to_compare(runs):
+    condition, block, subject = zip(*runs, strict=True)
+    if len(set(condition)) < 2 or len(set(condition)) == len(condition):
+        return
+    value = np.random.default_rng(0).random((len(runs), len(runs)))
+    for blocks, subjects in itertools.product((None, block), (None, subject)):
+        labelings = permute_labels(exchangeable_units(condition, blocks, subjects))
+        inter, intra = _mean_inter_and_intra(value, comparable_pairs(labelings.units), labelings.labels)
+        assert np.isfinite(inter).all()
+        assert np.isfinite(intra).all()
 
 
 # ----------------------------------------------------------------------------------------- effect sizes
