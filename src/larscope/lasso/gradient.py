@@ -189,7 +189,7 @@ def support_vjp(
         row = b * p + j
 
         active = columns[row] * valid[..., None]
-        w, g, v = (z[b, j, t] * valid for z in (coef, grad, weights))
+        w, g, v = (torch.where(valid, z[b, j, t], 0.0) for z in (coef, grad, weights))
         q = _solve_gram(active, valid, g, l2)
         residual = targets[block] - torch.einsum("tm,tmn->tn", w, active)
         movement = torch.einsum("tm,tmn->tn", q, active)
@@ -204,7 +204,7 @@ def support_vjp(
 def _solve_gram(active: Tensor, valid: Tensor, g: Tensor, l2: float) -> Float[Tensor, "t m"]:
     """Solve `H q = g`, with the identity in the padding."""
     n = active.shape[-1]
-    H = active @ active.mT / n + torch.diag_embed(torch.where(valid, l2, 1.0).to(g.dtype))
+    H = active @ active.mT / n + torch.diag_embed(torch.where(valid, g.new_tensor(l2), 1.0))
     factor, info = torch.linalg.cholesky_ex(H)
     if not bool((info > 0).any()):
         return torch.cholesky_solve(g[..., None], factor)[..., 0]

@@ -203,7 +203,7 @@ def alpha_max(
     problem, layout = canonical(X, y, 0.0, weights, mask, positive)
     residual = problem.y
     if bool((problem.weights == 0).any()):
-        only_free = torch.where(problem.weights == 0, 0.0, torch.inf)
+        only_free = torch.where(problem.weights == 0, 0.0, torch.inf).to(torch.float64)
         free = Problem(problem.X, problem.y, problem.alpha, only_free, positive)
         residual = problem.y - problem.X @ homotopy(free).coef
     correlation = problem.X.mT @ residual / problem.n_samples

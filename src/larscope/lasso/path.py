@@ -276,8 +276,8 @@ class _Geometry:
         valid = torch.arange(width, device=row.device) < count[:, None]
         columns = self.rows[self.design[:, None] + index] * valid[..., None]
         gram = columns @ columns.mT / self.n
-        diagonal = torch.where(valid, self.l2, 1.0)
-        factor, info = torch.linalg.cholesky_ex(gram + torch.diag_embed(diagonal.to(gram.dtype)))
+        diagonal = torch.where(valid, gram.new_tensor(self.l2), 1.0)
+        factor, info = torch.linalg.cholesky_ex(gram + torch.diag_embed(diagonal))
         # A failed factor ends that walk uncertified; the identity keeps the others going.
         failed = (info > 0)[:, None, None]
         factor = torch.where(failed, torch.eye(width, dtype=gram.dtype, device=gram.device), factor)

@@ -1,0 +1,167 @@
+"""Gradients against finite differences, against autograd through every step, and under torch's transforms."""
+
+import pytest
+import torch
+from torch.autograd import gradcheck, gradgradcheck
+
+from larscope.lasso import lasso
+
+WEIGHTS = torch.tensor([0.0, 1.0, 2.0, 0.5, 1.0, 1.0, 1.0, torch.inf], dtype=torch.float64)
+MASK = torch.ones(8, 3, dtype=torch.bool)
+MASK[2:4, 1] = False
+OPTIONS = [
+    {},
+    {"weights": WEIGHTS},
+    {"l2": 0.1},
+    {"mask": MASK},
+    {"positive": True},
+    {"weights": WEIGHTS, "l2": 0.1, "mask": MASK, "positive": True},
+]
+
+
+def data(n=12, p=8, k=3, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    X = torch.randn(n, p, generator=g, dtype=torch.float64).requires_grad_()
+    Y = torch.randn(n, k, generator=g, dtype=torch.float64).requires_grad_()
+    alpha = (0.05 + 0.1 * torch.rand(k, generator=g, dtype=torch.float64)).requires_grad_()
+    return X, Y, alpha
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_gradcheck_twice(options):
+    def solve(X, Y, alpha):
+        return lasso(X, Y, alpha, **options)
+
+    assert gradcheck(solve, data())
+    assert gradgradcheck(solve, data())
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("p", [8, 30])
+def test_implicit_equals_unrolled(options, p):
+    if p != 8 and ("weights" in options or "mask" in options):
+        pytest.skip("weights are written for 8 features")
+    inputs = data(p=p)
+    gradients = []
+    for gradient in ("implicit", "unrolled"):
+        coef = lasso(*inputs, gradient=gradient, **options)
+        g = torch.randn(coef.shape, generator=torch.Generator().manual_seed(1), dtype=coef.dtype)
+        gradients.append(torch.autograd.grad((coef * g).sum(), inputs))
+    for implicit, unrolled in zip(*gradients, strict=True):
+        assert (implicit - unrolled).abs().max() <= 1e-6 * unrolled.abs().max()
+
+
+def test_finite_differences_at_the_size_of_training():
+    g = torch.Generator().manual_seed(0)
+    z = torch.randn(69, 384, generator=g, dtype=torch.float64)
+    for t in range(1, 69):
+        z[t] += 0.7 * z[t - 1]
+    z = z[5:] / z[5:].std(0)
+    direction = torch.randn(z.shape, generator=g, dtype=torch.float64)
+
+    def loss(z, alpha):
+        X = torch.cat([z[5 - k : 64 - k] for k in range(1, 6)], 1)
+        return lasso(X, z[5:], alpha).square().sum()
+
+    alpha = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
+    z.requires_grad_()
+    dz, dalpha = torch.autograd.grad(loss(z, alpha), (z, alpha))
+    h = 1e-8
+    with torch.no_grad():
+        along = (loss(z + h * direction, alpha) - loss(z - h * direction, alpha)) / (2 * h)
+        down = (loss(z, alpha + h) - loss(z, alpha - h)) / (2 * h)
+    assert (dz * direction).sum().item() == pytest.approx(along.item(), rel=1e-5)
+    assert dalpha.item() == pytest.approx(down.item(), rel=1e-5)
+
+
+def test_constants_and_no_grad():
+    X, Y, alpha = data()
+    assert not lasso(X, Y, alpha, gradient=None).requires_grad
+    with torch.no_grad():
+        assert not lasso(X, Y, alpha).requires_grad
+    whole = torch.autograd.grad(lasso(X, Y, alpha).sum(), (X, Y))
+    (dX,) = torch.autograd.grad(lasso(X, Y.detach(), 1.0 * alpha.detach()).sum(), X)
+    (dY,) = torch.autograd.grad(lasso(X.detach(), Y, alpha.detach()).sum(), Y)
+    assert (dX == whole[0]).all()
+    assert (dY == whole[1]).all()
+
+
+def test_batched_gradient_is_the_loop():
+    X, Y, alpha = data()
+    XX, YY = torch.stack([X, 2 * X]), torch.stack([Y, Y.flip(0)])
+    (dX,) = torch.autograd.grad(lasso(XX, YY, alpha).square().sum(), X)
+    XX, YY = torch.stack([X, 2 * X]), torch.stack([Y, Y.flip(0)])
+    parts = [lasso(x, y, alpha).square().sum() for x, y in zip(XX, YY, strict=True)]
+    torch.testing.assert_close(dX, torch.autograd.grad(sum(parts), X)[0], rtol=1e-12, atol=0)
+
+
+def test_vmap_is_the_loop():
+    X, Y, alpha = (t.detach() for t in data())
+
+    def loss(x, y, a):
+        return lasso(x, y, a).square().sum()
+
+    value = torch.func.vmap(loss, in_dims=(None, 1, 0))(X, Y, alpha)
+    gradient = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 1, 0))(X, Y, alpha)
+    second = torch.func.jacrev(torch.func.jacrev(loss, argnums=1), argnums=1)
+    hessian = torch.func.vmap(second, in_dims=(None, 1, 0))(X, Y, alpha)
+    for t in range(3):
+        arguments = X, Y[:, t], alpha[t]
+        torch.testing.assert_close(value[t], loss(*arguments), rtol=1e-12, atol=0)
+        torch.testing.assert_close(gradient[t], torch.func.grad(loss)(*arguments), rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(hessian[t], second(*arguments), rtol=1e-10, atol=1e-12)
+    designs = torch.stack([X, X.flip(0)])
+    both = torch.func.vmap(lambda x: lasso(x, Y, 0.1))(designs)
+    torch.testing.assert_close(both, lasso(designs, torch.stack([Y, Y]), 0.1), rtol=1e-12, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_compile_breaks_the_graph_but_not_the_answer():
+    X, Y, _ = data()
+
+    def loss(x, y):
+        return (2 * lasso(x, y, 0.1)).square().sum()
+
+    compiled = torch.compile(loss, backend="eager")
+    torch.testing.assert_close(compiled(X, Y), loss(X, Y), rtol=1e-12, atol=0)
+    ours, theirs = (torch.autograd.grad(f(X, Y), X)[0] for f in (compiled, loss))
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=0)
+
+
+def test_at_a_kink_the_derivative_is_that_of_the_support():
+    # y = (1, 1/2) and alpha = 1/4: the second coefficient is just about to become active.
+    X = torch.eye(2, dtype=torch.float64)
+    y = torch.tensor([1.0, 0.5], dtype=torch.float64, requires_grad=True)
+    coef, info = lasso(X, y, 0.25, return_info=True)
+    assert coef.tolist() == pytest.approx([0.5, 0.0])
+    assert coef[1] == 0
+    assert info.n_kinks.item() == 1
+    (dy,) = torch.autograd.grad(coef.sum(), y)
+    assert dy.tolist() == pytest.approx([1.0, 0.0])
+
+
+def test_dependent_support_has_a_finite_gradient():
+    X = torch.tensor([[1.0, 1.0], [2.0, 2.0]], dtype=torch.float64, requires_grad=True)
+    y = torch.tensor([1.0, 3.0], dtype=torch.float64)
+    weights = torch.zeros(2, dtype=torch.float64)
+    (dX,) = torch.autograd.grad(lasso(X, y, 0.1, weights=weights).sum(), X)
+    assert dX.isfinite().all()
+
+
+def test_float32_gradients_are_float32():
+    X, Y, alpha = (t.detach().float().requires_grad_() for t in data())
+    single = torch.autograd.grad(lasso(X, Y, alpha).square().sum(), (X, Y, alpha))
+    wide = [t.detach().double().requires_grad_() for t in (X, Y, alpha)]
+    double = torch.autograd.grad(lasso(*wide).square().sum(), wide)
+    for s, d in zip(single, double, strict=True):
+        assert s.dtype == torch.float32
+        assert (s - d).abs().max() <= 1e-5 * d.abs().max()
+
+
+def test_a_third_derivative_is_refused():
+    X, Y, _ = (t.detach() for t in data())
+    y = Y[:, 0].clone().requires_grad_()
+    (first,) = torch.autograd.grad(lasso(X, y, 0.1).pow(3).sum(), y, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), y, create_graph=True)
+    with pytest.raises(NotImplementedError, match="at most twice"):
+        torch.autograd.grad(second.sum(), y)
