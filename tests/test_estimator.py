@@ -1,3 +1,4 @@
+import copy
 import inspect
 import warnings
 
@@ -5,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from larscope import LarscopeError, LatentVAR, load
+from larscope import LarscopeError, LatentVAR, coefficient_swap_test, load
 from larscope.session import ArrayMovie, Run, Session
 from larscope.settings import Settings
 from larscope.training import ShortTrainingWarning
@@ -169,3 +170,80 @@ def test_not_fitted_is_said():
 def test_a_run_shorter_than_order_and_window_is_named(session):
     with pytest.raises(LarscopeError, match=r"at least 70 frames .*run 'run-2' has 64"):
         LatentVAR(order=6).fit(session)
+
+
+def test_compare_is_the_swap_test_on_equal_lengths(model):
+    conditions = ["familiar", "novel", "familiar", "novel"]
+    latents = [latent[:64] for latent in model.latents_]  # the shortest run
+    with torch.no_grad():
+        coefs = [model.var_(torch.from_numpy(latent)).coef.numpy() for latent in latents]
+    with pytest.warns(UserWarning) as caught:
+        expected = coefficient_swap_test(latents, coefs, conditions)
+        found = model.compare("familiar", "novel")
+        paper = model.compare("familiar", "novel", relative=False)
+    assert any("0.05" in str(warning.message) for warning in caught)  # two runs against two cannot reach it
+    assert found.statistic == pytest.approx(expected.statistic)
+    assert found.pvalue == expected.pvalue
+    assert paper.statistic != found.statistic
+    # two runs against two: six labelings, and a symmetric statistic tells three apart
+    assert found.n_labelings == 6
+
+
+def test_compare_names_an_unknown_condition(model):
+    with pytest.raises(LarscopeError, match="Unknown condition 'novell'. Did you mean 'novel'?"):
+        model.compare("familiar", "novell")
+    with pytest.raises(LarscopeError, match="'novel' twice"):
+        model.compare("novel", "novel")
+
+
+def test_contribution_map_is_the_mean_over_the_runs_of_a_condition(model, session, tmp_path):
+    image = model.contribution_map("novel")
+    assert image.shape == (24, 16)
+    np.testing.assert_allclose(image, model.contribution_maps_[[1, 3]].mean(0))
+    model.save(tmp_path / "result")
+    loaded = load(tmp_path / "result")
+    assert np.array_equal(loaded.contribution_map("novel"), image)
+    with pytest.raises(LarscopeError, match="session=read_session"):
+        loaded.contribution_map("novel", gain=0.5)
+    assert np.array_equal(
+        loaded.contribution_map("novel", gain=0.5, session=session), model.contribution_map("novel", gain=0.5)
+    )
+
+
+def test_contribution_map_does_not_depend_on_sign_and_scale_of_the_latents(model, session):
+    rescaled = copy.deepcopy(model)
+    with torch.no_grad():
+        # K latents times -3 out of the encoder, and times -1/3 into the decoder: the same network
+        rescaled.network_.encoder.conv.weight *= -3
+        rescaled.network_.encoder.conv.bias *= -3
+        rescaled.network_.decoder.conv.weight /= -3
+    rescaled.latents_ = rescaled.transform(session)
+    np.testing.assert_allclose(rescaled.latents_[0], -3 * model.latents_[0], rtol=1e-4, atol=1e-4)
+    for condition in ("familiar", "novel"):
+        image = model.contribution_map(condition, gain=0.7)
+        assert np.abs(image).max() > 0
+        np.testing.assert_allclose(
+            rescaled.contribution_map(condition, gain=0.7), image, atol=1e-3 * np.abs(image).max()
+        )
+        paper = model.contribution_map(condition, preset="paper")
+        assert not np.allclose(rescaled.contribution_map(condition, preset="paper"), paper, rtol=0.01)
+
+
+def test_contribution_map_against_its_formula(model, session):
+    """One run, one frame at a time: Omega(c) - Omega(0), averaged over the frames' pooling indices."""
+    latent = torch.from_numpy(model.latents_[0])
+    coef = model.coef_[0]
+    c = np.abs(coef).sum(0)
+    np.fill_diagonal(c, 0)
+    sigma = (latent - latent.mean(0)).square().mean().sqrt()
+    sign = np.sign(sum(((z - z.mean(0)) ** 3).sum() for z in model.latents_))
+    moved = latent.mean(0) + sign * sigma * torch.from_numpy(c.sum(0)).float()
+    frames = torch.from_numpy(model.preprocessing_.normalise(session.runs[0].read(0, 72)))
+    total = torch.zeros(24, 16)
+    with torch.no_grad():
+        for frame in frames:
+            _, indices = model.network_.encode(frame[None])
+            still = model.network_.decode(latent.mean(0)[None], indices)[0]
+            total += model.network_.decode(moved[None], indices)[0] - still
+    expected = total.numpy() / 72
+    np.testing.assert_allclose(model.contribution_maps_[0], expected, atol=2e-4 * np.abs(expected).max())

@@ -141,6 +141,74 @@ def demo(
 
 
 @app.command()
+def compare(
+    result: Annotated[Path, typer.Argument(help="Result folder.", show_default=False)],
+    first: Annotated[str, typer.Argument(help="Condition.", show_default=False)],
+    second: Annotated[str, typer.Argument(help="Condition to compare it with.", show_default=False)],
+    relative: Annotated[bool, typer.Option(help="Relative Deltas; the paper's are raw.")] = True,
+    permutations: Annotated[int, typer.Option(min=1, help="Labelings to draw where they are too many.")] = 9999,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the permutations.")] = 0,
+) -> None:
+    """Test whether two conditions differ in their dynamics: by swapping coefficients, and by influence.
+
+    Example: `larscope compare result familiar novel`
+    """
+    with reported_errors():
+        from larscope.estimator import load
+
+        model = load(result)
+        how: dict[str, Any] = {"n_permutations": permutations, "seed": seed}
+        swap = model.compare(first, second, relative=relative, **how)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the swap test has said what limits this design
+            influence = model.compare(first, second, test="influence", **how)
+        table = Table(title=f"{'Simulated data: ' if model.simulated_ else ''}{first} against {second}")
+        for column in ("", "coefficient swap", "influence"):
+            table.add_column(column, justify="left" if not column else "right")
+        rows = {
+            "p, permutation of labels": "pvalue",
+            "smallest p this design can reach": "min_pvalue",
+            "p, rank-sum (the paper's)": "pvalue_ranksum",
+            "statistic: mean(inter) - mean(intra)": "statistic",
+            "effect size, %": "effect_size",
+            "p, difference in spread": "permdisp_pvalue",
+        }
+        for label, name in rows.items():
+            table.add_row(label, *(f"{getattr(test, name):.3g}" for test in (swap, influence)))
+        low, high = swap.effect_interval
+        console.print(table)
+        console.print(swap.units, highlight=False)
+        if relative:
+            console.print(
+                f"Forecasts get {swap.effect_size:.1f} % worse (95 % interval {low:.1f} to {high:.1f} %) under "
+                "coefficients from the other condition than under those of another run of the same condition.",
+                highlight=False,
+            )
+
+
+@app.command()
+def simulate(
+    folder: Annotated[Path, typer.Argument(help="New folder for the movies.", show_default=False)],
+    runs: Annotated[int, typer.Option(min=2, help="Number of runs.")] = 8,
+    frames: Annotated[int | None, typer.Option(min=2, help="Frames a run. Default: 306 to 1206, mean 435.")] = None,
+    height: Annotated[int, typer.Option(help="Pixels.")] = 96,
+    width: Annotated[int, typer.Option(help="Pixels.")] = 64,
+    full_size: Annotated[bool, typer.Option(help="Write each pixel 4 x 4 times, for the preprocessing.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed.")] = 0,
+) -> None:
+    """Write a simulated session with planted sparse dynamics: TIFFs, a session table, and the truth.
+
+    Example: `larscope simulate movies --runs 8 --frames 192`
+    """
+    with reported_errors():
+        from larscope.simulate import simulate_session
+
+        session = simulate_session(n_runs=runs, n_frames=frames, frame_shape=(height, width), seed=seed)
+        table = session.write(folder, full_size=full_size)
+        console.print(f"A simulated session was written. Fit it with: larscope fit {table} --out result", soft_wrap=True)
+
+
+@app.command()
 def report(result: Annotated[Path, typer.Argument(help="Result folder.", show_default=False)]) -> None:
     """Write `report.html` and the figures anew from a result folder.
 

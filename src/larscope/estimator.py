@@ -3,10 +3,10 @@
 import inspect
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -14,10 +14,12 @@ import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from pydantic import ValidationError
-from rich.progress import Progress
+from rich.progress import Progress, track
 
-from larscope.errors import LarscopeError
-from larscope.evaluation import RunEvaluation, decode_run, encode_run, evaluate_run
+from larscope.comparison import Comparison, coefficient_swap_test, influence_test
+from larscope.errors import LarscopeError, suggest
+from larscope.evaluation import RunEvaluation, decode_run, encode_run, evaluate_run, map_run
+from larscope.influence import latent_sign
 from larscope.network import Autoencoder
 from larscope.provenance import describe_inputs, describe_versions, git_commit
 from larscope.result import SCHEMA_VERSION, Result, build_dataset, read_result, split_runs, write_result
@@ -45,6 +47,8 @@ class LatentVAR(Settings):
         `var_explained`, `var_error_heldout`, `n_active`.
     latents_, forecasts_
         Series of each run, (T, K) and (T - order, K).
+    contribution_maps_
+        (runs, height, width): where in the image each run's couplings come from, in [0, 1] units.
     mean_frame_
         (height, width), in [0, 1].
     runs_
@@ -77,6 +81,7 @@ class LatentVAR(Settings):
     scores_: pd.DataFrame
     latents_: list[Series]
     forecasts_: list[Series]
+    contribution_maps_: Float[NDArray[np.float32], "runs height width"]
     runs_: pd.DataFrame
     log_: list[dict[str, Any]]
     network_: Autoencoder
@@ -127,6 +132,8 @@ class LatentVAR(Settings):
         self.forecasts_ = [evaluation.fit.forecast.cpu().numpy() for evaluation in evaluations]
         self.coef_ = SparseCoefficients.from_dense(evaluation.fit.coef.cpu().numpy() for evaluation in evaluations)
         self._examples = _stack_examples(evaluations)
+        self.contribution_maps_ = self._map(prepared, range(len(session)), progress)
+        self._session = session
         self.simulated_ = session.simulated
         self.provenance_ = {
             "schema_version": SCHEMA_VERSION,
@@ -167,6 +174,142 @@ class LatentVAR(Settings):
         self._fitted_network()
         return _score_table(session, self._evaluate(self._prepare_new(session), progress=False))
 
+    def compare(
+        self,
+        first: str,
+        second: str,
+        *,
+        test: Literal["swap", "influence"] = "swap",
+        relative: bool = True,
+        direction: Literal["outflow", "inflow"] = "outflow",
+        n_permutations: int = 9999,
+        seed: int = 0,
+    ) -> Comparison:
+        """Test whether two conditions differ in their dynamics (sec. 2.3, 2.4).
+
+        Runs of different lengths are first fitted and measured anew on as many frames as the shortest has.
+
+        Parameters
+        ----------
+        first, second
+            Conditions. `block` and `subject` of the session table say which labels may be permuted.
+        test
+            `"swap"`: `coefficient_swap_test`. `"influence"`: `influence_test`.
+        relative
+            For the swap test: False for the paper's raw Deltas.
+        direction
+            For the influence test.
+        n_permutations, seed
+            Of the permutations, where there are too many to enumerate.
+
+        Raises
+        ------
+        LarscopeError
+            A condition is unknown, both are the same, or none has two runs.
+        """
+        self._fitted_network()
+        runs = self._runs_of(first, second)
+        table = self.runs_.iloc[runs]
+        n_frames = min(len(self.latents_[run]) for run in runs)
+        latents = [self.latents_[run][:n_frames] for run in runs]
+        coefs = [self._coef_of(run, n_frames) for run in runs]
+        design = {
+            name: None if table[name].isna().all() else table[name].tolist() for name in ("block", "subject")
+        }
+        how: dict[str, Any] = {**design, "n_permutations": n_permutations, "seed": seed}
+        condition = table["condition"].tolist()
+        if test == "influence":
+            return influence_test(coefs, condition, direction=direction, **how)
+        return coefficient_swap_test(
+            latents, coefs, condition, relative=relative, center=self.center, scale=self.scale, **how
+        )
+
+    def contribution_map(
+        self,
+        condition: str,
+        *,
+        direction: Literal["outflow", "inflow"] = "outflow",
+        gain: float = 1.0,
+        exclude_radius: float = 0.0,
+        preset: Literal["default", "paper"] = "default",
+        session: Session | None = None,
+    ) -> Float[NDArray[np.float32], "height width"]:
+        """Return where in the image the couplings of a condition come from: the mean over its runs (sec. 2.4).
+
+        Parameters
+        ----------
+        condition
+            Experimental group.
+        direction
+            `"outflow"`: what a place does to others. `"inflow"`: what others do to it.
+        gain
+            Standard deviations that a latent of influence 1 is moved; the map should look alike at half of it.
+        exclude_radius
+            Leave out couplings between latents at most this far apart (latent pixels): one cell over two latents
+            looks like a coupling.
+        preset
+            `"paper"` is the printed formula (with `direction="inflow"` to the letter).
+        session
+            The session of the fit. Only needed for other than the default options after `larscope.load`, since a
+            result folder holds no frames to take pooling indices from.
+
+        Returns
+        -------
+        Array
+            In units of [0, 1] frames: what the influence adds to the mean frame.
+        """
+        self._fitted_network()
+        runs = self._runs_of(condition)
+        if (direction, gain, exclude_radius, preset) == ("outflow", 1.0, 0.0, "default"):
+            return self.contribution_maps_[runs].mean(0)
+        session = session if session is not None else getattr(self, "_session", None)
+        if session is None:
+            raise LarscopeError(
+                "Another map than the stored one needs the frames of the session: got none, since this model was "
+                "loaded. Pass `session=read_session(...)`."
+            )
+        if [run.name for run in session] != self.runs_["run"].tolist():
+            raise LarscopeError("`session` must be the one that was fitted: its runs are others. Pass that session.")
+        maps = self._map(
+            self._prepare_new(session),
+            runs,
+            direction=direction,
+            gain=gain,
+            exclude_radius=exclude_radius,
+            preset=preset,
+        )
+        return maps.mean(0)
+
+    def _map(
+        self, prepared: PreparedSession, runs: Iterable[int], progress: bool = False, **how: Any
+    ) -> Float[NDArray[np.float32], "runs height width"]:
+        sign = latent_sign(self.latents_)
+        return np.stack(
+            [
+                map_run(
+                    self.network_, self.var_, prepared, run, self.latents_[run], self.coef_[run], sign, self.window, **how
+                )
+                for run in track(list(runs), "Mapping contributions", disable=not progress)
+            ]
+        )
+
+    def _coef_of(self, run: int, n_frames: int) -> Float[NDArray[np.floating[Any]], "order K K"]:
+        """Return a run's coefficients as its first `n_frames` frames give them."""
+        latent = self.latents_[run]
+        if len(latent) == n_frames:
+            return self.coef_[run]  # type: ignore[no-any-return]
+        with torch.no_grad():
+            return self.var_(torch.from_numpy(latent[:n_frames])).coef.numpy()  # type: ignore[no-any-return]
+
+    def _runs_of(self, *conditions: str) -> list[int]:
+        known = list(dict.fromkeys(self.runs_["condition"]))
+        for condition in conditions:
+            if condition not in known:
+                raise LarscopeError(f"Unknown condition {condition!r}. {suggest(condition, known)}")
+        if len(set(conditions)) < len(conditions):
+            raise LarscopeError(f"Two different conditions are compared: got {conditions[0]!r} twice.")
+        return [run for run, condition in enumerate(self.runs_["condition"]) if condition in conditions]
+
     def save(self, folder: str | Path) -> Path:
         """Write the result folder (see `larscope.result`)."""
         weights = {name: value.cpu().contiguous().numpy() for name, value in self._fitted_network().state_dict().items()}
@@ -180,6 +323,7 @@ class LatentVAR(Settings):
             coef_value=self.coef_.value,
             mean_frame=self.mean_frame_,
             examples=self._examples,
+            contribution_maps=self.contribution_maps_,
             preprocessing=self.preprocessing_,
             simulated=self.simulated_,
         )
@@ -203,13 +347,8 @@ class LatentVAR(Settings):
         )
 
     def _evaluate(self, prepared: PreparedSession, progress: bool) -> list[RunEvaluation]:
-        with Progress(disable=not progress) as bar:
-            task = bar.add_task("Fitting each run's VAR", total=len(prepared.stacks))
-            evaluations = []
-            for run in range(len(prepared.stacks)):
-                evaluations.append(evaluate_run(self.network_, self.var_, prepared, run, self))
-                bar.advance(task)
-        return evaluations
+        runs = track(range(len(prepared.stacks)), "Fitting each run's VAR", disable=not progress)
+        return [evaluate_run(self.network_, self.var_, prepared, run, self) for run in runs]
 
     def _prepare_new(self, session: Session) -> PreparedSession:
         require_frames(session, self.order + 2, f"order {self.order} and two to forecast")
@@ -258,6 +397,7 @@ def load(folder: str | Path) -> LatentVAR:
     model.coef_ = SparseCoefficients(
         (len(lengths), model.order, n_latents, n_latents), index, dataset["coef"].to_numpy()
     )
+    model.contribution_maps_ = dataset["contribution_map"].to_numpy()
     model._examples = {name: dataset[name].to_numpy() for name in dataset if str(name).startswith("example_")}
     return model
 

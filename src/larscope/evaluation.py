@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -9,6 +10,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from larscope.influence import contribution_map, influence
 from larscope.network import Autoencoder
 from larscope.session import PreparedSession
 from larscope.settings import Settings
@@ -111,6 +113,43 @@ def evaluate_run(
         forecast=render(fit.forecast, pooling_lag),
     )
     return RunEvaluation(latent.cpu().numpy(), fit, scores, example)
+
+
+def map_run(
+    network: Autoencoder,
+    var: SparseVAR,
+    prepared: PreparedSession,
+    run: int,
+    latent: Float[NDArray[np.float32], "T K"],
+    coef: Float[NDArray[np.floating], "order K K"],
+    sign: float,
+    window: int,
+    *,
+    direction: Literal["outflow", "inflow"] = "outflow",
+    gain: float = 1.0,
+    exclude_radius: float = 0.0,
+    preset: Literal["default", "paper"] = "default",
+) -> Float[NDArray[np.float32], "height width"]:
+    """Return a run's contribution map (sec. 2.4), averaged over the pooling indices of all its frames."""
+
+    def decode(maps: Float[NDArray[np.float64], "m K"]) -> Float[NDArray[np.float64], "m height width"]:
+        latents = torch.from_numpy(maps).to(network.mean_frame)
+        n_frames = len(prepared.stacks[run])
+        total = torch.zeros(len(maps), *network.mean_frame.shape, dtype=torch.float64)
+        with torch.no_grad():
+            for start in range(0, n_frames, window):
+                frames = _frames(network, prepared, run, start, min(start + window, n_frames))
+                _, indices = network.encode(frames)
+                for number, one in enumerate(latents):
+                    images = network.decode_residual(one.expand(len(frames), -1), indices)
+                    total[number] += images.sum(0, dtype=torch.float64).cpu()
+        return (total / n_frames).numpy()
+
+    mean, sigma = (value[0].numpy() for value in var.mean_and_scale(torch.from_numpy(latent)))
+    # without the skip connection the decoder's output is the frame itself
+    mean_frame = network.mean_frame.cpu().numpy() if network.skip else np.ones(network.mean_frame.shape)
+    c = influence(coef, direction, exclude_radius, network.latent_shape)
+    return contribution_map(c, decode, mean_frame, mean, sigma, sign, gain, preset).astype(np.float32)
 
 
 def _frame_errors(

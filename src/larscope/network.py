@@ -146,8 +146,12 @@ class Autoencoder(nn.Module):
 
     def decode(self, latent: Float[Tensor, "t K"], indices: Indices) -> Float[Tensor, "t height width"]:
         """Return the frames that latent vectors stand for."""
-        image = self.decoder(latent.unflatten(1, (1, *self.latent_shape)), indices).squeeze(1)
+        image = self.decode_residual(latent, indices)
         return (image + 1) * self.mean_frame if self.skip else image
+
+    def decode_residual(self, latent: Float[Tensor, "t K"], indices: Indices) -> Float[Tensor, "t height width"]:
+        """Return the decoder's own output, before the mean frame comes in."""
+        return self.decoder(latent.unflatten(1, (1, *self.latent_shape)), indices).squeeze(1)
 
 
 def unpool(x: Float[Tensor, "t c h w"], indices: Int[Tensor, "t c h w"]) -> Float[Tensor, "t c height width"]:

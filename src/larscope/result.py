@@ -160,6 +160,7 @@ def build_dataset(
     coef_value: NDArray[Any],
     mean_frame: NDArray[Any],
     examples: Mapping[str, NDArray[Any]],
+    contribution_maps: NDArray[Any],
     preprocessing: Preprocessing,
     simulated: bool,
 ) -> xr.Dataset:
@@ -177,6 +178,8 @@ def build_dataset(
         (height, width).
     examples
         `example_frame` (runs,) and images (runs, height, width) by name.
+    contribution_maps
+        (runs, height, width).
     preprocessing, simulated
         Kept as attributes.
     """
@@ -198,6 +201,7 @@ def build_dataset(
             "latent_series": (("frame", "latent"), np.concatenate(latents), {"long_name": "latents of all runs"}),
             "forecast_series": (("forecast_frame", "latent"), np.concatenate(forecasts)),
             "mean_frame": (("row", "column"), mean_frame),
+            "contribution_map": (("run", "row", "column"), contribution_maps),
             **{name: ("entry", value) for name, value in coefficients.items()},
             "coef": ("entry", coef_value, {"long_name": "effect of latent coef_source on coef_target at coef_lag"}),
             **{name: ("latent", index * POOLING + (POOLING - 1) / 2) for name, index in centre.items()},
@@ -216,6 +220,7 @@ def build_dataset(
     )
     for name in ("reconstruction_error", "forecast_error"):
         dataset[name].attrs["units"] = "mean squared difference, intensities in [0, 1]"
+    dataset["contribution_map"].attrs["units"] = "intensity added to the mean frame, in [0, 1]"
     for name in ("latent_row", "latent_column"):
         dataset[name].attrs["units"] = "pixels of the preprocessed frame"
     return dataset

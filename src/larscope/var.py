@@ -174,10 +174,8 @@ class SparseVAR(nn.Module):
 
     def forward(self, latent: Float[Tensor, "*batch T K"]) -> VARFit:
         """Fit every series of a batch and forecast it, in sample."""
-        mean = latent.mean(-2, keepdim=True) if self.center else torch.zeros_like(latent[..., :1, :])
-        centred = latent - mean
-        sigma = self._scale_of(centred)
-        scaled = centred / sigma
+        mean, sigma = self.mean_and_scale(latent)
+        scaled = (latent - mean) / sigma
         design = lag_matrix(scaled, self.order)
         weights, info = lasso(
             design,
@@ -190,12 +188,16 @@ class SparseVAR(nn.Module):
         forecast = sigma * (design @ weights) + mean
         return VARFit(from_design_layout(weights, self.order), forecast, mean, sigma, info)
 
-    def _scale_of(self, centred: Float[Tensor, "*batch T K"]) -> Float[Tensor, "*batch 1 _"]:
+    def mean_and_scale(
+        self, latent: Float[Tensor, "*batch T K"]
+    ) -> tuple[Float[Tensor, "*batch 1 K"], Float[Tensor, "*batch 1 _"]]:
+        """Return what a series is centred by and then divided by: see `VARFit`."""
+        mean = latent.mean(-2, keepdim=True) if self.center else torch.zeros_like(latent[..., :1, :])
         axes = (-2,) if self.scale == "latent" else (-2, -1)
-        variance = centred.square().mean(axes, keepdim=True)
+        variance = (latent - mean).square().mean(axes, keepdim=True)
         # a constant series has nothing to scale: dividing by one leaves its zeros, and its gradient, zero
         constant = variance <= torch.finfo(variance.dtype).tiny
-        return torch.where(constant, torch.ones_like(variance), variance).sqrt()
+        return mean, torch.where(constant, torch.ones_like(variance), variance).sqrt()
 
     def extra_repr(self) -> str:
         """Show the settings in the module's repr."""
