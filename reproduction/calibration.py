@@ -282,7 +282,7 @@ def draw(rows: Sequence[Mapping[str, Any]]) -> None:
         right.errorbar([row["difference"] + offset for row in power], share, bars, lw=1.2, **style)
     right.axhline(LEVEL, color="0.45", lw=1)
     right.set(xlabel="difference planted in six couplings", ylabel="share rejected at 0.05", ylim=(0, 1.03))
-    right.set_title("Power, 10 v 10 runs of 200 frames (bars: 95 %)", fontsize=11, loc="left")
+    right.set_title("Power, 10 v 10 runs (bars: 95 %)", fontsize=11, loc="left")
     effects = right.secondary_xaxis(-0.14)
     effects.set_xticks([row["difference"] for row in power], [f"{row['effect_percent']:.1f}" for row in power])
     effects.set_xlabel("mean effect size, % of the error")
@@ -342,7 +342,8 @@ with p at most the level. The level is the largest one not above 0.05 that the d
 - **Observation noise** that differs by condition changes lasso coefficients under the same dynamics. No
   permutation of labels can tell the two apart; the column "noise warning" is how often `compare` says so.
 - **Spread** that differs by condition: permutations are not exact then. PERMDISP, reported beside each test,
-  sees it.
+  sees it. It estimates the centres that it measures from, and so itself rejects a little too often without a
+  difference (column "PERMDISP" of the first table).
 
 ## Power
 
