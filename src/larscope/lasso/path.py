@@ -146,7 +146,8 @@ def lasso_path(
     check_values(problem)
     knots = _Knots()
     with torch.no_grad():
-        reached = homotopy(problem, max_steps=max_knots, on_knot=knots.append).finished
+        walk = homotopy(problem, max_steps=max_knots, on_knot=knots.append)
+    reached = walk.finished & (walk.alpha <= problem.alpha.reshape(-1))
     if not reached.all():
         count = int((~reached).sum())
         warnings.warn(
