@@ -79,6 +79,8 @@ def test_every_setting_is_an_option():
         assert f"--{name.replace('_', '-')}" in shown
 
 
+ONES = np.ones((80, 24, 16))
+
 BAD_INPUT = {
     "missing movie": (lambda t: (t.parent / "run-1.npy").unlink(), [], ["run-1.npy", "does not exist", "row 2"]),
     "unknown format": (
@@ -107,7 +109,7 @@ BAD_INPUT = {
         ["run-0", "24 x 16", "run-1", "32 x 16"],
     ),
     "NaN": (
-        lambda t: np.save(t.parent / "run-1.npy", np.where(np.arange(80)[:, None, None] == 41, np.nan, np.ones((80, 24, 16)))),
+        lambda t: np.save(t.parent / "run-1.npy", np.where(np.arange(80)[:, None, None] == 41, np.nan, ONES)),
         [],
         ["run 'run-1'", "run-1.npy", "frame 41"],
     ),

@@ -150,8 +150,6 @@ def test_epochs_default_to_500_steps():
     assert n_epochs(Settings(epochs=3), n_windows=4) == 3
 
 
-
-
 def test_training_lowers_the_loss_and_logs_every_step(prepared):
     step = build(prepared)
     with pytest.warns(ShortTrainingWarning):

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import Lasso as SklearnLasso
 from statsmodels.tsa.api import VAR
+from statsmodels.tsa.vector_ar.util import get_var_endog
 
 from larscope.errors import LarscopeError
 from larscope.var import (
@@ -36,8 +37,6 @@ PLANTED[0, 0, 0] = 0.5
 
 def test_lag_matrix_equals_statsmodels():
     series = np.random.default_rng(0).standard_normal((30, 3))
-    from statsmodels.tsa.vector_ar.util import get_var_endog
-
     theirs = get_var_endog(series, 4, trend="n")
     assert np.array_equal(lag_matrix(torch.from_numpy(series), 4).numpy(), theirs)
 
@@ -160,9 +159,9 @@ def test_measures_against_their_definitions():
     measures = measure(var, series, fit)
     z, forecast, mean = series[2:].numpy(), fit.forecast.numpy(), series.mean(0).numpy()
     ratios = ((z - forecast) ** 2).sum(1) / ((z - mean) ** 2).sum(1)
-    assert measures["var_error"] == pytest.approx(ratios.mean())
+    assert measures.var_error == pytest.approx(ratios.mean())
     explained = 1 - ((z - forecast) ** 2).sum() / ((z - z.mean(0)) ** 2).sum()
-    assert measures["var_explained"] == pytest.approx(explained)
+    assert measures.var_explained == pytest.approx(explained)
 
     early = series[:80]
     early_fit = var(early)
@@ -171,13 +170,13 @@ def test_measures_against_their_definitions():
     for t in range(80, 100):
         past = sum(early_fit.coef[k] @ ((series[t - k - 1] - mean) / sigma) for k in range(2))
         errors.append((((series[t] - mean - sigma * past) ** 2).sum() / ((series[t] - mean) ** 2).sum()).item())
-    assert measures["var_error_heldout"] == pytest.approx(np.mean(errors))
+    assert measures.var_error_heldout == pytest.approx(np.mean(errors))
 
 
 def test_var_error_without_centring_counts_the_offset():
     series = simulate(100, PLANTED) + 100
     raw = SparseVAR(2, 1e-4, center=False)
-    assert measure(raw, series, raw(series))["var_error"] < 1e-3  # the offset's energy, predicted by itself
+    assert measure(raw, series, raw(series)).var_error < 1e-3  # the offset's energy, predicted by itself
 
 
 @given(data=st.data())

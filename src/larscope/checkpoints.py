@@ -44,9 +44,7 @@ def open_checkpoints(out: Path, settings: Settings, session: Session) -> Iterato
 
 
 def _digest(settings: Settings, session: Session) -> str:
-    runs = [
-        (run.name, run.condition, run.start, run.stop, str(run.path), list(run.movie.shape)) for run in session
-    ]
+    runs = [(run.name, run.condition, run.start, run.stop, str(run.path), list(run.movie.shape)) for run in session]
     inputs = describe_inputs(run.path for run in session)
     decisive = json.dumps([plain(settings), runs, inputs, describe_versions()], sort_keys=True, default=str)
     return hashlib.sha256(decisive.encode()).hexdigest()[:12]

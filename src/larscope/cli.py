@@ -34,12 +34,17 @@ def reported_errors() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("default", UserWarning)
-            warnings.showwarning = lambda message, *_: complaints.print(f"[yellow]Warning:[/] {message}", highlight=False)
+            warnings.showwarning = _print_warning
             yield
     except LarscopeError as error:
         complaints.print("[bold red]Error:[/]", end=" ")
         complaints.print(str(error), markup=False, highlight=False)
         raise typer.Exit(2) from error
+
+
+def _print_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    complaints.print("[yellow]Warning:[/]", end=" ")
+    complaints.print(str(message), markup=False, highlight=False)
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
@@ -68,7 +73,7 @@ def _setting_options() -> list[inspect.Parameter]:
         description = next(field.description for field in described[name].__metadata__ if field.description)
         default = Settings.__dataclass_fields__[name].default
         default = getattr(default, "default", default)
-        shown = "" if default is None else f" [default: {str(default).lower() if default in (True, False) else default}]"
+        shown = "" if default is None else f" [default: {default}]".lower()
         option = typer.Option(help=description + shown, show_default=False, rich_help_panel="Settings")
         options.append(
             inspect.Parameter(
@@ -205,7 +210,7 @@ def simulate(
 
         session = simulate_session(n_runs=runs, n_frames=frames, frame_shape=(height, width), seed=seed)
         table = session.write(folder, full_size=full_size)
-        console.print(f"A simulated session was written. Fit it with: larscope fit {table} --out result", soft_wrap=True)
+        console.print(f"A simulated session was written. Now: larscope fit {table} --out result", soft_wrap=True)
 
 
 @app.command()

@@ -23,7 +23,7 @@ from larscope.influence import latent_sign
 from larscope.network import Autoencoder
 from larscope.provenance import describe_inputs, describe_versions, git_commit
 from larscope.result import SCHEMA_VERSION, Result, build_dataset, read_result, split_runs, write_result
-from larscope.session import Preprocessing, PreparedSession, Session, prepare, require_frames
+from larscope.session import PreparedSession, Preprocessing, Session, prepare, require_frames
 from larscope.settings import Settings, explain_validation, plain
 from larscope.training import train
 from larscope.var import SparseCoefficients, SparseVAR
@@ -213,9 +213,7 @@ class LatentVAR(Settings):
         n_frames = min(len(self.latents_[run]) for run in runs)
         latents = [self.latents_[run][:n_frames] for run in runs]
         coefs = [self._coef_of(run, n_frames) for run in runs]
-        design = {
-            name: None if table[name].isna().all() else table[name].tolist() for name in ("block", "subject")
-        }
+        design = {name: None if table[name].isna().all() else table[name].tolist() for name in ("block", "subject")}
         how: dict[str, Any] = {**design, "n_permutations": n_permutations, "seed": seed}
         condition = table["condition"].tolist()
         if test == "influence":
@@ -261,7 +259,8 @@ class LatentVAR(Settings):
         self._fitted_network()
         runs = self._runs_of(condition)
         if (direction, gain, exclude_radius, preset) == ("outflow", 1.0, 0.0, "default"):
-            return self.contribution_maps_[runs].mean(0)
+            stored: Float[NDArray[np.float32], "height width"] = self.contribution_maps_[runs].mean(0)
+            return stored
         session = session if session is not None else getattr(self, "_session", None)
         if session is None:
             raise LarscopeError(
@@ -278,17 +277,17 @@ class LatentVAR(Settings):
             exclude_radius=exclude_radius,
             preset=preset,
         )
-        return maps.mean(0)
+        mean: Float[NDArray[np.float32], "height width"] = maps.mean(0)
+        return mean
 
     def _map(
         self, prepared: PreparedSession, runs: Iterable[int], progress: bool = False, **how: Any
     ) -> Float[NDArray[np.float32], "runs height width"]:
         sign = latent_sign(self.latents_)
+        network, var = self.network_, self.var_
         return np.stack(
             [
-                map_run(
-                    self.network_, self.var_, prepared, run, self.latents_[run], self.coef_[run], sign, self.window, **how
-                )
+                map_run(network, var, prepared, run, self.latents_[run], self.coef_[run], sign, self.window, **how)
                 for run in track(list(runs), "Mapping contributions", disable=not progress)
             ]
         )
@@ -312,14 +311,15 @@ class LatentVAR(Settings):
 
     def save(self, folder: str | Path) -> Path:
         """Write the result folder (see `larscope.result`)."""
-        weights = {name: value.cpu().contiguous().numpy() for name, value in self._fitted_network().state_dict().items()}
+        state = self._fitted_network().state_dict()
+        weights = {name: value.cpu().contiguous().numpy() for name, value in state.items()}
         dataset = build_dataset(
             runs=self.runs_,
             scores=self.scores_,
             latents=self.latents_,
             forecasts=self.forecasts_,
             coef_shape=self.coef_.shape,
-            coef_index=self.coef_.index,
+            coef_index=self.coef_.nonzero,
             coef_value=self.coef_.value,
             mean_frame=self.mean_frame_,
             examples=self._examples,
@@ -373,7 +373,7 @@ def load(folder: str | Path) -> LatentVAR:
     model = LatentVAR(**result.settings)
     model._build(
         Preprocessing(
-            tuple(int(side) for side in dataset.attrs["crop"]),
+            (int(dataset.attrs["crop"][0]), int(dataset.attrs["crop"][1])),
             int(dataset.attrs["downscale"]),
             float(dataset.attrs["intensity_low"]),
             float(dataset.attrs["intensity_high"]),
@@ -398,7 +398,7 @@ def load(folder: str | Path) -> LatentVAR:
         (len(lengths), model.order, n_latents, n_latents), index, dataset["coef"].to_numpy()
     )
     model.contribution_maps_ = dataset["contribution_map"].to_numpy()
-    model._examples = {name: dataset[name].to_numpy() for name in dataset if str(name).startswith("example_")}
+    model._examples = {f"example_{name}": dataset[f"example_{name}"].to_numpy() for name in EXAMPLE_NAMES}
     return model
 
 
@@ -410,6 +410,8 @@ SCORE_NAMES = (
     "var_error_heldout",
     "n_active",
 )
+
+EXAMPLE_NAMES = ("frame", "observed", "reconstruction", "forecast")
 
 
 def _prepare(session: Session, progress: bool, **how: Any) -> PreparedSession:
@@ -442,8 +444,7 @@ def _score_table(session: Session, evaluations: Sequence[RunEvaluation]) -> pd.D
 
 
 def _stack_examples(evaluations: Sequence[RunEvaluation]) -> dict[str, NDArray[Any]]:
-    names = ("frame", "observed", "reconstruction", "forecast")
-    return {f"example_{name}": np.stack([getattr(e.example, name) for e in evaluations]) for name in names}
+    return {f"example_{name}": np.stack([getattr(e.example, name) for e in evaluations]) for name in EXAMPLE_NAMES}
 
 
 def _columns(dataset: Any, names: Sequence[str]) -> pd.DataFrame:

@@ -1,7 +1,7 @@
 """What a trained network and a VAR say about whole runs (sec. 3.5): latents, forecasts and their errors."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import numpy as np
@@ -37,9 +37,7 @@ class RunEvaluation:
     example: Example
 
 
-def encode_run(
-    network: Autoencoder, prepared: PreparedSession, run: int, window: int
-) -> Float[Tensor, "T K"]:
+def encode_run(network: Autoencoder, prepared: PreparedSession, run: int, window: int) -> Float[Tensor, "T K"]:
     """Return the latent series of a whole run, encoded `window` frames at a time."""
     n_frames = len(prepared.stacks[run])
     with torch.no_grad():
@@ -92,11 +90,11 @@ def evaluate_run(
     else:
         rendered, rendered_lag = fit.forecast, pooling_lag
         reconstruction_errors = forecast_errors
-    scores = {
+    scores: dict[str, float] = {
         "reconstruction_error": float(reconstruction_errors.mean()),
         "forecast_error": float(forecast_errors.mean()),
-        **measure(var, latent, fit),
-        "n_active": int(fit.info.n_active.sum()),
+        **asdict(measure(var, latent, fit)),
+        "n_active": int(fit.n_active),
     }
     chosen = settings.order + int((latent - latent.mean(0))[settings.order :].square().sum(1).argmax())
     at = chosen - settings.order

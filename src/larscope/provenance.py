@@ -28,11 +28,16 @@ def git_commit() -> str | None:
     try:
         done = subprocess.run(
             ["git", "-C", source, "describe", "--always", "--dirty", "--exclude=*", "--abbrev=40"],
-            capture_output=True, text=True, timeout=10, check=False,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
         )
         tracked = subprocess.run(
             ["git", "-C", source, "ls-files", "--error-unmatch", __file__],
-            capture_output=True, timeout=10, check=False,
+            capture_output=True,
+            timeout=10,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

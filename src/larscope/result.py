@@ -183,15 +183,13 @@ def build_dataset(
     preprocessing, simulated
         Kept as attributes.
     """
-    height, width = mean_frame.shape
+    latents_across = mean_frame.shape[1] // POOLING
     latent = np.arange(latents[0].shape[1])
     per_run = {name: ("run", _for_netcdf(runs[name])) for name in runs.columns if name != "run"}
     per_run |= {name: ("run", scores[name].to_numpy()) for name in scores.columns if name not in runs.columns}
-    images = {
-        name: (("run", "row", "column")[: image.ndim], image) for name, image in examples.items()
-    }
+    images = {name: (("run", "row", "column")[: image.ndim], image) for name, image in examples.items()}
     # the centre of a latent's 8 x 8 field, in pixels of the preprocessed frame
-    centre = {"latent_row": latent // (width // POOLING), "latent_column": latent % (width // POOLING)}
+    centre = {"latent_row": latent // latents_across, "latent_column": latent % latents_across}
     coefficients = dict(zip(("coef_run", "coef_lag", "coef_target", "coef_source"), coef_index, strict=True))
     coefficients["coef_lag"] = coefficients["coef_lag"] + 1
     dataset = xr.Dataset(
@@ -234,9 +232,9 @@ def split_runs(joined: NDArray[Any], lengths: NDArray[Any]) -> list[NDArray[Any]
 def _for_netcdf(column: pd.Series) -> NDArray[Any]:
     """NetCDF has no missing text: an absent cell becomes empty, an absent number NaN."""
     if column.dtype.kind in "iuf":
-        return column.to_numpy()
+        return np.asarray(column)
     if all(value is None or isinstance(value, float) for value in column):
-        return column.to_numpy(dtype=np.float64)
+        return np.asarray(column, dtype=np.float64)
     return np.array(["" if value is None else str(value) for value in column], dtype=object)
 
 

@@ -30,18 +30,14 @@ class Settings:
     ] = "end-to-end"
     epochs: Annotated[
         PositiveInt | None,
-        Field(
-            description=f"Passes over the windows. Default: as many as give {MIN_STEPS} steps, at least 2."
-        ),
+        Field(description=f"Passes over the windows. Default: as many as give {MIN_STEPS} steps, at least 2."),
     ] = None
     batch_size: Annotated[PositiveInt, Field(description="Windows in one training step.")] = 1
     learning_rate: Annotated[float, Field(gt=0, description="Step size of Adam.")] = 1e-3
     window: Annotated[PositiveInt, Field(description="Frames in a training window.")] = 64
     crop: Annotated[
         tuple[PositiveInt, PositiveInt] | None,
-        Field(
-            description="Centre crop, height and width in pixels. Default: as large as three poolings allow."
-        ),
+        Field(description="Centre crop, height and width in pixels. Default: as large as three poolings allow."),
     ] = None
     downscale: Annotated[PositiveInt, Field(description="Keep every n-th pixel in both directions.")] = 1
     skip: Annotated[bool, Field(description="Skip connection for the static image.")] = True
@@ -68,9 +64,7 @@ class Settings:
     ] = "mean"
     max_distance: Annotated[
         float | None,
-        Field(
-            ge=0, description="Allow couplings only between latents this near (latent pixels). Default: all."
-        ),
+        Field(ge=0, description="Allow couplings only between latents this near (latent pixels). Default: all."),
     ] = None
     seed: Annotated[int, Field(ge=0, description="Seed of the initial weights and the order of windows.")] = 0
 
@@ -115,7 +109,5 @@ def plain(settings: Settings) -> dict[str, Any]:
     """Return the settings as plain values, without those left at None: what `config.toml` holds."""
     values = {name: getattr(settings, name) for name in setting_names()}
     return {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in values.items()
-        if value is not None
+        name: list(value) if isinstance(value, tuple) else value for name, value in values.items() if value is not None
     }

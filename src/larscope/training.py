@@ -97,12 +97,10 @@ class TrainingStep(lightning.LightningModule):
         if self._training == "sequential":
             return self.network.decode(latent, indices), frames.flatten(0, 1)
         fit = self.var(latent.unflatten(0, (n_windows, n_frames)))
-        self.n_active = int(fit.info.n_active.sum())
-        self.n_empty_fits += int((fit.info.n_active.sum(-1) == 0).sum())
+        self.n_active = int(fit.n_active.sum())
+        self.n_empty_fits += int((fit.n_active == 0).sum())
         used = slice(self.var.order - self._pooling_lag, n_frames - self._pooling_lag)
-        indices = tuple(
-            index.unflatten(0, (n_windows, n_frames))[:, used].flatten(0, 1) for index in indices
-        )
+        indices = tuple(index.unflatten(0, (n_windows, n_frames))[:, used].flatten(0, 1) for index in indices)
         return self.network.decode(fit.forecast.flatten(0, 1), indices), frames[:, self.var.order :].flatten(0, 1)
 
     def training_step(self, frames: Float[Tensor, "b t height width"], _: int) -> Tensor:

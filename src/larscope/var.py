@@ -11,16 +11,16 @@ With a squared loss and an entrywise penalty this separates into K lassos that s
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from larscope.errors import LarscopeError
-from larscope.lasso import LassoInfo, lasso
+from larscope.lasso import lasso
 
 HELD_OUT = 0.2
 """Share of a run, at its end, that `var_error_heldout` is measured on."""
@@ -64,7 +64,8 @@ def to_design_layout(coef: Float[Tensor, "*batch order K K"]) -> Float[Tensor, "
 
 def from_design_layout(weights: Float[Tensor, "*batch p K"], order: int) -> Float[Tensor, "*batch order K K"]:
     """Undo `to_design_layout`."""
-    return weights.unflatten(-2, (order, weights.shape[-1])).transpose(-1, -2)
+    n_latents = weights.shape[-1]
+    return weights.reshape(*weights.shape[:-2], order, n_latents, n_latents).transpose(-1, -2)
 
 
 @dataclass(frozen=True)
@@ -81,20 +82,22 @@ class VARFit:
         What was subtracted before the fit: the series' mean, or zero without centring.
     sigma
         What it was divided by: one value a series, or one a latent.
-    info
-        The lasso's certificate, one entry a target latent.
     """
 
     coef: Float[Tensor, "*batch order K K"]
     forecast: Float[Tensor, "*batch n K"]
     mean: Float[Tensor, "*batch 1 K"]
     sigma: Float[Tensor, "*batch 1 _"]
-    info: LassoInfo
 
     @property
     def order(self) -> int:
         """Number of lags."""
         return self.coef.shape[-3]
+
+    @property
+    def n_active(self) -> Int[Tensor, "*batch"]:
+        """Number of non-zero coefficients."""
+        return (self.coef != 0).sum((-3, -2, -1))
 
     def predict(self, latent: Float[Tensor, "*batch T K"]) -> Float[Tensor, "*batch n K"]:
         """Forecast another stretch of the series with these coefficients, this mean and this scale."""
@@ -177,16 +180,15 @@ class SparseVAR(nn.Module):
         mean, sigma = self.mean_and_scale(latent)
         scaled = (latent - mean) / sigma
         design = lag_matrix(scaled, self.order)
-        weights, info = lasso(
+        weights = lasso(
             design,
             scaled[..., self.order :, :],
             self.alpha(latent.shape[-1]),
             gradient=self.gradient,
             mask=self.mask,
-            return_info=True,
         )
         forecast = sigma * (design @ weights) + mean
-        return VARFit(from_design_layout(weights, self.order), forecast, mean, sigma, info)
+        return VARFit(from_design_layout(weights, self.order), forecast, mean, sigma)
 
     def mean_and_scale(
         self, latent: Float[Tensor, "*batch T K"]
@@ -217,7 +219,8 @@ def neighbours(latent_shape: tuple[int, int], max_distance: float) -> Bool[Tenso
     return torch.cdist(position, position) <= max_distance
 
 
-class Measures(TypedDict):
+@dataclass(frozen=True)
+class Measures:
     """How well a VAR describes one run (sec. 3.5)."""
 
     var_error: float
@@ -261,7 +264,7 @@ class SparseCoefficients(Sequence[Float[NDArray[np.floating[Any]], "order K K"]]
     ----------
     shape
         Runs, order, K, K.
-    index
+    nonzero
         For every non-zero entry: run, lag - 1, target latent, source latent.
     value
         Its coefficient.
@@ -277,11 +280,11 @@ class SparseCoefficients(Sequence[Float[NDArray[np.floating[Any]], "order K K"]]
     def __init__(
         self,
         shape: tuple[int, int, int, int],
-        index: Shaped[NDArray[np.integer[Any]], "4 entries"],
+        nonzero: Shaped[NDArray[np.integer[Any]], "4 entries"],
         value: Float[NDArray[np.floating[Any]], " entries"],
     ) -> None:
         self.shape = shape
-        self.index = np.asarray(index, dtype=np.int32).reshape(4, -1)
+        self.nonzero = np.asarray(nonzero, dtype=np.int32).reshape(4, -1)
         self.value = np.asarray(value)
 
     @classmethod
@@ -303,9 +306,9 @@ class SparseCoefficients(Sequence[Float[NDArray[np.floating[Any]], "order K K"]]
             return [self[i] for i in range(*run.indices(len(self)))]
         if not -len(self) <= run < len(self):
             raise IndexError(f"run {run} of {len(self)}")
-        entries = self.index[0] == run % len(self)
+        entries = self.nonzero[0] == run % len(self)
         coef = np.zeros(self.shape[1:], self.value.dtype)
-        coef[tuple(self.index[1:, entries])] = self.value[entries]
+        coef[tuple(self.nonzero[1:, entries])] = self.value[entries]
         return coef
 
     def __iter__(self) -> Iterator[Float[NDArray[np.floating[Any]], "order K K"]]:
@@ -314,4 +317,4 @@ class SparseCoefficients(Sequence[Float[NDArray[np.floating[Any]], "order K K"]]
     @property
     def n_active(self) -> Shaped[NDArray[np.integer[Any]], " runs"]:
         """Number of non-zero coefficients of each run."""
-        return np.bincount(self.index[0], minlength=len(self))
+        return np.bincount(self.nonzero[0], minlength=len(self))

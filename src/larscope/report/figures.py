@@ -20,7 +20,7 @@ RAISES, LOWERS = "#D55E00", "#0072B2"
 
 
 def plot_mean_frame(result: Result) -> Figure:
-    """The static image: mean over runs of each run's mean over time."""
+    """Draw the static image: mean over runs of each run's mean over time."""
     mean_frame = result.dataset["mean_frame"].to_numpy()
     figure = Figure(figsize=(5, 4.2), layout="constrained")
     axes = figure.subplots()
@@ -32,7 +32,7 @@ def plot_mean_frame(result: Result) -> Figure:
 
 
 def plot_training(result: Result) -> Figure:
-    """Loss of every step and its moving average."""
+    """Draw the loss of every step and its moving average."""
     loss = np.array([row["loss"] for row in result.log])
     step = np.array([row["step"] for row in result.log])
     figure = Figure(figsize=(6, 3.2), layout="constrained")
@@ -50,7 +50,7 @@ def plot_training(result: Result) -> Figure:
 
 
 def plot_latents(result: Result) -> Figure:
-    """The latents that vary most, each beside its one-step-ahead forecast, in one run of each condition."""
+    """Draw the latents that vary most, each beside its one-step-ahead forecast, in one run of each condition."""
     data = result.dataset
     order = int(data.attrs["order"])
     lengths = data["n_frames"].to_numpy()
@@ -81,7 +81,7 @@ def plot_latents(result: Result) -> Figure:
 
 
 def plot_reconstruction(result: Result) -> Figure:
-    """The liveliest frame of one run of each condition, its reconstruction, and what is left."""
+    """Draw the liveliest frame of one run of each condition, its reconstruction, and what is left."""
     data = result.dataset
     runs = _one_run_per_condition(data)
     figure = Figure(figsize=(13, 3.7 * len(runs)), layout="constrained")
@@ -109,7 +109,7 @@ def plot_reconstruction(result: Result) -> Figure:
 
 
 def plot_coefficients(result: Result) -> Figure:
-    """The coefficients of each condition: mean over its runs, strongest lag of each pair of latents."""
+    """Draw the coefficients of each condition: mean over its runs, strongest lag of each pair of latents."""
     data = result.dataset
     conditions = data["condition"].to_numpy()
     names = list(dict.fromkeys(conditions))
@@ -181,4 +181,5 @@ def _mean_coef(data: xr.Dataset, runs: NDArray[np.bool_], shape: tuple[int, int,
     lag, target, source = (data[f"coef_{name}"].to_numpy()[used] for name in ("lag", "target", "source"))
     total = np.zeros(shape)
     np.add.at(total, (lag - 1, target, source), data["coef"].to_numpy()[used])
-    return total / runs.sum()
+    mean: NDArray[np.float64] = total / runs.sum()
+    return mean

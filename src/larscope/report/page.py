@@ -51,8 +51,8 @@ def _render(result: Result, images: Mapping[str, bytes]) -> str:
 
 def _run_rows(result: Result) -> list[dict[str, Any]]:
     data = result.dataset
-    names = ("run", "condition", "n_frames", "reconstruction_error", "forecast_error", "var_error", "var_explained")
-    names += ("var_error_heldout", "n_active")
+    names = ["run", "condition", "n_frames", "reconstruction_error", "forecast_error", "var_error", "var_explained"]
+    names += ["var_error_heldout", "n_active"]
     columns = {name: data[name].to_numpy().tolist() for name in names}
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
