@@ -42,29 +42,32 @@ TALL = 256
 MEMORY = 256 * 2**20
 
 
-def solve(problem: Problem, init: Tensor | None = None) -> Float[Tensor, "batch p k"]:
-    """Solve every target of every design; targets that fail are left for the certificate to find."""
+def solve(problem: Problem, init: Tensor | None = None) -> tuple[Float[Tensor, "batch p k"], Float[Tensor, "batch k"]]:
+    """Solve every target of every design; return coefficients and their relative KKT violation."""
     batch, p, k = problem.weights.shape
-    coef = np.empty((batch, k, p))
+    coef, kkt = np.zeros((batch, k, p)), np.empty((batch, k))
     X, y, alpha = (t.detach().cpu() for t in (problem.X, problem.y, problem.alpha))
     for b in range(batch):
-        design = _Design(X[b], problem.l2, problem.positive)
+        design = Design(X[b], problem.l2, problem.positive)
         weights = _rows(problem.weights[b])
         start = None if init is None else _rows(init[b].expand(p, k))
         size = _targets_at_once(p, k, design.capacity)
         for lo in range(0, k, size):
             part = slice(lo, min(lo + size, k))
-            coef[b, part] = _solve_targets(
+            state = _solve_targets(
                 design,
                 y[b, :, part].T.numpy(),
                 alpha[b, part].numpy(),
                 _part(weights, part),
                 None if start is None else _part(start, part),
             )
-    return torch.from_numpy(coef).mT.to(problem.X.device)
+            state.write(coef[b, part])
+            kkt[b, part] = state.kkt
+    device = problem.X.device
+    return torch.from_numpy(coef).mT.to(device), torch.from_numpy(kkt).to(device)
 
 
-class _Design:
+class Design:
     """Columns as contiguous rows, padded with zeros to whole vector registers."""
 
     def __init__(self, X: Tensor, l2: float, positive: bool) -> None:
@@ -78,10 +81,11 @@ class _Design:
         self.capacity = min(self.largest, 64)
         self.gram = np.zeros((0, 0))
 
-    def price(self, residual: Array) -> Array:
-        """R X / n for the residuals of several targets, one row each."""
+    def price(self, residual: Array, out: Array) -> Array:
+        """R X / n for the residuals of several targets, one row each; `out` spares fresh memory."""
         rows = torch.from_numpy(residual)[:, : self.n] / self.n
-        prices: Array = (rows @ self.tensor).numpy()
+        prices = out[: len(residual)]
+        torch.mm(rows, self.tensor, out=torch.from_numpy(prices))
         return prices
 
     def worth_a_gram(self, sizes: NDArray[np.int64]) -> bool:
@@ -110,10 +114,11 @@ class _State:
     size: NDArray[np.int64]
     factor: Array
     status: NDArray[np.int64]
+    kkt: Array
     prices_of_y: Array
 
     @classmethod
-    def empty(cls, design: _Design, y: Array, alpha: Array, weights: Array) -> _State:
+    def empty(cls, design: Design, y: Array, alpha: Array, weights: Array) -> _State:
         k, capacity = len(y), design.capacity
         padded = np.zeros((k, design.columns.shape[1]))
         padded[:, : design.n] = y
@@ -133,6 +138,7 @@ class _State:
             size=np.zeros(k, dtype=np.int64),
             factor=np.zeros((k, capacity, capacity)),
             status=np.full(k, OPEN),
+            kkt=np.full(k, np.inf),
             prices_of_y=np.zeros((1, 0)),
         )
 
@@ -145,29 +151,32 @@ class _State:
         self.factor = np.pad(self.factor, ((0, 0), (0, extra), (0, extra)))
         self.status[self.status == FULL] = OPEN
 
+    def write(self, dense: Array) -> None:
+        """Put the active coefficients into rows of zeros."""
+        rows, slots = np.nonzero(np.arange(self.active.shape[1]) < self.size[:, None])
+        dense[rows, self.active[rows, slots]] = self.coef[rows, slots]
 
-def _solve_targets(design: _Design, y: Array, alpha: Array, weights: Array, init: Array | None) -> Float[Array, "k p"]:
+
+def _solve_targets(design: Design, y: Array, alpha: Array, weights: Array, init: Array | None) -> _State:
+    prices = np.empty((len(y), design.p))
     state = _State.empty(design, y, alpha, weights)
     _begin(design, state, init)
     for _ in range(MAX_ROUNDS):
         pending = np.flatnonzero(state.status < DONE)
         if len(pending) == 0:
             break
-        prices = design.price(state.residual[pending])
+        design.price(state.residual[pending], prices)
         _in_threads(advance, len(pending), prices, pending, *_arguments(design, state))
         if design.worth_a_gram(state.size):
             design.add_gram()
         if len(design.gram) and not state.prices_of_y.size:
-            state.prices_of_y = design.price(state.y)
+            state.prices_of_y = design.price(state.y, np.empty_like(prices))
         if (state.status == FULL).any():
             state.grow(design.largest)
-    dense = np.zeros((len(y), design.p))
-    rows, slots = np.nonzero(np.arange(state.active.shape[1]) < state.size[:, None])
-    dense[rows, state.active[rows, slots]] = state.coef[rows, slots]
-    return dense
+    return state
 
 
-def _begin(design: _Design, state: _State, init: Array | None) -> None:
+def _begin(design: Design, state: _State, init: Array | None) -> None:
     """Start from the unpenalised features and the support of `init`; a wrong guess only costs time."""
     free = (state.weights == 0) if not design.positive else np.zeros_like(state.weights, dtype=bool)
     if init is None and not free.any():
@@ -184,12 +193,12 @@ def _begin(design: _Design, state: _State, init: Array | None) -> None:
     _in_threads(warm_start, k, np.ascontiguousarray(signs), *_arguments(design, state))
 
 
-def _arguments(design: _Design, state: _State) -> tuple[Any, ...]:
+def _arguments(design: Design, state: _State) -> tuple[Any, ...]:
     return (
         *(design.columns, design.diagonal, design.gram, state.prices_of_y),
         *(design.n, design.l2, design.positive),
         *(state.y, state.residual, state.alpha, state.reached, state.weights, state.scale),
-        *(state.active, state.sign, state.coef, state.size, state.factor, state.status),
+        *(state.active, state.sign, state.coef, state.size, state.factor, state.status, state.kkt),
     )
 
 

@@ -20,7 +20,6 @@ CANDIDATES = 24
 DESCENT = 0.7
 # A correlation counts as a violation from here, relative to the scale of the certificate.
 VIOLATION = 1e-10
-CERTIFIED = 1e-9
 # Squared relative distance from the span of the active columns, below which a column is in it.
 DEPENDENT = 1e-12
 
@@ -326,6 +325,7 @@ def warm_start(
     size,
     factor,
     status,
+    kkt,
 ):
     """Take the features with a sign as a first active set, as far as they are consistent."""
     z = np.empty(active.shape[1])
@@ -384,6 +384,7 @@ def advance(
     size,
     factor,
     status,
+    kkt,
 ):
     """Advance targets `pending[lo:hi]` given their prices: lower alpha, let violators join, or certify."""
     p, capacity = len(diagonal), active.shape[1]
@@ -411,7 +412,8 @@ def advance(
         if reached[t] < np.inf:
             level = max(alpha[t], min(level, DESCENT * reached[t]))
         if count == 0 and status[t] == SETTLED:
-            status[t] = DONE if worst <= CERTIFIED * scale[t] else FAILED
+            kkt[t] = worst / scale[t] if scale[t] > 0 else worst
+            status[t] = DONE
             continue
         if count == 0 and reached[t] <= alpha[t]:
             size[t] = _settle(columns, diagonal, gram, n, l2, positive, y[t], r, alpha[t], v, A, s, w, m, R, z)

@@ -293,18 +293,23 @@ def _solve(problem: Problem, init: Tensor | None, engine: Engine) -> Float[Tenso
     """Solve without gradient, by the engine asked for; what one engine cannot certify, the other tries."""
     check_values(problem)
     with torch.no_grad():
-        if engine == "path":
-            coef = homotopy(problem).coef
-        else:
-            # Imported here, because numba is slow to import and the path does not need it.
-            from larscope.lasso import active_set
-
-            coef = active_set.solve(problem, init)
-        kkt = certificate.violation(problem, coef)
+        coef, kkt = (_follow_path if engine == "path" else _active_set)(problem, init)
         if bool((kkt > TOLERANCE).any()):
             coef, kkt = _second_attempt(problem, coef, kkt, engine)
     _warn_uncertified(kkt)
     return coef
+
+
+def _active_set(problem: Problem, init: Tensor | None) -> tuple[Tensor, Tensor]:
+    # Imported here, because numba is slow to import and the path does not need it.
+    from larscope.lasso import active_set
+
+    return active_set.solve(problem, init)
+
+
+def _follow_path(problem: Problem, init: Tensor | None) -> tuple[Tensor, Tensor]:
+    coef = homotopy(problem).coef
+    return coef, certificate.violation(problem, coef)
 
 
 def _second_attempt(
@@ -320,13 +325,7 @@ def _second_attempt(
             problem.positive,
             problem.l2,
         )
-        if engine == "path":
-            from larscope.lasso import active_set
-
-            other = active_set.solve(part, coef[b : b + 1, :, t : t + 1])
-        else:
-            other = homotopy(part).coef
-        worst = certificate.violation(part, other)
+        other, worst = (_active_set if engine == "path" else _follow_path)(part, None)
         if bool(worst < kkt[b, t]):
             coef[b, :, t], kkt[b, t] = other[0, :, 0], worst[0, 0]
     return coef, kkt

@@ -147,7 +147,9 @@ def check_values(problem: Problem) -> None:
         raise LarscopeError(
             f"`alpha` must be finite and >= 0: got {worst}. Pass a penalty between 0 and `alpha_max(X, y)`."
         )
-    if not (problem.weights[:1] >= 0).all() or not (problem.weights >= 0).all():
+    # Where all targets share their weights, one column holds them all.
+    shared = problem.weights.stride(-1) == 0
+    if not ((problem.weights[..., :1] if shared else problem.weights) >= 0).all():
         raise LarscopeError(
             f"`weights` must be >= 0: got {problem.weights.min().item()}. "
             "Use 0 for an unpenalised feature and inf for an excluded one."

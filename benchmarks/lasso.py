@@ -1,0 +1,342 @@
+"""Time the lasso against other solvers; write benchmarks/lasso.md.
+
+    python benchmarks/lasso.py shared tall large warm gradient [--latents FILE.npy] [--repeats 5]
+
+Each section measures its solvers in turn, round after round, and reports medians over rounds of the times and
+of the ratios within a round. Sections replace their own part of the table, so they can be run one by one.
+`--latents` holds an array (T, K) of an encoder's latents, for the section "latents".
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import spams
+import torch
+from sklearn.linear_model import Lasso as CoordinateDescent
+from sklearn.linear_model import lars_path, lars_path_gram
+
+from larscope.lasso import certificate, lasso
+from larscope.lasso.active_set import Design
+from larscope.lasso.problem import canonical
+
+HERE = Path(__file__).parent
+RESULTS, TABLE = HERE / "lasso.json", HERE / "lasso.md"
+ALPHAS = (0.3, 0.1, 0.03, 0.01, 0.003)
+SAMPLED = 8  # targets on which scikit-learn is timed, scaled up to all
+
+
+def var_design(n, k, order=5, seed=0):
+    """Lagged frames of K autoregressions of unit variance (n x order K), and the frames they forecast."""
+    g = torch.Generator().manual_seed(seed)
+    z = torch.randn(n + order + 50, k, generator=g, dtype=torch.float64)
+    for t in range(1, len(z)):
+        z[t] += 0.6 * z[t - 1]
+    return lagged((z[50:] - z[50:].mean(0)) / z[50:].std(0, unbiased=False), order)
+
+
+def lagged(z, order=5):
+    n = len(z) - order
+    return torch.cat([z[order - lag : order - lag + n] for lag in range(1, order + 1)], 1), z[order:]
+
+
+def seconds(function):
+    start = time.perf_counter()
+    result = function()
+    return time.perf_counter() - start, result
+
+
+def in_turn(solvers, repeats):
+    """Times of each solver, round by round, after one round to warm up."""
+    times = {name: [] for name in solvers}
+    for round_ in range(repeats + 1):
+        for name, solve in solvers.items():
+            elapsed = seconds(solve)[0]
+            if round_:
+                times[name].append(elapsed)
+    return times
+
+
+def ratio(times, name, to="larscope"):
+    return statistics.median(a / b for a, b in zip(times[name], times[to], strict=True))
+
+
+def violation(X, Y, alpha, coef):
+    problem, _ = canonical(X, Y, alpha)
+    return certificate.violation(problem, torch.as_tensor(coef).reshape(1, *coef.shape)).max().item()
+
+
+class Counted:
+    """Count how many prices, in units of one product X'R over all targets, a solve needs."""
+
+    def __enter__(self):
+        self.rows, self.original = 0, Design.price
+
+        def price(design, residual, *rest):
+            self.rows += len(residual)
+            return self.original(design, residual, *rest)
+
+        Design.price = price
+        return self
+
+    def __exit__(self, *_):
+        Design.price = self.original
+
+
+def spams_solvers(X, Y, alpha, threads):
+    D, targets = np.asfortranarray(X.numpy()), np.asfortranarray(Y.numpy())
+    options = {"lambda1": alpha * len(X), "mode": 2, "numThreads": threads}
+    return {
+        f"spams{' cholesky' if cholesky else ''}": lambda cholesky=cholesky: spams.lasso(
+            targets, D=D, cholesky=cholesky, **options
+        )
+        for cholesky in (False, True)
+    }
+
+
+def sklearn_times(X, Y, alpha):
+    """Seconds and violation of each scikit-learn solver for all targets, from a few of them."""
+    X, Y = X.numpy(), Y.numpy()
+    some = range(0, Y.shape[1], max(1, Y.shape[1] // SAMPLED))
+    scale = Y.shape[1] / len(some)
+    gram_time, gram = seconds(lambda: X.T @ X)
+    n = len(X)
+
+    def by_gram(t):
+        cross = X.T @ Y[:, t]
+        return lars_path_gram(cross, gram, n_samples=n, alpha_min=alpha, method="lasso", return_path=False)[2]
+
+    def by_path(t):
+        return lars_path(X, Y[:, t], alpha_min=alpha, method="lasso", return_path=False)[2]
+
+    def by_descent(t):
+        model = CoordinateDescent(alpha, precompute=gram, fit_intercept=False, tol=1e-12, max_iter=100_000)
+        return model.fit(X, Y[:, t]).coef_
+
+    result = {}
+    for name, solve, setup in (
+        ("lars_path_gram", by_gram, gram_time),
+        ("lars_path", by_path, 0.0),
+        ("Lasso(precompute)", by_descent, gram_time),
+    ):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            elapsed, coefs = seconds(lambda solve=solve: np.stack([solve(t) for t in some], 1))
+        kkt = violation(torch.from_numpy(X), torch.from_numpy(Y[:, list(some)]), alpha, coefs)
+        result[name] = (setup + scale * elapsed, kkt)
+    return result
+
+
+def against_spams(X, Y, alpha, threads, repeats):
+    torch.set_num_threads(threads)
+    others = spams_solvers(X, Y, alpha, threads)
+    times = in_turn({"larscope": lambda: lasso(X, Y, alpha, gradient=None), **others}, repeats)
+    best = min(others, key=lambda name: statistics.median(times[name]))
+    coef = lasso(X, Y, alpha, gradient=None)
+    with Counted() as counted:
+        lasso(X, Y, alpha, gradient=None)
+    residual = Y.T.contiguous()
+    one_product = statistics.median(seconds(lambda: residual @ X)[0] for _ in range(20))
+    products = counted.rows / Y.shape[1]
+    ours = statistics.median(times["larscope"])
+    return {
+        "threads": threads,
+        "alpha": alpha,
+        "active": f"{(coef != 0).sum(0).double().mean():.1f}",
+        "larscope (s)": f"{ours:.3f}",
+        "KKT": f"{violation(X, Y, alpha, coef):.0e}",
+        "SPAMS (s)": f"{statistics.median(times[best]):.3f}",
+        "KKT ": f"{violation(X, Y, alpha, others[best]().toarray()):.0e}",
+        "SPAMS / larscope": f"{ratio(times, best):.1f}",
+        "products": f"{products:.1f}",
+        "time / products": f"{ours / (products * one_product):.1f}",
+    }
+
+
+def shared(arguments):
+    """K = 384 targets, n = 59, p = 1920: one training window."""
+    X, Y = var_design(59, 384)
+    rows = []
+    for threads in (1, 2):
+        for alpha in ALPHAS:
+            row = against_spams(X, Y, alpha, threads, arguments.repeats)
+            if threads == 1:
+                names = sklearn_times(X, Y, alpha)
+                best = min(names, key=lambda name: names[name][0])
+                elapsed, kkt = names[best]
+                row |= {
+                    "scikit-learn (s)": f"{elapsed:.1f}",
+                    "which": best,
+                    "KKT  ": f"{kkt:.0e}",
+                    "scikit-learn / larscope": f"{elapsed / float(row['larscope (s)']):.0f}",
+                }
+            rows.append(row)
+    return rows
+
+
+def tall(arguments):
+    """K = 384 targets, n = 1195, p = 1920: a whole run."""
+    X, Y = var_design(1195, 384)
+    return [against_spams(X, Y, alpha, 1, max(1, arguments.repeats // 3)) for alpha in ALPHAS[:3]]
+
+
+def large(arguments):
+    """K = 4096 targets, n = 59, p = 20480, alpha = .1, two threads."""
+    torch.set_num_threads(2)
+    X, Y = var_design(59, 4096)
+    lasso(X[:, :100], Y[:, :4], 0.1)
+    elapsed, coef = seconds(lambda: lasso(X, Y, 0.1, gradient=None))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    part = torch.arange(0, 4096, 16)
+    kkt = violation(X, Y[:, part], 0.1, coef[:, part])
+    return [{"larscope (s)": f"{elapsed:.2f}", "peak memory (GiB)": f"{peak:.2f}", "KKT": f"{kkt:.0e}"}]
+
+
+def latents(arguments):
+    """Latents of a trained encoder, penalties as in training (alpha = penalty K), centred, one thread."""
+    z = torch.as_tensor(np.load(arguments.latents)).double()[:64]
+    X, Y = lagged(z - z.mean(0))
+    rows = []
+    for penalty in (0.003, 0.01, 0.032):
+        row = against_spams(X, Y, penalty * Y.shape[1], 1, arguments.repeats)
+        rows.append({"penalty": penalty} | row)
+    return rows
+
+
+def warm(arguments):
+    """Start from the solution of data that differ by noise of 1 % or 10 %; one thread."""
+    torch.set_num_threads(1)
+    X, Y = var_design(59, 384)
+    g = torch.Generator().manual_seed(1)
+    rows = []
+    for change in (0.01, 0.1):
+        noisy = [z + change * torch.randn(z.shape, generator=g, dtype=z.dtype) for z in (X, Y)]
+        for alpha in (0.3, 0.03, 0.003):
+            before = lasso(X, Y, alpha, gradient=None)
+            solvers = {
+                "larscope": lambda a=alpha, noisy=noisy: lasso(*noisy, a, gradient=None),
+                "warm": lambda a=alpha, w=before, noisy=noisy: lasso(*noisy, a, gradient=None, init=w),
+            }
+            times = in_turn(solvers, arguments.repeats)
+            same = bool((solvers["larscope"]() == solvers["warm"]()).all())
+            rows.append(
+                {
+                    "change": f"{change:.0%}",
+                    "alpha": alpha,
+                    "cold (s)": f"{statistics.median(times['larscope']):.3f}",
+                    "warm (s)": f"{statistics.median(times['warm']):.3f}",
+                    "warm / cold": f"{ratio(times, 'warm'):.2f}",
+                    "same bits": same,
+                }
+            )
+    return rows
+
+
+def gradient(arguments):
+    """Backward against forward, unrolled steps (16 targets) and cvxpylayers (n = 20, p = 40); one thread."""
+    torch.set_num_threads(1)
+    rows = []
+    X, Y = (z.requires_grad_() for z in var_design(59, 384))
+    for alpha in ALPHAS:
+        pairs = []
+        for _ in range(arguments.repeats + 1):
+            forward, coef = seconds(lambda a=alpha: lasso(X, Y, a))
+            loss = coef.square().sum()
+            backward, _ = seconds(lambda loss=loss: torch.autograd.grad(loss, (X, Y)))
+            pairs.append((forward, backward))
+        forward, backward = (statistics.median(z) for z in zip(*pairs[1:], strict=True))
+        rows.append(
+            {
+                "case": f"K=384 alpha={alpha}",
+                "forward (s)": f"{forward:.3f}",
+                "backward (s)": f"{backward:.3f}",
+                "backward / forward": f"{backward / forward:.2f}",
+            }
+        )
+    few = Y[:, :16]
+    rows.append(versus("unrolled, 16 targets", X, few, 0.1, unrolled, max(1, arguments.repeats // 2)))
+    try:
+        other = cvxpy_layer(20, 40, 0.1)
+    except ImportError:
+        return rows
+    X, Y = var_design(20, 8)
+    return [*rows, versus("cvxpylayers, n=20 p=40 K=1", X, Y[:, 0], 0.1, other, arguments.repeats)]
+
+
+def versus(name, X, y, alpha, other, repeats):
+    def both_ways(solve):
+        inputs = [z.detach().requires_grad_() for z in (X, y)]
+        return torch.autograd.grad(solve(*inputs, alpha).square().sum(), inputs)
+
+    solvers = {"larscope": lambda: both_ways(lasso), "other": lambda: both_ways(other)}
+    times = in_turn(solvers, repeats)
+    difference = max(
+        ((a - b).abs().max() / a.abs().max()).item()
+        for a, b in zip(*(solve() for solve in solvers.values()), strict=True)
+    )
+    return {
+        "case": name,
+        "forward + backward (s)": f"{statistics.median(times['larscope']):.4f}",
+        "other (s)": f"{statistics.median(times['other']):.3f}",
+        "other / larscope": f"{ratio(times, 'other'):.0f}",
+        "gradients differ by": f"{difference:.0e}",
+    }
+
+
+def unrolled(X, y, alpha):
+    return lasso(X, y, alpha, gradient="unrolled")
+
+
+def cvxpy_layer(n, p, alpha):
+    import cvxpy
+    from cvxpylayers.torch import CvxpyLayer
+
+    X, y, w = cvxpy.Parameter((n, p)), cvxpy.Parameter(n), cvxpy.Variable(p)
+    objective = cvxpy.sum_squares(y - X @ w) / (2 * n) + alpha * cvxpy.norm1(w)
+    layer = CvxpyLayer(cvxpy.Problem(cvxpy.Minimize(objective)), parameters=[X, y], variables=[w])
+    return lambda X, y, alpha: layer(X, y)[0]
+
+
+SECTIONS = {f.__name__: f for f in (shared, tall, large, latents, warm, gradient)}
+
+
+def table(results):
+    lines = ["# Lasso benchmark", "", f"Written by `{results['command']}`. {results['note']}", ""]
+    for name, section in SECTIONS.items():
+        if name not in results:
+            continue
+        rows = results[name]
+        heads = list(dict.fromkeys(head for row in rows for head in row))
+        lines += [f"## {name}", "", section.__doc__, "", "| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+        lines += ["| " + " | ".join(str(row.get(head, "")) for head in heads) + " |" for row in rows]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("sections", nargs="*", choices=[*SECTIONS, []], default=[])
+    parser.add_argument("--latents", type=Path)
+    parser.add_argument("--repeats", type=int, default=5)
+    arguments = parser.parse_args()
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    for name in arguments.sections:
+        results[name] = SECTIONS[name](arguments)
+        RESULTS.write_text(json.dumps(results, indent=1))
+    results["command"] = "python benchmarks/lasso.py shared tall large warm gradient"
+    results["note"] = (
+        "Medians over alternating rounds. `products` counts pricing products X'R (all targets), the engine's "
+        "floor; `time / products` is how far from it a solve ends. scikit-learn is timed on "
+        f"{SAMPLED} targets and scaled; its KKT is what its tightest tolerance reached."
+    )
+    TABLE.write_text(table(results))
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()
