@@ -135,7 +135,7 @@ def write_page(scores: pd.DataFrame, losses: pd.DataFrame, command: str) -> None
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("session", type=Path)
-    parser.add_argument("--epochs", type=int, default=42)
+    parser.add_argument("--epochs", type=int, default=21)
     arguments = parser.parse_args()
     done = train_all(read_session(arguments.session), arguments.epochs)
     write_page(*done, f"python reproduction/first_run.py {arguments.session} --epochs {arguments.epochs}")

@@ -28,6 +28,7 @@ def test_docstring_examples(name):
 
 @pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
 def test_code_blocks_run(page, tmp_path, monkeypatch):
+    monkeypatch.setattr("larscope.training.MIN_STEPS", 8)  # the reader trains for minutes, the test for seconds
     blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
     monkeypatch.chdir(tmp_path)
     if "session.csv" in "".join(blocks):

@@ -66,13 +66,13 @@ class LatentVAR(Settings):
     Examples
     --------
     >>> from larscope import LatentVAR, simulate_session
-    >>> session = simulate_session(n_runs=2, n_frames=80, frame_shape=(16, 16), n_cells=4, seed=0)
+    >>> session = simulate_session(n_runs=2, n_frames=80, frame_shape=(48, 48), seed=0)
     >>> import warnings
     >>> with warnings.catch_warnings():
     ...     warnings.simplefilter("ignore")  # one epoch is far too short a training
     ...     model = LatentVAR(order=2, window=32, epochs=1).fit(session)
     >>> model.coef_[0].shape
-    (2, 4, 4)
+    (2, 36, 36)
     """
 
     __signature__ = inspect.signature(Settings)
