@@ -412,7 +412,7 @@ def test_wrong_designs_are_refused():
         contrast_table(pairs, groups)
     with pytest.raises(ValueError, match="got 6 entries for 'late'"):
         contrast_table(pairs, groups | {"late": [True] * 6})
-    with pytest.raises(ValueError, match=r"got 'erly'. Did you mean 'early'"):
+    with pytest.raises(ValueError, match=r"Unknown group 'erly'. Did you mean 'early'"):
         contrast_table(pairs, groups, [("erly", "late")])
 
 

@@ -31,7 +31,8 @@ import scipy.sparse
 import scipy.stats
 from jaxtyping import Bool, Float, Int
 
-from larscope.errors import LarscopeError, suggest
+from larscope.errors import LarscopeError
+from larscope.groups import Groups, group_members
 from larscope.influence import Coefs, check_coefs, influence
 from larscope.permutation import (
     ExchangeableUnits,
@@ -52,6 +53,7 @@ __all__ = [
     "compare_pairs",
     "condition_imbalances",
     "contrast_table",
+    "correct_contrasts",
     "influence_distances",
     "influence_test",
     "swap_deltas",
@@ -98,8 +100,11 @@ class Comparison:
 
     Attributes
     ----------
+    conditions
+        Names of the conditions, that of the first run first.
     statistic
-        mean(inter) - mean(intra), every condition counting alike (see the top of this file).
+        mean(inter) - mean(intra), every condition counting alike (see the top of this file). So with groups of
+        different sizes it is not `inter.mean() - intra.mean()`.
     pvalue
         Share of permuted labelings whose statistic is at least as large, the observed labeling included.
     pvalue_ranksum
@@ -116,6 +121,10 @@ class Comparison:
         95 % percentile bootstrap interval of `effect_size` over exchangeable units, in percent.
     intra, inter
         The numbers of all pairs within a condition and between conditions, as the paper's test takes them.
+    intra_condition
+        The condition that each pair of `intra` lies within, as an index into `conditions`.
+    permuted
+        The statistic under each labeling, the observed one first: `pvalue` is the share of these that reach the first.
     anosim_r
         Clarke's ANOSIM R of the symmetrised numbers: 0 no separation, 1 every inter above every intra.
     permdisp_pvalue
@@ -127,6 +136,7 @@ class Comparison:
         What limits the comparison, in words.
     """
 
+    conditions: tuple[str, ...]
     statistic: float
     pvalue: float
     pvalue_ranksum: float
@@ -136,6 +146,8 @@ class Comparison:
     effect_interval: tuple[float, float]
     intra: Float[np.ndarray, " pairs_within"]
     inter: Float[np.ndarray, " pairs_between"]
+    intra_condition: Int[np.ndarray, " pairs_within"]
+    permuted: Float[np.ndarray, " labelings"]
     anosim_r: float
     permdisp_pvalue: float
     units: str
@@ -303,14 +315,14 @@ def influence_test(
 
 def contrast_table(
     pairs: PairDistances,
-    groups: Mapping[str, Sequence[bool] | Bool[np.ndarray, " runs"]],
+    groups: Groups,
     contrasts: Sequence[tuple[str, str]] | None = None,
     block: Sequence[Hashable] | None = None,
     subject: Sequence[Hashable] | None = None,
     n_permutations: int = 9999,
     seed: int = 0,
 ) -> list[Contrast]:
-    """Compare several pairs of groups of runs, as the paper's Table 2, and correct for their number.
+    """Compare several pairs of groups of runs, as the paper's tables do, and correct for their number.
 
     Groups may overlap each other; the two groups of one contrast may not.
 
@@ -319,7 +331,7 @@ def contrast_table(
     pairs
         From `swap_deltas` or `influence_distances`, over all runs.
     groups
-        For each group's name, which runs are in it.
+        For each group's name, which runs are in it (`larscope.groups` makes them from a session table).
     contrasts
         Pairs of group names; all pairs when left out.
     block, subject, n_permutations, seed
@@ -347,16 +359,42 @@ def contrast_table(
     [('day 1', 'day 2', 0.262), ('day 1', 'day 3', 0.024), ('day 2', 'day 3', 0.024)]
     """
     chosen = list(combinations(groups, 2)) if contrasts is None else list(contrasts)
-    results = []
+    results = {}
     for first, second in chosen:
-        runs, names = _members(groups, first, second, len(pairs.value))
+        runs, names = group_members(groups, first, second, len(pairs.value))
         inside = [None if c is None else [c[run] for run in runs] for c in (block, subject)]
-        results.append(compare_pairs(pairs.of(runs), names, inside[0], inside[1], n_permutations, seed))
-    p = np.array([result.pvalue for result in results])
+        results[first, second] = compare_pairs(pairs.of(runs), names, inside[0], inside[1], n_permutations, seed)
+    return correct_contrasts(results)
+
+
+def correct_contrasts(comparisons: Mapping[tuple[str, str], Comparison]) -> list[Contrast]:
+    """Correct the p-values of several comparisons for their number: Bonferroni, Holm and Benjamini-Hochberg.
+
+    Parameters
+    ----------
+    comparisons
+        For each pair of group names, its comparison.
+
+    Raises
+    ------
+    LarscopeError
+        If there is nothing to correct.
+
+    Examples
+    --------
+    >>> x = np.array([0.0, 0.1, 0.2, 5.0, 5.1, 5.3])
+    >>> pairs = PairDistances((x[:, None] - x) ** 2, None, symmetric=True)
+    >>> test = compare_pairs(pairs, list("aaabbb"), warn=False)
+    >>> [round(row.pvalue_holm, 3) for row in correct_contrasts({("a", "b"): test, ("a", "c"): test})]
+    [0.2, 0.2]
+    """
+    if not comparisons:
+        raise LarscopeError("A table of comparisons needs at least one pair of groups: got none. Name two groups.")
+    p = np.array([comparison.pvalue for comparison in comparisons.values()])
     corrected = zip(_bonferroni(p), _holm(p), scipy.stats.false_discovery_control(p), strict=True)
     return [
-        Contrast(first, second, result, *map(float, row))
-        for (first, second), result, row in zip(chosen, results, corrected, strict=True)
+        Contrast(first, second, comparison, *map(float, row))
+        for ((first, second), comparison), row in zip(comparisons.items(), corrected, strict=True)
     ]
 
 
@@ -530,7 +568,7 @@ def compare_pairs(
             "Pass distances and conditions of the same runs, in the same order."
         )
     labelings = permute_labels(units, n_permutations, seed)
-    intra, inter = _split_pairs(pairs, units.label)
+    intra, inter, intra_condition = _split_pairs(pairs, units.label)
     if not intra.size:
         raise LarscopeError(
             f"At least one condition must have two runs: got one run of each of {units.conditions}. "
@@ -540,6 +578,7 @@ def compare_pairs(
     permuted = np.subtract(*_mean_inter_and_intra(pairs.value, comparable, labelings.labels))
     symmetrised = (pairs.value + pairs.value.T) / 2
     comparison = Comparison(
+        conditions=units.conditions,
         statistic=float(permuted[0]),
         pvalue=pvalue(permuted),
         pvalue_ranksum=_ranksum_pvalue(inter, intra),
@@ -549,6 +588,8 @@ def compare_pairs(
         effect_interval=_effect_interval(pairs, comparable, units, seed),
         intra=intra,
         inter=inter,
+        intra_condition=intra_condition,
+        permuted=permuted,
         anosim_r=_anosim_r(symmetrised, comparable, units.label),
         permdisp_pvalue=_permdisp_pvalue(symmetrised, labelings),
         units=units.description,
@@ -658,10 +699,12 @@ def _warned(comparison: Comparison) -> Comparison:
 
 def _split_pairs(
     pairs: PairDistances, label: Int[np.ndarray, " runs"]
-) -> tuple[Float[np.ndarray, " intra"], Float[np.ndarray, " inter"]]:
+) -> tuple[Float[np.ndarray, " intra"], Float[np.ndarray, " inter"], Int[np.ndarray, " intra"]]:
+    """Return the pairs within conditions, those between them, and which condition each of the former lies within."""
     different = np.triu(np.ones_like(pairs.value, bool), 1) if pairs.symmetric else ~np.eye(len(label), dtype=bool)
     same = label[:, None] == label
-    return pairs.value[different & same], pairs.value[different & ~same]
+    within = np.broadcast_to(label[:, None], same.shape)[different & same]
+    return pairs.value[different & same], pairs.value[different & ~same], within
 
 
 def _mean_inter_and_intra(
@@ -775,28 +818,6 @@ def _holm(p: Float[np.ndarray, " tests"]) -> Float[np.ndarray, " tests"]:
     corrected = np.empty_like(p)
     corrected[order] = np.minimum(stepped, 1)
     return corrected
-
-
-def _members(
-    groups: Mapping[str, Sequence[bool] | Bool[np.ndarray, " runs"]], first: str, second: str, n_runs: int
-) -> tuple[Int[np.ndarray, " chosen"], list[str]]:
-    """Return the runs of the two groups, the first group's first, and the name of each run's group."""
-    for name in (first, second):
-        if name not in groups:
-            raise LarscopeError(f"`contrasts` must name groups in `groups`: got {name!r}. {suggest(name, groups)}")
-        if len(groups[name]) != n_runs:
-            raise LarscopeError(
-                f"A group must say True or False for each of the {n_runs} runs: got {len(groups[name])} entries for "
-                f"{name!r}. Pass one entry a run, in the order of the runs."
-            )
-    inside = [np.flatnonzero(np.asarray(groups[name], bool)) for name in (first, second)]
-    shared = np.intersect1d(inside[0], inside[1])
-    if shared.size:
-        raise LarscopeError(
-            f"The two groups of a contrast must not share runs: got {first!r} and {second!r} with runs "
-            f"{shared.tolist()} in both. Choose groups that exclude each other."
-        )
-    return np.concatenate(inside), [first] * len(inside[0]) + [second] * len(inside[1])
 
 
 # ------------------------------------------------------------------------------------------- coefficients

@@ -221,18 +221,31 @@ def latent_sign(latents: Sequence[Float[np.ndarray, "_frames K"]]) -> float:
     return -1.0 if third < 0 else 1.0
 
 
-def latent_positions(grid: tuple[int, int], frame_shape: tuple[int, int]) -> Float[np.ndarray, "K 2"]:
+def latent_positions(
+    grid: tuple[int, int], frame_shape: tuple[int, int], offset: tuple[int, int] = (0, 0)
+) -> Float[np.ndarray, "K 2"]:
     """Row and column, in input pixels, of the centre of each latent's patch of the image.
 
     Latents are numbered row by row over the latent map; pixel centres are whole numbers.
 
+    Parameters
+    ----------
+    grid
+        Height and width of the latent map.
+    frame_shape
+        Height and width that the map covers: of the crop, in input pixels before downscaling.
+    offset
+        Row and column of the crop's first pixel.
+
     Examples
     --------
-    >>> latent_positions((1, 2), (8, 16))
-    array([[ 3.5,  3.5],
-           [ 3.5, 11.5]])
+    >>> latent_positions((1, 2), (8, 16), offset=(0, 100))
+    array([[  3.5, 103.5],
+           [  3.5, 111.5]])
     """
-    row, column = ((np.arange(n) + 0.5) * size / n - 0.5 for n, size in zip(grid, frame_shape, strict=True))
+    row, column = (
+        start + (np.arange(n) + 0.5) * size / n - 0.5 for n, size, start in zip(grid, frame_shape, offset, strict=True)
+    )
     return np.stack(np.meshgrid(row, column, indexing="ij"), axis=-1).reshape(-1, 2)
 
 
@@ -286,6 +299,7 @@ def edge_differences(
     n_permutations: int = 9999,
     seed: int = 0,
     *,
+    offset: tuple[int, int] = (0, 0),
     min_runs: int = 2,
 ) -> EdgeDifferences:
     """Test every coefficient for a difference between two conditions, corrected for their number by max-T.
@@ -299,8 +313,9 @@ def edge_differences(
         first run minus the other.
     grid
         Height and width of the latent map.
-    frame_shape
-        Height and width of the frames, in input pixels.
+    frame_shape, offset
+        Height and width of the part of the frames that was analysed, and where it begins, in input pixels: see
+        `latent_positions`.
     min_runs
         Test only coefficients that are non-zero in at least this many runs, whatever their condition.
 
@@ -334,7 +349,7 @@ def edge_differences(
     values, position = _values_by_edge(coefs, min_runs)
     lag, target, source = np.unravel_index(position, (n_lags, n_latents, n_latents))
     test = max_t(values, permute_labels(units, n_permutations, seed))
-    place = latent_positions(grid, frame_shape)
+    place = latent_positions(grid, frame_shape, offset)
     return EdgeDifferences(
         lag=lag + 1,
         source=source,
