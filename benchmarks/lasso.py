@@ -21,8 +21,7 @@ import torch
 from sklearn.linear_model import Lasso as CoordinateDescent
 from sklearn.linear_model import lars_path, lars_path_gram
 
-from larscope.lasso import certificate, lasso
-from larscope.lasso.active_set import Design
+from larscope.lasso import active_set, certificate, lasso
 from larscope.lasso.problem import canonical
 
 HERE = Path(__file__).parent
@@ -72,20 +71,21 @@ def violation(X, Y, alpha, coef):
 
 
 class Counted:
-    """Count how many prices, in units of one product X'R over all targets, a solve needs."""
+    """Count the prices of a solve: each is one row of the product X'R."""
 
     def __enter__(self):
-        self.rows, self.original = 0, Design.price
+        self.rows, self.original = 0, active_set._solve_targets
 
-        def price(design, residual, *rest):
-            self.rows += len(residual)
-            return self.original(design, residual, *rest)
+        def solve_targets(*arguments):
+            state = self.original(*arguments)
+            self.rows += state.priced.sum()
+            return state
 
-        Design.price = price
+        active_set._solve_targets = solve_targets
         return self
 
     def __exit__(self, *_):
-        Design.price = self.original
+        active_set._solve_targets = self.original
 
 
 def spams_solvers(X, Y, alpha, threads):

@@ -20,7 +20,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from larscope.lasso.kernels import CANDIDATES, DONE, FULL, OPEN, advance, warm_start
+from larscope.lasso.kernels import CANDIDATES, FULL, GROUP, OPEN, solve_group, warm_start
 from larscope.lasso.problem import Problem
 
 Array = NDArray[np.float64]
@@ -81,13 +80,6 @@ class Design:
         self.capacity = min(self.largest, 64)
         self.gram = np.zeros((0, 0))
 
-    def price(self, residual: Array, out: Array) -> Array:
-        """R X / n for the residuals of several targets, one row each; `out` spares fresh memory."""
-        rows = torch.from_numpy(residual)[:, : self.n] / self.n
-        prices = out[: len(residual)]
-        torch.mm(rows, self.tensor, out=torch.from_numpy(prices))
-        return prices
-
     def worth_a_gram(self, sizes: NDArray[np.int64]) -> bool:
         """Whether X'X / n saves more than it costs: tall designs, many targets, supports not small."""
         affordable = self.p**2 * 8 <= MEMORY and len(sizes) * 16 >= self.p
@@ -99,7 +91,7 @@ class Design:
 
 
 @dataclass
-class _State:
+class State:
     """Where each target stands. `factor` is the upper Cholesky factor of H on the active set."""
 
     y: Array
@@ -115,10 +107,11 @@ class _State:
     factor: Array
     status: NDArray[np.int64]
     kkt: Array
+    priced: NDArray[np.int64]
     prices_of_y: Array
 
     @classmethod
-    def empty(cls, design: Design, y: Array, alpha: Array, weights: Array) -> _State:
+    def empty(cls, design: Design, y: Array, alpha: Array, weights: Array) -> State:
         k, capacity = len(y), design.capacity
         padded = np.zeros((k, design.columns.shape[1]))
         padded[:, : design.n] = y
@@ -139,6 +132,7 @@ class _State:
             factor=np.zeros((k, capacity, capacity)),
             status=np.full(k, OPEN),
             kkt=np.full(k, np.inf),
+            priced=np.zeros(k, dtype=np.int64),
             prices_of_y=np.zeros((1, 0)),
         )
 
@@ -157,26 +151,22 @@ class _State:
         dense[rows, self.active[rows, slots]] = self.coef[rows, slots]
 
 
-def _solve_targets(design: Design, y: Array, alpha: Array, weights: Array, init: Array | None) -> _State:
-    prices = np.empty((len(y), design.p))
-    state = _State.empty(design, y, alpha, weights)
+def _solve_targets(design: Design, y: Array, alpha: Array, weights: Array, init: Array | None) -> State:
+    state = State.empty(design, y, alpha, weights)
     _begin(design, state, init)
-    for _ in range(MAX_ROUNDS):
-        pending = np.flatnonzero(state.status < DONE)
-        if len(pending) == 0:
-            break
-        design.price(state.residual[pending], prices)
-        _in_threads(advance, len(pending), prices, pending, *_arguments(design, state))
+    # A first look at how large supports become decides whether inner products are worth keeping.
+    for rounds in (5, MAX_ROUNDS):
+        _in_threads(solve_group, len(y), rounds, *_arguments(design, state))
+        while (state.status == FULL).any():
+            state.grow(design.largest)
+            _in_threads(solve_group, len(y), rounds, *_arguments(design, state))
         if design.worth_a_gram(state.size):
             design.add_gram()
-        if len(design.gram) and not state.prices_of_y.size:
-            state.prices_of_y = design.price(state.y, np.empty_like(prices))
-        if (state.status == FULL).any():
-            state.grow(design.largest)
+            state.prices_of_y = (state.y[:, : design.n] @ design.tensor.numpy()) / design.n
     return state
 
 
-def _begin(design: Design, state: _State, init: Array | None) -> None:
+def _begin(design: Design, state: State, init: Array | None) -> None:
     """Start from the unpenalised features and the support of `init`; a wrong guess only costs time."""
     free = (state.weights == 0) if not design.positive else np.zeros_like(state.weights, dtype=bool)
     if init is None and not free.any():
@@ -193,24 +183,28 @@ def _begin(design: Design, state: _State, init: Array | None) -> None:
     _in_threads(warm_start, k, np.ascontiguousarray(signs), *_arguments(design, state))
 
 
-def _arguments(design: Design, state: _State) -> tuple[Any, ...]:
+def _arguments(design: Design, state: State) -> tuple[Any, ...]:
     return (
         *(design.columns, design.diagonal, design.gram, state.prices_of_y),
         *(design.n, design.l2, design.positive),
         *(state.y, state.residual, state.alpha, state.reached, state.weights, state.scale),
-        *(state.active, state.sign, state.coef, state.size, state.factor, state.status, state.kkt),
+        *(state.active, state.sign, state.coef, state.size, state.factor, state.status, state.kkt, state.priced),
     )
 
 
 def _in_threads(kernel: Callable[..., None], count: int, *arguments: Any) -> None:
-    """Run a kernel, which releases the GIL, over ranges of targets. Targets never share a number."""
-    threads = min(torch.get_num_threads(), count)
+    """Run a kernel, which releases the GIL, over groups of targets. Groups share no number they write.
+
+    Groups do not depend on the number of threads, so neither does the answer.
+    """
+    groups = [(lo, min(lo + GROUP, count)) for lo in range(0, count, GROUP)]
+    threads = min(torch.get_num_threads(), len(groups))
     if threads == 1:
-        kernel(0, count, *arguments)
+        for lo, hi in groups:
+            kernel(lo, hi, *arguments)
         return
-    edges = np.linspace(0, count, 4 * threads + 1).astype(int)
     with ThreadPoolExecutor(threads) as pool:
-        runs = [pool.submit(kernel, lo, hi, *arguments) for lo, hi in pairwise(edges)]
+        runs = [pool.submit(kernel, lo, hi, *arguments) for lo, hi in groups]
         for run in runs:
             run.result()
 

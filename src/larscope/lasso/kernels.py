@@ -23,6 +23,10 @@ VIOLATION = 1e-10
 # Squared relative distance from the span of the active columns, below which a column is in it.
 DEPENDENT = 1e-12
 
+# Targets priced together, and numbers in one tile of that product: BLAS keeps so small a one on one thread.
+GROUP = 16
+TILE = 262_144
+
 # Where a target stands.
 OPEN, SETTLED, DONE, FULL, FAILED = range(5)
 
@@ -96,21 +100,20 @@ def _highest_levels(c, alpha, weights, tolerance, positive, is_active, found, le
 
     Returns how many, and the alpha at which all of them violate: `alpha` itself if there are no others.
     """
-    count, least = 0, 0
+    count, least, bar = 0, 0, alpha
     for j in range(len(c)):
         size = c[j] if positive else abs(c[j])
-        if size - alpha * weights[j] > tolerance and not is_active[j]:
-            height = size / weights[j] if weights[j] > 0 else np.inf
+        if size - bar * weights[j] > tolerance and not is_active[j]:
+            slot = least
             if count < len(found):
-                found[count], level[count] = j, height
+                slot = count
                 count += 1
-            elif height > level[least]:
-                found[least], level[least] = j, height
-            else:
-                continue
+            found[slot] = j
+            level[slot] = size / weights[j] if weights[j] > 0 else np.inf
             if count == len(found):
                 least = np.argmin(level)
-    return count, max(level[least], alpha) if count == len(found) else alpha
+                bar = max(level[least], alpha)
+    return count, bar
 
 
 @_compiled
@@ -326,6 +329,7 @@ def warm_start(
     factor,
     status,
     kkt,
+    priced,
 ):
     """Take the features with a sign as a first active set, as far as they are consistent."""
     z = np.empty(active.shape[1])
@@ -359,114 +363,130 @@ def warm_start(
         )
 
 
+# fmt: off
 @_compiled
-def advance(
-    lo,
-    hi,
-    prices,
-    pending,
-    columns,
-    diagonal,
-    gram,
-    prices_of_y,
-    n,
-    l2,
-    positive,
-    y,
-    residual,
-    alpha,
-    reached,
-    weights,
-    scale,
-    active,
-    sign,
-    coef,
-    size,
-    factor,
-    status,
-    kkt,
+def _advance(
+    t, c, g, z, velocity, candidates, levels, left, is_active,
+    columns, diagonal, gram, prices_of_y, n, l2, positive, y, residual, alpha, reached, weights, scale,
+    active, sign, coef, size, factor, status, kkt, priced,
 ):
-    """Advance targets `pending[lo:hi]` given their prices: lower alpha, let violators join, or certify."""
+    # fmt: on
+    """Advance one target given its prices c: lower alpha, let violators join, or certify."""
     p, capacity = len(diagonal), active.shape[1]
     largest = p if l2 > 0 else min(n, p)
+    r, R = residual[t], factor[t]
+    A, s, w, m = active[t], sign[t], coef[t], size[t]
+    v = weights[min(t, len(weights) - 1)]
+    b = prices_of_y[min(t, len(prices_of_y) - 1)]
+    tolerance = VIOLATION * scale[t]
+    for i in range(m):
+        is_active[A[i]] = True
+        c[A[i]] -= l2 * w[i]
+    count, level = _highest_levels(c, alpha[t], v, tolerance, positive, is_active, candidates[:CANDIDATES], levels)
+    worst = _violation(c, alpha[t], v, positive, is_active, A, s, m) if count == 0 else np.inf
+    for i in range(m):
+        is_active[A[i]] = False
+
+    if reached[t] < np.inf:
+        level = max(alpha[t], min(level, DESCENT * reached[t]))
+    if count == 0 and status[t] == SETTLED:
+        kkt[t] = worst / scale[t] if scale[t] > 0 else worst
+        status[t] = DONE
+        return
+    if count == 0 and reached[t] <= alpha[t]:
+        size[t] = _settle(columns, diagonal, gram, n, l2, positive, y[t], r, alpha[t], v, A, s, w, m, R, z)
+        status[t] = SETTLED
+        return
+
+    status[t] = OPEN
+    if level < reached[t]:
+        m = _lower(columns, gram, positive, r, reached[t], level, v, A, s, w, m, R, z)
+        reached[t] = level
+    for _ in range(20 * CANDIDATES + 4 * capacity):
+        best, excess, side = -1, tolerance, 1.0
+        for i in range(count):
+            cj = _correlation(candidates[i], columns, gram, n, b, r, A, w, m)
+            beyond = (cj if positive else abs(cj)) - level * v[candidates[i]]
+            if beyond > excess:
+                best, excess, side = i, beyond, 1.0 if cj > 0 else -1.0
+        if best < 0:
+            break
+        if m == capacity and capacity < largest:
+            status[t] = FULL
+            break
+        j = candidates[best]
+        count -= 1
+        candidates[best] = candidates[count]
+        m, n_left = _join(
+            j,
+            side,
+            excess,
+            columns,
+            diagonal,
+            gram,
+            n,
+            positive,
+            r,
+            v,
+            A,
+            s,
+            w,
+            m,
+            R,
+            g,
+            z,
+            velocity,
+            left,
+        )
+        if m < 0:
+            status[t] = FAILED
+            m = 0
+            break
+        for i in range(min(n_left, len(candidates) - count)):
+            candidates[count] = left[i]
+            count += 1
+    if len(gram) > 0:
+        _residual(columns, y[t], r, A, w, m)
+    size[t] = m
+
+
+@_compiled
+def _price(columns, residual, pending, n, prices):
+    """Compute X'r / n of the pending targets, in tiles small enough to stay in cache and on one thread."""
+    p, width = columns.shape
+    count = len(pending)
+    rows = residual[pending] / n
+    tile = max(4, TILE // (count * width))
+    for start in range(0, p, tile):
+        stop = min(p, start + tile)
+        prices[:count, start:stop] = np.dot(rows, columns[start:stop].T)
+
+
+# fmt: off
+@_compiled
+def solve_group(
+    lo, hi, rounds,
+    columns, diagonal, gram, prices_of_y, n, l2, positive, y, residual, alpha, reached, weights, scale,
+    active, sign, coef, size, factor, status, kkt, priced,
+):
+    # fmt: on
+    """Alternate pricing and advancing until no target of `lo:hi` is open, or a full one needs more room."""
+    p, capacity = len(diagonal), active.shape[1]
     g, z, velocity = np.empty(capacity), np.empty(capacity), np.empty(capacity)
     candidates = np.empty(4 * CANDIDATES, dtype=np.int64)
     levels = np.empty(CANDIDATES)
     left = np.empty(capacity, dtype=np.int64)
     is_active = np.zeros(p, dtype=np.bool_)
-    for row in range(lo, hi):
-        t = pending[row]
-        c, r, R = prices[row], residual[t], factor[t]
-        A, s, w, m = active[t], sign[t], coef[t], size[t]
-        v = weights[min(t, len(weights) - 1)]
-        b = prices_of_y[min(t, len(prices_of_y) - 1)]
-        tolerance = VIOLATION * scale[t]
-        for i in range(m):
-            is_active[A[i]] = True
-            c[A[i]] -= l2 * w[i]
-        count, level = _highest_levels(c, alpha[t], v, tolerance, positive, is_active, candidates[:CANDIDATES], levels)
-        worst = _violation(c, alpha[t], v, positive, is_active, A, s, m) if count == 0 else np.inf
-        for i in range(m):
-            is_active[A[i]] = False
-
-        if reached[t] < np.inf:
-            level = max(alpha[t], min(level, DESCENT * reached[t]))
-        if count == 0 and status[t] == SETTLED:
-            kkt[t] = worst / scale[t] if scale[t] > 0 else worst
-            status[t] = DONE
-            continue
-        if count == 0 and reached[t] <= alpha[t]:
-            size[t] = _settle(columns, diagonal, gram, n, l2, positive, y[t], r, alpha[t], v, A, s, w, m, R, z)
-            status[t] = SETTLED
-            continue
-
-        status[t] = OPEN
-        if level < reached[t]:
-            m = _lower(columns, gram, positive, r, reached[t], level, v, A, s, w, m, R, z)
-            reached[t] = level
-        for _ in range(20 * CANDIDATES + 4 * capacity):
-            best, excess, side = -1, tolerance, 1.0
-            for i in range(count):
-                cj = _correlation(candidates[i], columns, gram, n, b, r, A, w, m)
-                beyond = (cj if positive else abs(cj)) - level * v[candidates[i]]
-                if beyond > excess:
-                    best, excess, side = i, beyond, 1.0 if cj > 0 else -1.0
-            if best < 0:
-                break
-            if m == capacity and capacity < largest:
-                status[t] = FULL
-                break
-            j = candidates[best]
-            count -= 1
-            candidates[best] = candidates[count]
-            m, n_left = _join(
-                j,
-                side,
-                excess,
-                columns,
-                diagonal,
-                gram,
-                n,
-                positive,
-                r,
-                v,
-                A,
-                s,
-                w,
-                m,
-                R,
-                g,
-                z,
-                velocity,
-                left,
+    prices = np.empty((hi - lo, p))
+    for _ in range(rounds):
+        pending = lo + np.flatnonzero(status[lo:hi] < DONE)
+        if len(pending) == 0:
+            break
+        priced[pending] += 1
+        _price(columns, residual, pending, n, prices)
+        for row in range(len(pending)):
+            _advance(
+                pending[row], prices[row], g, z, velocity, candidates, levels, left, is_active,
+                columns, diagonal, gram, prices_of_y, n, l2, positive, y, residual, alpha, reached, weights,
+                scale, active, sign, coef, size, factor, status, kkt, priced,
             )
-            if m < 0:
-                status[t] = FAILED
-                m = 0
-                break
-            for i in range(min(n_left, len(candidates) - count)):
-                candidates[count] = left[i]
-                count += 1
-        if len(gram) > 0:
-            _residual(columns, y[t], r, A, w, m)
-        size[t] = m
