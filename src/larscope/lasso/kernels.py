@@ -33,7 +33,7 @@ OPEN, SETTLED, DONE, FULL, FAILED = range(5)
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile; keep the machine code on disk where a place for it can be written."""
-    options = {"nogil": True, "fastmath": {"reassoc", "contract", "nsz", "arcp"}}
+    options = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz", "arcp"}}
     try:
         kernel: Callable[..., Any] = numba.njit(cache=True, **options)(function)
     except RuntimeError:
@@ -131,13 +131,23 @@ def _first_to_vanish(A, s, w, m, velocity, weights, positive, limit):
 
 @_compiled
 def _cross(columns, gram, n, j, A, m, g):
-    """X_A'X_j / n, into g."""
+    """X_A'X_j / n, into g; four columns at a time, which keeps the processor's pipelines full."""
     if len(gram) > 0:
         for i in range(m):
             g[i] = gram[j, A[i]]
-    else:
-        for i in range(m):
-            g[i] = _dot(columns[A[i]], columns[j]) / n
+        return
+    x = columns[j]
+    for i in range(0, m - m % 4, 4):
+        x0, x1, x2, x3 = columns[A[i]], columns[A[i + 1]], columns[A[i + 2]], columns[A[i + 3]]
+        g0, g1, g2, g3 = 0.0, 0.0, 0.0, 0.0
+        for k in range(len(x)):
+            g0 += x0[k] * x[k]
+            g1 += x1[k] * x[k]
+            g2 += x2[k] * x[k]
+            g3 += x3[k] * x[k]
+        g[i], g[i + 1], g[i + 2], g[i + 3] = g0 / n, g1 / n, g2 / n, g3 / n
+    for i in range(m - m % 4, m):
+        g[i] = _dot(columns[A[i]], x) / n
 
 
 @_compiled
@@ -157,9 +167,15 @@ def _move(columns, gram, r, A, w, m, velocity, step):
     """Move the active coefficients, and the residual with them."""
     for i in range(m):
         w[i] += step * velocity[i]
-    if len(gram) == 0:
-        for i in range(m):
-            _subtract(r, step * velocity[i], columns[A[i]])
+    if len(gram) > 0:
+        return
+    for i in range(0, m - m % 4, 4):
+        x0, x1, x2, x3 = columns[A[i]], columns[A[i + 1]], columns[A[i + 2]], columns[A[i + 3]]
+        v0, v1, v2, v3 = velocity[i], velocity[i + 1], velocity[i + 2], velocity[i + 3]
+        for k in range(len(r)):
+            r[k] -= step * (v0 * x0[k] + v1 * x1[k] + v2 * x2[k] + v3 * x3[k])
+    for i in range(m - m % 4, m):
+        _subtract(r, step * velocity[i], columns[A[i]])
 
 
 @_compiled
