@@ -3,7 +3,7 @@
     python reproduction/first_run.py ../shared/data/mouse_2p/session.csv
 
 Writes `first-run.csv` (one row a run, mode and penalty) and `first-run-loss.csv` (one row a step) as it goes; what
-they already hold is not computed again, so it can be stopped and started. Then writes `first-run.md` and `.png`.
+they already hold is not computed again, and a training that was stopped goes on from its last epoch. Then writes `first-run.md` and `.png`.
 """
 
 import argparse
@@ -37,7 +37,9 @@ def train_all(session: Session, epochs: int) -> tuple[pd.DataFrame, pd.DataFrame
             if len(scores) and ((scores["mode"] == mode) & (scores["penalty"] == penalty)).any():
                 continue
             started = time.monotonic()
-            model = LatentVAR(training=mode, penalty=penalty, epochs=epochs).fit(session, progress=True)
+            checkpoints = HERE / ".first-run-checkpoints" / f"{mode}-{penalty}"
+            model = LatentVAR(training=mode, penalty=penalty, epochs=epochs)
+            model.fit(session, progress=True, checkpoints=checkpoints)
             seconds = time.monotonic() - started
             for other in PENALTIES if mode == "sequential" else (penalty,):
                 model.penalty = model.var_.penalty = other

@@ -1,17 +1,18 @@
 """Small sessions for every test, and the recorded movies where they are present."""
 
+import os
 from pathlib import Path
+
+# The test runner's processes share the cores: more threads than cores wait for each other at every operation. Set
+# before torch is imported, and inherited by the commands that tests start.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pytest
-import torch
 
 from larscope.session import ArrayMovie, Run, Session
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
-
-# two workers share two cores: more threads than cores would only wait for each other
-torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

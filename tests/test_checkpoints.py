@@ -45,34 +45,45 @@ def test_a_second_process_is_refused(session, tmp_path):
         pass
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_a_killed_fit_resumes_and_ends_as_an_uninterrupted_one(how, session, tmp_path):
+@pytest.fixture(scope="module")
+def command(session, tmp_path_factory):
+    """The command line of a small fit, without its `--out`."""
+    folder = tmp_path_factory.mktemp("movies")
     lines = ["path,condition"]
     for run in session:
-        np.save(tmp_path / f"{run.name}.npy", run.movie.array)
+        np.save(folder / f"{run.name}.npy", run.movie.array)
         lines.append(f"{run.name}.npy,{run.condition}")
-    (tmp_path / "session.csv").write_text("\n".join(lines))
+    (folder / "session.csv").write_text("\n".join(lines))
+    options = ["--order", "2", "--window", "32", "--penalty", "0.002", "--epochs", "20"]
+    return [sys.executable, "-m", "larscope", "fit", str(folder / "session.csv"), *options, "--out"]
 
-    def command(out):
-        options = ["--order", "2", "--window", "32", "--penalty", "0.002", "--epochs", "30"]
-        return [sys.executable, "-m", "larscope", "fit", str(tmp_path / "session.csv"), "--out", str(out), *options]
 
-    process = subprocess.Popen(command(tmp_path / "b"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob(".b.checkpoints-*/last.ckpt")) and time.monotonic() < deadline:
-        time.sleep(0.05)
+@pytest.fixture(scope="module")
+def uninterrupted(command, tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole") / "result"
+    subprocess.run([*command, str(out)], capture_output=True, check=True)
+    return load(out)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_fit_resumes_and_ends_as_an_uninterrupted_one(how, command, uninterrupted, tmp_path):
+    out = tmp_path / "result"
+    process = subprocess.Popen([*command, str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while not list(tmp_path.glob(".result.checkpoints-*/last.ckpt")):
+        assert process.poll() is None, "ended before its first checkpoint"
+        time.sleep(0.02)
     process.send_signal(how)
     _, complaint = process.communicate(timeout=60)
+    assert not out.exists()
     if how == signal.SIGINT:
         assert process.returncode == 130
         assert "give the same command again" in complaint
-    assert not (tmp_path / "b").exists()
-    resumed = subprocess.run(command(tmp_path / "b"), capture_output=True, text=True, check=True)
+
+    resumed = subprocess.run([*command, str(out)], capture_output=True, text=True, check=True)
     assert "goes on from epoch" in resumed.stdout
-    subprocess.run(command(tmp_path / "a"), capture_output=True, check=True)
-    whole, parts = load(tmp_path / "a"), load(tmp_path / "b")
-    assert parts.log_ == whole.log_
-    assert parts.scores_.equals(whole.scores_)
-    for name, value in whole.network_.state_dict().items():
+    parts = load(out)
+    assert parts.log_ == uninterrupted.log_
+    assert parts.scores_.equals(uninterrupted.scores_)
+    for name, value in uninterrupted.network_.state_dict().items():
         assert value.equal(parts.network_.state_dict()[name]), name
-    assert not list(tmp_path.glob(".*"))
+    assert list(tmp_path.iterdir()) == [out]
