@@ -1,5 +1,11 @@
 """The public function against other solvers, its features, and its errors."""
 
+import doctest
+import importlib
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import numpy as np
 import pytest
 import spams
@@ -218,3 +224,23 @@ def test_errors_say_what_to_do(change, message):
 def test_arrays_are_refused():
     with pytest.raises(TypeError, match=r"`X` must be a torch.Tensor: got ndarray"):
         lasso(np.zeros((3, 2)), torch.zeros(3), 0.1)
+
+
+def test_calls_from_several_threads_do_not_meet():
+    problems = [data(n=40, p=80, k=40, seed=seed) for seed in range(6)]
+    alone = [lasso(X, Y, 0.05) for X, Y in problems]
+    with ThreadPoolExecutor(3) as pool:
+        together = list(pool.map(lambda z: lasso(*z, 0.05), problems))
+    assert all((a == b).all() for a, b in zip(alone, together, strict=True))
+
+
+@pytest.mark.parametrize("module", ["larscope.lasso.layer", "larscope.lasso.path", "larscope.sklearn"])
+def test_docstring_examples(module):
+    result = doctest.testmod(importlib.import_module(module))
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+def test_the_documentation_runs():
+    page = (Path(__file__).parents[1] / "docs" / "lasso.md").read_text()
+    exec("\n".join(re.findall(r"```python\n(.*?)```", page, re.S)), {})

@@ -112,6 +112,7 @@ class State:
 
     @classmethod
     def empty(cls, design: Design, y: Array, alpha: Array, weights: Array) -> State:
+        """Start with no active feature."""
         k, capacity = len(y), design.capacity
         padded = np.zeros((k, design.columns.shape[1]))
         padded[:, : design.n] = y

@@ -320,32 +320,12 @@ def _violation(c, alpha, weights, positive, is_active, A, s, m):
     return worst
 
 
+# Long argument lists, one topic a line, are the price of compiled functions without objects.
+# fmt: off
 @_compiled
 def warm_start(
-    lo,
-    hi,
-    signs,
-    columns,
-    diagonal,
-    gram,
-    prices_of_y,
-    n,
-    l2,
-    positive,
-    y,
-    residual,
-    alpha,
-    reached,
-    weights,
-    scale,
-    active,
-    sign,
-    coef,
-    size,
-    factor,
-    status,
-    kkt,
-    priced,
+    lo, hi, signs, columns, diagonal, gram, prices_of_y, n, l2, positive, y, residual, alpha, reached,
+    weights, scale, active, sign, coef, size, factor, status, kkt, priced,
 ):
     """Take the features with a sign as a first active set, as far as they are consistent."""
     z = np.empty(active.shape[1])
@@ -360,33 +340,17 @@ def warm_start(
                     m += 1
         m = _factorise(columns, diagonal, gram, n, active[t], sign[t], m, factor[t], z)
         size[t] = _settle(
-            columns,
-            diagonal,
-            gram,
-            n,
-            l2,
-            positive,
-            y[t],
-            residual[t],
-            alpha[t],
-            v,
-            active[t],
-            sign[t],
-            coef[t],
-            m,
-            factor[t],
-            z,
+            columns, diagonal, gram, n, l2, positive, y[t], residual[t], alpha[t], v, active[t], sign[t],
+            coef[t], m, factor[t], z,
         )
 
 
-# fmt: off
 @_compiled
 def _advance(
     t, c, g, z, velocity, candidates, levels, left, is_active,
     columns, diagonal, gram, prices_of_y, n, l2, positive, y, residual, alpha, reached, weights, scale,
     active, sign, coef, size, factor, status, kkt, priced,
 ):
-    # fmt: on
     """Advance one target given its prices c: lower alpha, let violators join, or certify."""
     p, capacity = len(diagonal), active.shape[1]
     largest = p if l2 > 0 else min(n, p)
@@ -434,24 +398,7 @@ def _advance(
         count -= 1
         candidates[best] = candidates[count]
         m, n_left = _join(
-            j,
-            side,
-            excess,
-            columns,
-            diagonal,
-            gram,
-            n,
-            positive,
-            r,
-            v,
-            A,
-            s,
-            w,
-            m,
-            R,
-            g,
-            z,
-            velocity,
+            j, side, excess, columns, diagonal, gram, n, positive, r, v, A, s, w, m, R, g, z, velocity,
             left,
         )
         if m < 0:
@@ -478,14 +425,12 @@ def _price(columns, residual, pending, n, prices):
         prices[:count, start:stop] = np.dot(rows, columns[start:stop].T)
 
 
-# fmt: off
 @_compiled
 def solve_group(
     lo, hi, rounds,
     columns, diagonal, gram, prices_of_y, n, l2, positive, y, residual, alpha, reached, weights, scale,
     active, sign, coef, size, factor, status, kkt, priced,
 ):
-    # fmt: on
     """Alternate pricing and advancing until no target of `lo:hi` is open, or a full one needs more room."""
     p, capacity = len(diagonal), active.shape[1]
     g, z, velocity = np.empty(capacity), np.empty(capacity), np.empty(capacity)
