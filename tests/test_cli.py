@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import subprocess
@@ -153,3 +154,54 @@ def test_an_unknown_key_in_a_config_is_named(table, tmp_path):
 def test_help_does_not_wait_for_torch():
     code = "import sys, larscope.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def result(session, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compared") / "result"
+    with pytest.warns(UserWarning, match="steps"):
+        LatentVAR(order=2, window=32, penalty=0.002, epochs=2).fit(session).save(folder)
+    return folder
+
+
+def test_compare_prints_every_number_and_warning_and_writes_them(result):
+    done = larscope("compare", result, "familiar", "novel")
+    assert done.exit_code == 0, done.output
+    folder = result / "comparisons" / "familiar-novel"
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"comparison.json", "comparison.nc", "edges.csv", "null.png", "pairs.png", "maps.png", "edges.png"}
+    summary = json.loads((folder / "comparison.json").read_text())
+    for test in summary["tests"].values():
+        assert f"p = {test['pvalue']:.2g} by permuting labels, {test['pvalue_ranksum']:.2g}" in done.stdout
+        assert f"ANOSIM R = {test['anosim_r']:.2f}" in done.stdout
+        for warning in (*test["warnings"], *summary["warnings"]):
+            assert warning in done.stdout
+    assert summary["tests"]["swap"]["warnings"]
+    assert "familiar against novel" in (result / "report.html").read_text()
+
+
+def test_table_compares_every_two_groups(result):
+    groups = ["--group", "one=condition == 'familiar'", "--group", "two=condition == 'novel' and run_number <= 2"]
+    done = larscope("compare", result, "--table", *groups)
+    assert done.exit_code == 0, done.output
+    for word in ("Bonfer", "Holm", "BH", "one", "two", "one against two: Labels are permuted over runs (2 one, 2 two)"):
+        assert word in done.stdout
+    assert larscope("compare", result, "--table").stdout.count("familiar against novel: Labels are permuted") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["familiar"], "Name two groups"),
+        ([], "Name two groups"),
+        (["familiar", "novel", "--table"], "give `--table` alone"),
+        (["familiar", "novell"], "Did you mean 'novel'?"),
+        (["--table", "--by", "blok"], "Did you mean 'block'?"),
+        (["a", "b", "--group", "a=__import__('os').system('touch owned')"], "nothing else is evaluated"),
+        (["a", "b", "--group", "condition == 'familiar'"], "NAME=EXPRESSION"),
+    ],
+)
+def test_a_comparison_that_makes_no_sense_is_explained(result, arguments, message):
+    done = larscope("compare", result, *arguments)
+    assert done.exit_code == 2
+    assert message in " ".join(done.stderr.split())

@@ -249,3 +249,88 @@ def test_contribution_map_against_its_formula(model, session):
             total += model.network_.decode(moved[None], indices)[0] - still
     expected = total.numpy() / 72
     np.testing.assert_allclose(model.contribution_maps_[0], expected, atol=2e-4 * np.abs(expected).max())
+
+
+def quiet_compare(call, *arguments, **options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ComparisonWarning)
+        return call(*arguments, **options)
+
+
+def test_edges_are_differences_of_the_coefficients_on_equal_lengths(model):
+    edges = quiet_compare(model.edge_differences, "novel", "familiar", min_runs=1)
+    with torch.no_grad():
+        coefs = np.stack([model.var_(torch.from_numpy(z[:64])).coef.numpy() for z in model.latents_])
+    assert edges.conditions == ("novel", "familiar")
+    assert len(edges.lag) == (coefs != 0).any(axis=0).sum()
+    picked = coefs[:, edges.lag - 1, edges.target, edges.source]
+    np.testing.assert_allclose(edges.mean_first, picked[[1, 3]].mean(0), atol=1e-6)
+    np.testing.assert_allclose(edges.mean_second, picked[[0, 2]].mean(0), atol=1e-6)
+
+
+def test_positions_are_in_input_pixels(session):
+    # 16 x 16 cut from 24 x 16 and halved: one latent, over rows 4 to 19 and columns 0 to 15 of the input
+    model = fit(session, crop=(16, 16), downscale=2, epochs=1)
+    edges = quiet_compare(model.edge_differences, "familiar", "novel", min_runs=1)
+    assert np.unique(edges.source_position, axis=0).tolist() in ([[11.5, 7.5]], [])
+    rows, columns = model._pixel_positions()
+    assert rows.tolist() == [4.5 + 2 * i for i in range(8)]
+    assert columns.tolist() == [0.5 + 2 * i for i in range(8)]
+
+
+def test_difference_map_is_that_of_maps_on_equal_lengths(model, session, tmp_path):
+    found = model.difference_map("novel", "familiar")
+    assert found.difference.shape == (24, 16)
+    assert found.pvalue.min() >= found.min_pvalue
+    model.save(tmp_path / "result")
+    loaded = load(tmp_path / "result")
+    assert loaded.crop_offset_ == model.crop_offset_ == (0, 0)
+    # without frames, the stored maps are compared, and differing lengths are told (68 against 90 frames)
+    with pytest.warns(ComparisonWarning, match="Runs differ in length by condition"):
+        stored = loaded.difference_map("novel", "familiar")
+    np.testing.assert_allclose(
+        stored.difference, model.contribution_map("novel") - model.contribution_map("familiar"), atol=1e-7
+    )
+    again = loaded.difference_map("novel", "familiar", session=session)
+    np.testing.assert_allclose(again.difference, found.difference, atol=1e-7)
+    assert not np.allclose(stored.difference, found.difference, atol=1e-7)
+
+
+def test_groups_are_what_their_expression_says(model):
+    groups = {"early": np.array([True, True, False, False]), "late": np.array([False, False, True, True])}
+    found = quiet_compare(model.compare, "late", "early", groups=groups)
+    assert found.conditions == ("late", "early")
+    mixed = quiet_compare(model.compare, "early", "novel", groups={"early": np.array([True, False, True, False])})
+    plain = quiet_compare(model.compare, "familiar", "novel")
+    assert mixed.statistic == pytest.approx(plain.statistic)
+    with pytest.raises(LarscopeError, match="must not share runs"):
+        model.compare("early", "novel", groups=groups)
+
+
+def test_blocks_that_are_compared_do_not_say_who_trades_labels(model):
+    blocked = copy.copy(model)
+    blocked.runs_ = model.runs_.assign(block=["a", "a", "b", "b"])
+    of_blocks = quiet_compare(blocked.compare, "a", "b", by="block")
+    assert of_blocks.n_labelings == 6
+    within = quiet_compare(blocked.compare, "familiar", "novel")
+    assert within.n_labelings == 4
+
+
+def test_table_corrects_what_compare_finds(model):
+    groups = {"x": np.array([True, True, False, False]), "y": np.array([False, False, True, True])}
+    groups["z"] = np.array([True, False, False, False])  # shares a run with x
+    rows = quiet_compare(model.comparison_table, groups=groups, test="influence")
+    assert [(row.first, row.second) for row in rows] == [("x", "y"), ("y", "z")]
+    alone = [quiet_compare(model.compare, row.first, row.second, groups=groups, test="influence") for row in rows]
+    assert [row.comparison.pvalue for row in rows] == [one.pvalue for one in alone]
+    assert rows[0].pvalue_bonferroni == min(1, 2 * alone[0].pvalue)
+
+
+def test_record_holds_what_the_methods_give(model):
+    record = quiet_compare(model.record_comparison, "familiar", "novel")
+    assert record.summary["tests"]["swap"]["pvalue"] == quiet_compare(model.compare, "familiar", "novel").pvalue
+    assert record.summary["runs"] == {"familiar": ["run-0", "run-2"], "novel": ["run-1", "run-3"]}
+    difference = model.difference_map("familiar", "novel")
+    assert np.array_equal(record.dataset["difference_pvalue"], difference.pvalue)
+    maps = record.dataset["map_first"] - record.dataset["map_second"]
+    np.testing.assert_allclose(maps, difference.difference, atol=1e-7)

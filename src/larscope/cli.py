@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
+from rich.box import SIMPLE
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from larscope.errors import LarscopeError
@@ -148,47 +151,104 @@ def demo(
 @app.command()
 def compare(
     result: Annotated[Path, typer.Argument(help="Result folder.", show_default=False)],
-    first: Annotated[str, typer.Argument(help="Condition.", show_default=False)],
-    second: Annotated[str, typer.Argument(help="Condition to compare it with.", show_default=False)],
+    first: Annotated[str | None, typer.Argument(help="Condition or group.", show_default=False)] = None,
+    second: Annotated[str | None, typer.Argument(help="What to compare it with.", show_default=False)] = None,
+    table: Annotated[bool, typer.Option("--table", help="Every two groups, corrected for their number.")] = False,
+    by: Annotated[str, typer.Option(help="Column of the session table whose values are the groups.")] = "condition",
+    group: Annotated[
+        list[str] | None,
+        typer.Option(help="A group of your own, NAME=EXPRESSION over the session table; may be repeated."),
+    ] = None,
     relative: Annotated[bool, typer.Option(help="Relative Deltas; the paper's are raw.")] = True,
     permutations: Annotated[int, typer.Option(min=1, help="Labelings to draw where they are too many.")] = 9999,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the permutations.")] = 0,
 ) -> None:
     """Test whether two conditions differ in their dynamics: by swapping coefficients, and by influence.
 
+    Also where in the image they differ, and in which edges: `result/comparisons/`, and the report.
+
     Example: `larscope compare result familiar novel`
+
+    Example: `larscope compare result --table --group "early=condition == 'familiar' and run_number <= 5" --group ...`
     """
     with reported_errors():
+        if table != (first is None) or (first is None) != (second is None):
+            raise LarscopeError(
+                f"Either two groups are compared, or every two with `--table`: got {[first, second]} "
+                f"{'with' if table else 'without'} `--table`. Name two groups, or give `--table` alone."
+            )
         from larscope.estimator import load
+        from larscope.groups import parse_group, select_runs
 
         model = load(result)
-        how: dict[str, Any] = {"n_permutations": permutations, "seed": seed}
-        swap = model.compare(first, second, relative=relative, **how)
+        expressions = dict(parse_group(text) for text in group or [])
+        groups = {name: select_runs(model.runs_, expression) for name, expression in expressions.items()} or None
+        how: dict[str, Any] = {"by": by, "groups": groups, "n_permutations": permutations, "seed": seed}
+        if first is None or second is None:
+            _print_contrasts(model, relative, how)
+        else:
+            _compare_and_report(model, result, first, second, relative, how)
+
+
+def _compare_and_report(model: Any, result: Path, first: str, second: str, relative: bool, how: dict[str, Any]) -> None:
+    from larscope.record import write_record
+    from larscope.report import write_report
+    from larscope.report.comparison import describe_comparison
+
+    record = model.record_comparison(first, second, relative=relative, **how)
+    folder = write_record(record, result)
+    page = write_report(result)
+    for sentence in describe_comparison(record):
+        _print_plain(sentence)
+    _print_plain(f"Tables and figures are in {folder}. Open {page} in any browser.")
+
+
+def _print_contrasts(model: Any, relative: bool, how: dict[str, Any]) -> None:
+    """Print both tests of every two groups, as the paper's Table 1, and what limits each."""
+    limits = []
+    for test, title in (("swap", "Coefficient swap"), ("influence", "Influence")):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the swap test has said what limits this design
-            influence = model.compare(first, second, test="influence", **how)
-        table = Table(title=f"{'Simulated data: ' if model.simulated_ else ''}{first} against {second}")
-        for column in ("", "coefficient swap", "influence"):
-            table.add_column(column, justify="left" if not column else "right")
-        rows = {
-            "p, permutation of labels": "pvalue",
-            "smallest p this design can reach": "min_pvalue",
-            "p, rank-sum (the paper's)": "pvalue_ranksum",
-            "statistic: mean(inter) - mean(intra)": "statistic",
-            "effect size, %": "effect_size",
-            "p, difference in spread": "permdisp_pvalue",
-        }
-        for label, name in rows.items():
-            table.add_row(label, *(f"{getattr(test, name):.3g}" for test in (swap, influence)))
-        low, high = swap.effect_interval
+            warnings.simplefilter("ignore")  # printed below, each with its groups
+            contrasts = model.comparison_table(test=test, relative=relative, **how)
+        table = Table(
+            title=f"{title}{' (simulated data)' if model.simulated_ else ''}", box=SIMPLE, padding=(0, 1, 0, 0)
+        )
+        table.add_column("groups", overflow="fold", min_width=12)
+        for column in (
+            "effect, %\n(95 %)",
+            "R",
+            "spread\np",
+            "rank-sum\np",
+            "p\n(smallest)",
+            "Bonfer-\nroni",
+            "Holm",
+            "BH",
+        ):
+            table.add_column(column, justify="right", no_wrap=True)
+        for row in contrasts:
+            found = row.comparison
+            low, high = found.effect_interval
+            cells = [
+                f"{found.effect_size:.1f}\n({low:.0f} to {high:.0f})",
+                f"{found.anosim_r:.2f}",
+                *(f"{p:.2g}" for p in (found.permdisp_pvalue, found.pvalue_ranksum)),
+                f"{found.pvalue:.2g}\n({found.min_pvalue:.2g})",
+                *(f"{p:.2g}" for p in (row.pvalue_bonferroni, row.pvalue_holm, row.pvalue_fdr)),
+            ]
+            table.add_row(f"{escape(row.first)}\n{escape(row.second)}", *cells)
+            limits += [f"{title}, {row.first} against {row.second}: {text}" for text in (found.units, *found.warnings)]
         console.print(table)
-        console.print(swap.units, highlight=False)
-        if relative:
-            console.print(
-                f"Forecasts get {swap.effect_size:.1f} % worse (95 % interval {low:.1f} to {high:.1f} %) under "
-                "coefficients from the other condition than under those of another run of the same condition.",
-                highlight=False,
-            )
+    _print_plain(
+        "R: ANOSIM, from 0 (no separation) to 1. Spread: PERMDISP. p: permutation of labels, and the smallest that the "
+        "design can reach; then corrected for the number of rows by Bonferroni, Holm and Benjamini-Hochberg."
+    )
+    for text in limits:
+        _print_plain(text)
+
+
+def _print_plain(text: str) -> None:
+    """Print text that may hold names given by strangers: never markup."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -255,13 +315,24 @@ def _fit_and_report(open_session: Callable[[], Any], out: Path, settings: dict[s
     console.print(f"The result is in {out}. Open {page} in any browser.", highlight=False, soft_wrap=True)
 
 
+SCORE_HEADERS = {
+    "run": "run",
+    "condition": "condition",
+    "reconstruction_error": "recon.\nerror",
+    "forecast_error": "forecast\nerror",
+    "var_error": "VAR\nerror",
+    "var_explained": "VAR ex-\nplained",
+    "var_error_heldout": "VAR error\nheld out",
+    "n_active": "active\ncoef.",
+}
+
+
 def _score_table(scores: Any, title: str) -> Table:
-    table = Table(title=f"{title}: each run")
-    for column in scores.columns:
-        text = column in ("run", "condition")
-        table.add_column(column.replace("_", "\n"), justify="left" if text else "right", overflow="fold")
-    for row in scores.itertuples(index=False):
-        table.add_row(*(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row))
+    table = Table(title=f"{title}: each run", box=SIMPLE_HEAD)
+    for header in SCORE_HEADERS.values():
+        table.add_column(header, justify="left" if header in ("run", "condition") else "right", no_wrap=True)
+    for row in scores[list(SCORE_HEADERS)].itertuples(index=False):
+        table.add_row(*(f"{cell:.3g}" if isinstance(cell, float) else escape(str(cell)) for cell in row))
     return table
 
 

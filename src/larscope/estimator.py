@@ -3,8 +3,10 @@
 import inspect
 import sys
 import time
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -16,12 +18,22 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from rich.progress import Progress, track
 
-from larscope.comparison import Comparison, coefficient_swap_test, influence_test
+from larscope.comparison import (
+    Comparison,
+    ComparisonWarning,
+    Contrast,
+    coefficient_swap_test,
+    correct_contrasts,
+    influence_test,
+)
 from larscope.errors import LarscopeError, suggest
 from larscope.evaluation import RunEvaluation, decode_run, encode_run, evaluate_run, map_run
-from larscope.influence import latent_sign
+from larscope.groups import Groups, group_members, groups_by
+from larscope.influence import EdgeDifferences, difference_map, edge_differences, latent_positions, latent_sign
 from larscope.network import Autoencoder
+from larscope.permutation import MaxT
 from larscope.provenance import describe_inputs, describe_versions, git_commit
+from larscope.record import ComparisonRecord, build_record
 from larscope.result import SCHEMA_VERSION, Result, build_dataset, read_result, split_runs, write_result
 from larscope.session import PreparedSession, Preprocessing, Session, prepare, require_frames
 from larscope.settings import Settings, explain_validation, plain
@@ -55,8 +67,8 @@ class LatentVAR(Settings):
         The session's table.
     log_
         One row a training step.
-    network_, var_, preprocessing_
-        The fitted parts.
+    network_, var_, preprocessing_, crop_offset_
+        The fitted parts; `crop_offset_` is the row and column of the crop's first pixel.
 
     Raises
     ------
@@ -87,6 +99,7 @@ class LatentVAR(Settings):
     network_: Autoencoder
     var_: SparseVAR
     preprocessing_: Preprocessing
+    crop_offset_: tuple[int, int]
     provenance_: dict[str, Any]
     simulated_: bool
 
@@ -126,6 +139,7 @@ class LatentVAR(Settings):
             self.network_, self.var_, prepared, self, Path(checkpoints) if checkpoints else None, progress
         )
         evaluations = self._evaluate(prepared, progress)
+        self.crop_offset_ = prepared.preprocessing.offset(session.frame_shape)
         self.runs_ = _run_table(session)
         self.scores_ = _score_table(session, evaluations)
         self.latents_ = [evaluation.latent for evaluation in evaluations]
@@ -182,6 +196,8 @@ class LatentVAR(Settings):
         test: Literal["swap", "influence"] = "swap",
         relative: bool = True,
         direction: Literal["outflow", "inflow"] = "outflow",
+        by: str = "condition",
+        groups: Groups | None = None,
         n_permutations: int = 9999,
         seed: int = 0,
     ) -> Comparison:
@@ -192,34 +208,209 @@ class LatentVAR(Settings):
         Parameters
         ----------
         first, second
-            Conditions. `block` and `subject` of the session table say which labels may be permuted.
+            Conditions, or names from `groups`. `block` and `subject` of the session table say which labels may be
+            permuted.
         test
             `"swap"`: `coefficient_swap_test`. `"influence"`: `influence_test`.
         relative
             For the swap test: False for the paper's raw Deltas.
         direction
             For the influence test.
+        by
+            The column whose values `first` and `second` are. When blocks (or subjects) themselves are compared, they
+            no longer say which labels may be permuted.
+        groups
+            More groups by name, each True for its runs, such as `larscope.groups.select_runs` makes.
         n_permutations, seed
             Of the permutations, where there are too many to enumerate.
 
         Raises
         ------
         LarscopeError
-            A condition is unknown, both are the same, or none has two runs.
+            A group is unknown, both are the same or share runs, or none has two runs.
         """
-        self._fitted_network()
-        runs = self._runs_of(first, second)
-        table = self.runs_.iloc[runs]
+        runs, label, design = self._two_groups(first, second, by, groups)
         n_frames = min(len(self.latents_[run]) for run in runs)
         latents = [self.latents_[run][:n_frames] for run in runs]
         coefs = [self._coef_of(run, n_frames) for run in runs]
-        design = {name: None if table[name].isna().all() else table[name].tolist() for name in ("block", "subject")}
         how: dict[str, Any] = {**design, "n_permutations": n_permutations, "seed": seed}
-        condition = table["condition"].tolist()
         if test == "influence":
-            return influence_test(coefs, condition, direction=direction, **how)
+            return influence_test(coefs, label, direction=direction, **how)
         return coefficient_swap_test(
-            latents, coefs, condition, relative=relative, center=self.center, scale=self.scale, **how
+            latents, coefs, label, relative=relative, center=self.center, scale=self.scale, **how
+        )
+
+    def comparison_table(self, *, by: str = "condition", groups: Groups | None = None, **how: Any) -> list[Contrast]:
+        """Compare every two groups, as the paper's tables do, and correct the p-values for their number.
+
+        Parameters
+        ----------
+        by
+            Column of the session table whose values are the groups, where `groups` is left out.
+        groups
+            For each group's name, which runs are in it. Groups that share runs are not compared with each other.
+        how
+            `test`, `relative`, `direction`, `n_permutations`, `seed`: see `compare`.
+
+        Raises
+        ------
+        LarscopeError
+            There are no two groups without common runs.
+
+        Examples
+        --------
+        >>> from larscope import simulate_session
+        >>> import warnings
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("ignore")  # a short training, and two runs a group
+        ...     session = simulate_session(n_runs=4, n_frames=80, frame_shape=(16, 16), n_cells=4, seed=0)
+        ...     model = LatentVAR(order=2, window=32, epochs=1).fit(session)
+        ...     [row] = model.comparison_table()
+        >>> row.first, row.second, round(row.pvalue_holm, 3) >= 0.333
+        ('familiar', 'novel', True)
+        """
+        chosen = groups_by(self.runs_, by) if groups is None else groups
+        apart = [
+            (first, second)
+            for first, second in combinations(chosen, 2)
+            if not np.any(np.logical_and(chosen[first], chosen[second]))
+        ]
+        return correct_contrasts({pair: self.compare(*pair, by=by, groups=groups, **how) for pair in apart})
+
+    def difference_map(
+        self,
+        first: str,
+        second: str,
+        *,
+        by: str = "condition",
+        groups: Groups | None = None,
+        n_permutations: int = 9999,
+        seed: int = 0,
+        session: Session | None = None,
+        **how: Any,
+    ) -> MaxT:
+        """Return the mean contribution map of one condition minus that of another, and where it is significant.
+
+        `difference` is in units of [0, 1] frames; `pvalue <= 0.05` is the significance mask, corrected for the number
+        of pixels by max-T over the same restricted permutations as `compare` (`larscope.permutation.max_t`).
+
+        Parameters
+        ----------
+        first, second, by, groups, n_permutations, seed
+            As in `compare`.
+        session
+            The session of the fit, needed after `larscope.load` for other than the default maps.
+        how
+            `direction`, `gain`, `exclude_radius`, `preset`: see `contribution_map`.
+
+        Raises
+        ------
+        LarscopeError
+            As `compare` and `contribution_map`.
+
+        Warns
+        -----
+        ComparisonWarning
+            Runs differ in length by condition and the session is not at hand, so that the maps cannot be made anew
+            from as many frames of every run.
+        """
+        runs, label, design = self._two_groups(first, second, by, groups)
+        maps = self._equal_length_maps(runs, label, session, how)
+        return difference_map(maps, label, **design, n_permutations=n_permutations, seed=seed)
+
+    def edge_differences(
+        self,
+        first: str,
+        second: str,
+        *,
+        by: str = "condition",
+        groups: Groups | None = None,
+        n_permutations: int = 9999,
+        seed: int = 0,
+        min_runs: int = 2,
+    ) -> EdgeDifferences:
+        """Test each coefficient for a difference, first minus second, corrected for their number by max-T.
+
+        Every run's coefficients are those of as many frames as the shortest has.
+
+        Parameters
+        ----------
+        first, second, by, groups, n_permutations, seed
+            As in `compare`.
+        min_runs
+            Test only coefficients that are non-zero in at least this many runs.
+
+        Returns
+        -------
+        EdgeDifferences
+            Each edge named by row and column of its two latents in the image, in input pixels.
+
+        Raises
+        ------
+        LarscopeError
+            As `compare`.
+        """
+        network = self._fitted_network()
+        runs, label, design = self._two_groups(first, second, by, groups)
+        n_frames = min(len(self.latents_[run]) for run in runs)
+        return edge_differences(
+            [self._coef_of(run, n_frames) for run in runs],
+            label,
+            network.latent_shape,
+            self.preprocessing_.crop,
+            **design,
+            offset=self.crop_offset_,
+            n_permutations=n_permutations,
+            seed=seed,
+            min_runs=min_runs,
+        )
+
+    def record_comparison(
+        self,
+        first: str,
+        second: str,
+        *,
+        by: str = "condition",
+        groups: Groups | None = None,
+        relative: bool = True,
+        n_permutations: int = 9999,
+        seed: int = 0,
+    ) -> ComparisonRecord:
+        """Compare two conditions in every way: both tests, the difference map and each edge.
+
+        Parameters as in `compare`. `larscope.record.write_record` puts the outcome into a result folder. What limits
+        the comparison is in the record, and not warned of.
+        """
+        which: dict[str, Any] = {"by": by, "groups": groups}
+        how: dict[str, Any] = {"n_permutations": n_permutations, "seed": seed}
+        runs, label, design = self._two_groups(first, second, by, groups)
+        inside = {group: [i for i, at in enumerate(label) if at == group] for group in (first, second)}
+        names = self.runs_["run"].iloc[runs].tolist()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", ComparisonWarning)
+            maps = self._equal_length_maps(runs, label, None, {})
+        limits = [str(warning.message) for warning in caught]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ComparisonWarning)  # they are in the tests' own `warnings`
+            tests = {
+                "swap": self.compare(first, second, relative=relative, **which, **how),
+                "influence": self.compare(first, second, test="influence", **which, **how),
+            }
+        rows, columns = self._pixel_positions()
+        return build_record(
+            first=first,
+            second=second,
+            runs={group: [names[i] for i in members] for group, members in inside.items()},
+            tests=tests,
+            maps={group: maps[members].mean(0) for group, members in inside.items()},
+            difference=difference_map(maps, label, **design, **how),
+            edges=self.edge_differences(first, second, **which, **how),
+            mean_frame=self.mean_frame_,
+            rows=rows,
+            columns=columns,
+            simulated=self.simulated_,
+            options={"by": by, "relative": relative, **how},
+            warnings=limits,
         )
 
     def contribution_map(
@@ -261,16 +452,8 @@ class LatentVAR(Settings):
         if (direction, gain, exclude_radius, preset) == ("outflow", 1.0, 0.0, "default"):
             stored: Float[NDArray[np.float32], "height width"] = self.contribution_maps_[runs].mean(0)
             return stored
-        session = session if session is not None else getattr(self, "_session", None)
-        if session is None:
-            raise LarscopeError(
-                "Another map than the stored one needs the frames of the session: got none, since this model was "
-                "loaded. Pass `session=read_session(...)`."
-            )
-        if [run.name for run in session] != self.runs_["run"].tolist():
-            raise LarscopeError("`session` must be the one that was fitted: its runs are others. Pass that session.")
         maps = self._map(
-            self._prepare_new(session),
+            self._prepare_new(self._known_session(session)),
             runs,
             direction=direction,
             gain=gain,
@@ -280,14 +463,54 @@ class LatentVAR(Settings):
         mean: Float[NDArray[np.float32], "height width"] = maps.mean(0)
         return mean
 
+    def _equal_length_maps(
+        self, runs: Sequence[int], label: Sequence[str], session: Session | None, how: Mapping[str, Any]
+    ) -> Float[NDArray[np.float32], "runs height width"]:
+        """Return a map a run, of coefficients fitted on as many frames of every run where the frames are at hand."""
+        lengths = np.array([len(self.latents_[run]) for run in runs])
+        at_hand = session is not None or hasattr(self, "_session")
+        if not how and (np.ptp(lengths) == 0 or not at_hand):
+            first = np.array(label) == label[0]
+            if not 1 / 1.05 < lengths[first].mean() / lengths[~first].mean() < 1.05:
+                warnings.warn(
+                    "Runs differ in length by condition, and maps of coefficients fitted on more frames differ from "
+                    "those on fewer. Pass `session` to `difference_map`, which then maps the same number of frames.",
+                    ComparisonWarning,
+                    stacklevel=3,
+                )
+            stored: Float[NDArray[np.float32], "runs height width"] = self.contribution_maps_[runs]
+            return stored
+        prepared = self._prepare_new(self._known_session(session))
+        coefs = {run: self._coef_of(run, int(lengths.min())) for run in runs}
+        return self._map(prepared, runs, coefs=coefs, **how)
+
+    def _known_session(self, session: Session | None) -> Session:
+        """Return the session of the fit, or raise: its frames have the pooling indices that a map is decoded with."""
+        session = session if session is not None else getattr(self, "_session", None)
+        if session is None:
+            raise LarscopeError(
+                "Another map than the stored one needs the frames of the session: got none, since this model was "
+                "loaded. Pass `session=read_session(...)`."
+            )
+        if [run.name for run in session] != self.runs_["run"].tolist():
+            raise LarscopeError("`session` must be the one that was fitted: its runs are others. Pass that session.")
+        return session
+
     def _map(
-        self, prepared: PreparedSession, runs: Iterable[int], progress: bool = False, **how: Any
+        self,
+        prepared: PreparedSession,
+        runs: Iterable[int],
+        progress: bool = False,
+        *,
+        coefs: Mapping[int, Any] | None = None,
+        **how: Any,
     ) -> Float[NDArray[np.float32], "runs height width"]:
         sign = latent_sign(self.latents_)
         network, var = self.network_, self.var_
+        used = self.coef_ if coefs is None else coefs
         return np.stack(
             [
-                map_run(network, var, prepared, run, self.latents_[run], self.coef_[run], sign, self.window, **how)
+                map_run(network, var, prepared, run, self.latents_[run], used[run], sign, self.window, **how)
                 for run in track(list(runs), "Mapping contributions", disable=not progress)
             ]
         )
@@ -300,14 +523,33 @@ class LatentVAR(Settings):
         with torch.no_grad():
             return self.var_(torch.from_numpy(latent[:n_frames])).coef.numpy()  # type: ignore[no-any-return]
 
-    def _runs_of(self, *conditions: str) -> list[int]:
+    def _two_groups(
+        self, first: str, second: str, by: str, groups: Groups | None
+    ) -> tuple[list[int], list[str], dict[str, Any]]:
+        """Return the runs of two groups, the first's first; the group of each; and their blocks and subjects."""
+        self._fitted_network()
+        named = dict(groups or {})
+        known: Groups = {**groups_by(self.runs_, by), **named} if {first, second} - set(named) else named
+        runs, label = group_members(known, first, second, len(self.runs_), noun=by)
+        table = self.runs_.iloc[runs]
+        compared = by if {first, second}.isdisjoint(named) else None
+        design = {
+            name: None if name == compared or table[name].isna().all() else table[name].tolist()
+            for name in ("block", "subject")
+        }
+        return runs.tolist(), label, design
+
+    def _runs_of(self, condition: str) -> list[int]:
         known = list(dict.fromkeys(self.runs_["condition"]))
-        for condition in conditions:
-            if condition not in known:
-                raise LarscopeError(f"Unknown condition {condition!r}. {suggest(condition, known)}")
-        if len(set(conditions)) < len(conditions):
-            raise LarscopeError(f"Two different conditions are compared: got {conditions[0]!r} twice.")
-        return [run for run, condition in enumerate(self.runs_["condition"]) if condition in conditions]
+        if condition not in known:
+            raise LarscopeError(f"Unknown condition {condition!r}. {suggest(condition, known)}")
+        return [run for run, name in enumerate(self.runs_["condition"]) if name == condition]
+
+    def _pixel_positions(self) -> tuple[Float[NDArray[np.float64], " height"], Float[NDArray[np.float64], " width"]]:
+        """Return row and column, in input pixels, of the centre of each row and column of the preprocessed frame."""
+        shape, crop, offset = self.mean_frame_.shape, self.preprocessing_.crop, self.crop_offset_
+        centres = latent_positions((shape[0], shape[1]), crop, offset).reshape(*shape, 2)
+        return centres[:, 0, 0], centres[0, :, 1]
 
     def save(self, folder: str | Path) -> Path:
         """Write the result folder (see `larscope.result`)."""
@@ -325,6 +567,7 @@ class LatentVAR(Settings):
             examples=self._examples,
             contribution_maps=self.contribution_maps_,
             preprocessing=self.preprocessing_,
+            crop_offset=self.crop_offset_,
             simulated=self.simulated_,
         )
         return write_result(Result(plain(self), self.provenance_, self.log_, weights, dataset), folder)
@@ -382,6 +625,7 @@ def load(folder: str | Path) -> LatentVAR:
     )
     model.network_.load_state_dict({name: torch.from_numpy(value) for name, value in result.weights.items()})
     model.network_.eval()
+    model.crop_offset_ = (int(dataset.attrs["crop_offset"][0]), int(dataset.attrs["crop_offset"][1]))
     model.log_ = result.log
     model.provenance_ = dict(result.provenance)
     model.simulated_ = bool(dataset.attrs["simulated"])

@@ -162,6 +162,7 @@ def build_dataset(
     examples: Mapping[str, NDArray[Any]],
     contribution_maps: NDArray[Any],
     preprocessing: Preprocessing,
+    crop_offset: tuple[int, int],
     simulated: bool,
 ) -> xr.Dataset:
     """Name and describe everything that `results.nc` holds.
@@ -180,8 +181,8 @@ def build_dataset(
         `example_frame` (runs,) and images (runs, height, width) by name.
     contribution_maps
         (runs, height, width).
-    preprocessing, simulated
-        Kept as attributes.
+    preprocessing, crop_offset, simulated
+        Kept as attributes; `crop_offset` is the row and column of the crop's first pixel.
     """
     latents_across = mean_frame.shape[1] // POOLING
     latent = np.arange(latents[0].shape[1])
@@ -211,6 +212,7 @@ def build_dataset(
             "simulated": int(simulated),
             "order": coef_shape[1],
             "crop": list(preprocessing.crop),
+            "crop_offset": list(crop_offset),
             "downscale": preprocessing.downscale,
             "intensity_low": preprocessing.low,
             "intensity_high": preprocessing.high,

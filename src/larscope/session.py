@@ -244,11 +244,15 @@ class Preprocessing:
         """Height and width of the preprocessed frames."""
         return self.crop[0] // self.downscale, self.crop[1] // self.downscale
 
+    def offset(self, frame_shape: Sequence[int]) -> tuple[int, int]:
+        """Return row and column of the crop's first pixel in frames of a given size."""
+        return (frame_shape[0] - self.crop[0]) // 2, (frame_shape[1] - self.crop[1]) // 2
+
     def cut(
         self, frames: Shaped[NDArray[np.generic], "frames height width"]
     ) -> Shaped[NDArray[np.generic], "frames cropped_height cropped_width"]:
         """Crop the centre."""
-        top, left = ((size - crop) // 2 for size, crop in zip(frames.shape[1:], self.crop, strict=True))
+        top, left = self.offset(frames.shape[1:])
         return frames[:, top : top + self.crop[0], left : left + self.crop[1]]
 
     def shrink(

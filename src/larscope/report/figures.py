@@ -6,6 +6,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from larscope.result import Result, split_runs
@@ -121,10 +122,10 @@ def plot_coefficients(result: Result) -> Figure:
     figure = Figure(figsize=(5.2 * len(names), 5.6), layout="constrained")
     panels = figure.subplots(1, len(names), squeeze=False, sharex=True, sharey=True)[0]
     for axes, name, coef in zip(panels, names, strongest, strict=True):
-        for sign, colour, word in ((1, RAISES, "raises"), (-1, LOWERS, "lowers")):
+        for sign, colour in ((1, RAISES), (-1, LOWERS)):
             target, source = np.nonzero(sign * coef > 0)
             strength = np.abs(coef[target, source]) / limit
-            axes.scatter(source, target, s=4 + 60 * strength, color=colour, alpha=0.7, linewidths=0, label=word)
+            axes.scatter(source, target, s=4 + 60 * strength, color=colour, alpha=0.7, linewidths=0)
         axes.set_xlim(-0.5, n_latents - 0.5)
         axes.set_ylim(n_latents - 0.5, -0.5)
         axes.set_aspect("equal")
@@ -133,8 +134,8 @@ def plot_coefficients(result: Result) -> Figure:
         axes.set_title(f"{name}: {n_pairs} of {n_latents**2} pairs, mean of {n_runs} run{'s' * (n_runs > 1)}")
         axes.set_xlabel("source latent")
     panels[0].set_ylabel("target latent")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+    handles = [Line2D([], [], marker="o", linestyle="", color=colour) for colour in (RAISES, LOWERS)]
+    figure.legend(handles, ["raises", "lowers"], loc="outside lower center", ncols=2, frameon=False)
     figure.suptitle(_title(result, f"Coefficients at each pair's strongest lag (area: size, largest {limit:.2g})"))
     return figure
 

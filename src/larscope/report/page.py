@@ -3,13 +3,15 @@
 import base64
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
+from larscope.record import find_records, read_record
+from larscope.report.comparison import COMPARISON_FIGURES, describe_comparison, write_figures
 from larscope.report.figures import FIGURES
 from larscope.report.words import describe
 from larscope.result import Result, read_result
@@ -18,7 +20,7 @@ DPI = 110
 
 
 def write_report(folder: str | Path) -> Path:
-    """Write `report.html`, and the figures as `figures/*.png`, into a result folder.
+    """Write `report.html`, and the figures as `figures/*.png`, into a result folder; comparisons found there too.
 
     Returns the path of the page.
     """
@@ -28,12 +30,28 @@ def write_report(folder: str | Path) -> Path:
     (folder / "figures").mkdir(exist_ok=True)
     for name, image in images.items():
         _replace(folder / "figures" / f"{name}.png", image)
+    comparisons = [_comparison_section(compared) for compared in find_records(folder)]
     page = folder / "report.html"
-    _replace(page, _render(result, images).encode())
+    _replace(page, _render(result, images, comparisons).encode())
     return page
 
 
-def _render(result: Result, images: Mapping[str, bytes]) -> str:
+def _comparison_section(folder: Path) -> dict[str, Any]:
+    """Write the figures of a comparison anew, and return what the page says about it."""
+    record = read_record(folder)
+    images = write_figures(record, folder)
+    return {
+        "title": f"{record.summary['first']} against {record.summary['second']}",
+        "sentences": describe_comparison(record),
+        "figures": [_figure(name, images[name], caption) for name, (_, caption) in COMPARISON_FIGURES.items()],
+    }
+
+
+def _figure(name: str, image: bytes, caption: str) -> tuple[str, str, str]:
+    return name, base64.b64encode(image).decode(), caption
+
+
+def _render(result: Result, images: Mapping[str, bytes], comparisons: Sequence[Mapping[str, Any]]) -> str:
     # movies and tables come from strangers: whatever they name a run is text, never markup
     environment = Environment(
         loader=PackageLoader("larscope.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -42,7 +60,8 @@ def _render(result: Result, images: Mapping[str, bytes]) -> str:
         title=result.dataset.attrs["title"],
         simulated=bool(result.dataset.attrs["simulated"]),
         sentences=describe(result),
-        figures=[(name, base64.b64encode(images[name]).decode(), caption) for name, (_, caption) in FIGURES.items()],
+        figures=[_figure(name, images[name], caption) for name, (_, caption) in FIGURES.items()],
+        comparisons=comparisons,
         runs=_run_rows(result),
         settings=result.settings,
         provenance=result.provenance,
