@@ -197,11 +197,20 @@ def large(arguments):
     torch.set_num_threads(2)
     X, Y = var_design(59, 4096)
     lasso(X[:, :100], Y[:, :4], 0.1)
+    busy = time.process_time()
     elapsed, coef = seconds(lambda: lasso(X, Y, 0.1, gradient=None))
+    busy = time.process_time() - busy
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     part = torch.arange(0, 4096, 16)
     kkt = violation(X, Y[:, part], 0.1, coef[:, part])
-    return [{"larscope (s)": f"{elapsed:.2f}", "peak memory (GiB)": f"{peak:.2f}", "KKT": f"{kkt:.0e}"}]
+    return [
+        {
+            "larscope (s)": f"{elapsed:.2f}",
+            "CPU time (s)": f"{busy:.2f}",
+            "peak memory (GiB)": f"{peak:.2f}",
+            "KKT": f"{kkt:.0e}",
+        }
+    ]
 
 
 def latents(arguments):
@@ -245,7 +254,7 @@ def warm(arguments):
 
 
 def gradient(arguments):
-    """Backward against forward, unrolled steps (16 targets) and cvxpylayers (n = 20, p = 40); one thread."""
+    """Backward against forward, unrolled steps (16 targets) and cvxpylayers (a batch of 16); one thread."""
     torch.set_num_threads(1)
     rows = []
     X, Y = (z.requires_grad_() for z in var_design(59, 384))
@@ -268,11 +277,11 @@ def gradient(arguments):
     few = Y[:, :16]
     rows.append(versus("unrolled, 16 targets", X, few, 0.1, unrolled, max(1, arguments.repeats // 2)))
     try:
-        other = cvxpy_layer(20, 40, 0.1)
+        other = cvxpy_layer(59, 200, 0.1)
     except ImportError:
         return rows
-    X, Y = var_design(20, 8)
-    return [*rows, versus("cvxpylayers, n=20 p=40 K=1", X, Y[:, 0], 0.1, other, arguments.repeats)]
+    X, Y = var_design(59, 40)
+    return [*rows, versus("cvxpylayers, n=59 p=200 K=16", X, Y[:, :16], 0.1, other, 1)]
 
 
 def versus(name, X, y, alpha, other, repeats):
@@ -306,7 +315,7 @@ def cvxpy_layer(n, p, alpha):
     X, y, w = cvxpy.Parameter((n, p)), cvxpy.Parameter(n), cvxpy.Variable(p)
     objective = cvxpy.sum_squares(y - X @ w) / (2 * n) + alpha * cvxpy.norm1(w)
     layer = CvxpyLayer(cvxpy.Problem(cvxpy.Minimize(objective)), parameters=[X, y], variables=[w])
-    return lambda X, y, alpha: layer(X, y)[0]
+    return lambda X, Y, alpha: layer(X.expand(Y.shape[1], n, p), Y.mT)[0].mT
 
 
 SECTIONS = {f.__name__: f for f in (shared, two_threads, tall, large, latents, warm, gradient)}
@@ -339,7 +348,8 @@ def main():
     results["note"] = (
         "Medians over alternating rounds. `products` counts pricing products X'R (all targets), the engine's "
         "floor; `time / products` is how far from it a solve ends. scikit-learn is timed on "
-        f"{SAMPLED} targets and scaled; its KKT is what its tightest tolerance reached."
+        f"{SAMPLED} targets and scaled. The committed table was measured beside other work on the same two "
+        "cores: trust its ratios, not its seconds."
     )
     TABLE.write_text(table(results))
     print(table(results))
