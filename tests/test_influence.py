@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from larscope.influence import (
+    brightening,
     contribution_map,
     difference_map,
     edge_differences,
     influence,
     latent_positions,
-    latent_sign,
 )
 
 GRID = (3, 4)
@@ -82,8 +82,9 @@ def test_map_does_not_change_when_latents_are_flipped_or_rescaled(factor):
     c = influence(random_coef())
 
     def map_of(z, decode):
-        sigma = np.sqrt(((z - z.mean(axis=0)) ** 2).mean())
-        return contribution_map(c, decode, mean_frame, z.mean(axis=0), sigma, latent_sign([z]), gain=0.7)
+        mean, sigma = z.mean(axis=0), np.sqrt(((z - z.mean(axis=0)) ** 2).mean())
+        sign = np.sign(brightening(decode, mean_frame, mean, sigma))
+        return contribution_map(c, decode, mean_frame, mean, sigma, sign, gain=0.7)
 
     original = map_of(latent, nonlinear_decoder())
     np.testing.assert_allclose(map_of(factor * latent, nonlinear_decoder(1 / factor)), original, atol=1e-12)
@@ -103,11 +104,13 @@ def test_paper_map_is_the_printed_formula():
     np.testing.assert_allclose(contribution_map(c, nonlinear_decoder(), mean_frame, gain=2.0, preset="paper"), expected)
 
 
-def test_sign_is_that_of_the_skewness():
-    z = np.random.default_rng(0).gamma(1.0, size=(300, 3)) * [1, 5, 2] + [10, -4, 0]
-    pooled = (z - z.mean(axis=0)).ravel()
-    assert latent_sign([z]) == np.sign(scipy.stats.skew(pooled)) == -latent_sign([-z])
-    assert latent_sign([np.zeros((5, 2))]) == 1.0
+def test_brightening_is_the_change_of_the_image_and_turns_with_the_latents():
+    decode, mean_frame = nonlinear_decoder(), np.random.default_rng(0).random((24, 32))
+    mean = np.linspace(-1, 1, 12)
+    change = decode(mean + 0.3)[0] - decode(mean - 0.3)[0]
+    expected = sum(change[i, j] * mean_frame[i, j] for i in range(24) for j in range(32))
+    assert brightening(decode, mean_frame, mean, 0.3) == pytest.approx(expected)
+    assert brightening(nonlinear_decoder(flip=-1), mean_frame, -mean, 0.3) == pytest.approx(-expected)
 
 
 def test_difference_map_finds_a_planted_patch_and_little_else():

@@ -27,9 +27,9 @@ from larscope.comparison import (
     influence_test,
 )
 from larscope.errors import LarscopeError, suggest
-from larscope.evaluation import RunEvaluation, decode_run, encode_run, evaluate_run, map_run
+from larscope.evaluation import RunEvaluation, bright_direction, decode_run, encode_run, evaluate_run, map_run
 from larscope.groups import Groups, group_members, groups_by
-from larscope.influence import EdgeDifferences, difference_map, edge_differences, latent_positions, latent_sign
+from larscope.influence import EdgeDifferences, difference_map, edge_differences, latent_positions
 from larscope.network import Autoencoder
 from larscope.permutation import MaxT
 from larscope.provenance import describe_inputs, describe_versions, git_commit
@@ -505,8 +505,8 @@ class LatentVAR(Settings):
         coefs: Mapping[int, Any] | None = None,
         **how: Any,
     ) -> Float[NDArray[np.float32], "runs height width"]:
-        sign = latent_sign(self.latents_)
         network, var = self.network_, self.var_
+        sign = bright_direction(network, var, prepared, self.latents_, self.window)
         used = self.coef_ if coefs is None else coefs
         return np.stack(
             [

@@ -1,6 +1,6 @@
 """What a trained network and a VAR say about whole runs (sec. 3.5): latents, forecasts and their errors."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -10,7 +10,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from larscope.influence import contribution_map, influence
+from larscope.influence import Decode, brightening, contribution_map, influence
 from larscope.network import Autoencoder
 from larscope.session import PreparedSession
 from larscope.settings import Settings
@@ -129,10 +129,36 @@ def map_run(
     preset: Literal["default", "paper"] = "default",
 ) -> Float[NDArray[np.float32], "height width"]:
     """Return a run's contribution map (sec. 2.4), averaged over the pooling indices of all its frames."""
+    mean, sigma = (value[0].numpy() for value in var.mean_and_scale(torch.from_numpy(latent)))
+    decode = _decoder(network, prepared, run, len(prepared.stacks[run]), window)
+    c = influence(coef, direction, exclude_radius, network.latent_shape)
+    return contribution_map(c, decode, _static_image(network), mean, sigma, sign, gain, preset).astype(np.float32)
+
+
+def bright_direction(
+    network: Autoencoder,
+    var: SparseVAR,
+    prepared: PreparedSession,
+    latents: Sequence[Float[NDArray[np.float32], "T K"]],
+    window: int,
+) -> float:
+    """Return +1 if the image becomes brighter when the latents are raised, -1 if darker: over each run's first window.
+
+    Training gives the latents their sign at random; this is the same for both.
+    """
+    total = 0.0
+    for run, latent in enumerate(latents):
+        mean, sigma = (value[0].numpy() for value in var.mean_and_scale(torch.from_numpy(latent)))
+        decode = _decoder(network, prepared, run, min(window, len(latent)), window)
+        total += brightening(decode, _static_image(network), mean, sigma)
+    return -1.0 if total < 0 else 1.0
+
+
+def _decoder(network: Autoencoder, prepared: PreparedSession, run: int, n_frames: int, window: int) -> Decode:
+    """Return a decoder of latent maps, averaged over the pooling indices of a run's first `n_frames` frames."""
 
     def decode(maps: Float[NDArray[np.float64], "m K"]) -> Float[NDArray[np.float64], "m height width"]:
         latents = torch.from_numpy(maps).to(network.mean_frame)
-        n_frames = len(prepared.stacks[run])
         total = torch.zeros(len(maps), *network.mean_frame.shape, dtype=torch.float64)
         with torch.no_grad():
             for start in range(0, n_frames, window):
@@ -143,11 +169,13 @@ def map_run(
                     total[number] += images.sum(0, dtype=torch.float64).cpu()
         return (total / n_frames).numpy()
 
-    mean, sigma = (value[0].numpy() for value in var.mean_and_scale(torch.from_numpy(latent)))
-    # without the skip connection the decoder's output is the frame itself
-    mean_frame = network.mean_frame.cpu().numpy() if network.skip else np.ones(network.mean_frame.shape)
-    c = influence(coef, direction, exclude_radius, network.latent_shape)
-    return contribution_map(c, decode, mean_frame, mean, sigma, sign, gain, preset).astype(np.float32)
+    return decode
+
+
+def _static_image(network: Autoencoder) -> Float[NDArray[np.float32], "height width"]:
+    """Return what the decoder's output multiplies; without the skip connection it is the frame itself."""
+    mean_frame = network.mean_frame.cpu().numpy()
+    return mean_frame if network.skip else np.ones_like(mean_frame)
 
 
 def _frame_errors(

@@ -15,12 +15,12 @@ from larscope.permutation import MaxT, exchangeable_units, max_t, permute_labels
 
 __all__ = [
     "EdgeDifferences",
+    "brightening",
     "contribution_map",
     "difference_map",
     "edge_differences",
     "influence",
     "latent_positions",
-    "latent_sign",
 ]
 
 Coefs = Float[np.ndarray, "runs order K K"] | Sequence[Float[np.ndarray, "order K K"]]
@@ -168,7 +168,7 @@ def contribution_map(
         The scale of the VAR fit: root mean square of the run's centred latents, over frames and latents (or of
         each latent, where the fit scaled each).
     sign
-        From `latent_sign`: +1 when bright events are positive in the latents, -1 when negative.
+        +1 when bright events are positive in the latents, -1 when negative: that of `brightening`.
     gain
         How many `sigma_z` a latent of influence 1 is moved. The decoder is not linear, so a large gain may
         saturate it; the map should look the same at half the gain.
@@ -203,22 +203,29 @@ def contribution_map(
     return np.asarray((moved - still) * mean_frame)
 
 
-def latent_sign(latents: Sequence[Float[np.ndarray, "_frames K"]]) -> float:
-    r"""Find the direction of bright events: the sign of the latents' pooled skewness.
+def brightening(
+    decode: Decode,
+    mean_frame: Float[np.ndarray, "height width"],
+    latent_mean: Float[np.ndarray, " K"],
+    sigma_z: float | Float[np.ndarray, " K"] = 1.0,
+) -> float:
+    r"""How much brighter the image is with every latent one standard deviation above its mean than below it.
 
-    :math:`\mathrm{sign} \sum_{runs, t, j} (z_{tj} - \bar z_j)^3`, each run centred on its own mean. Calcium
-    transients are brief and bright, so the latents are skewed towards them; an encoder may map bright to
-    negative, and this undoes it. +1 when the skewness is zero.
+    .. math:: \sum_{pixels} (\mathrm{decode}(\bar z + \sigma_z) - \mathrm{decode}(\bar z - \sigma_z)) \, \bar x
+
+    Its sign is the direction of bright events in the latents, which training gives at random. (The skewness of
+    the latents, which calcium transients should make positive, can be decided by a few outliers.)
+
+    Parameters as in `contribution_map`.
 
     Examples
     --------
-    >>> spikes = np.zeros((50, 2))
-    >>> spikes[10] = 1
-    >>> latent_sign([spikes]), latent_sign([-spikes])
-    (1.0, -1.0)
+    >>> frame = np.ones((2, 2))
+    >>> brightening(lambda z: -z.reshape(-1, 2, 2), frame, latent_mean=np.zeros(4), sigma_z=0.5)
+    -4.0
     """
-    third = sum(float(((z - z.mean(axis=0)) ** 3).sum()) for z in map(np.asarray, latents))
-    return -1.0 if third < 0 else 1.0
+    raised, lowered = _decoded(decode, np.stack([latent_mean + sigma_z, latent_mean - sigma_z]), mean_frame)
+    return float(((raised - lowered) * mean_frame).sum())
 
 
 def latent_positions(
