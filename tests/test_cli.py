@@ -6,9 +6,10 @@ import sys
 
 import numpy as np
 import pytest
+import xarray as xr
 from typer.testing import CliRunner
 
-from larscope import LatentVAR, load, read_session
+from larscope import LatentVAR, load, read_session, training
 from larscope.cli import app
 from larscope.settings import setting_names
 
@@ -205,3 +206,41 @@ def test_a_comparison_that_makes_no_sense_is_explained(result, arguments, messag
     done = larscope("compare", result, *arguments)
     assert done.exit_code == 2
     assert message in " ".join(done.stderr.split())
+
+
+def test_seeds_count_what_single_fits_find(table, tmp_path):
+    before = set(tmp_path.iterdir())
+    done = larscope("fit", table, "--out", tmp_path / "result", *FIT, "--seed", 3, "--seeds", 2)
+    assert done.exit_code == 0, done.output
+    assert set(tmp_path.iterdir()) - before == {tmp_path / "result"}
+    assert load(tmp_path / "result").seed == 3
+    data = xr.load_dataset(tmp_path / "result" / "stability.nc", engine="h5netcdf")
+    assert data["seed"].to_numpy().tolist() == [3, 4]
+    expected = np.zeros((6, 6))
+    for seed in (3, 4):
+        with pytest.warns(UserWarning, match="steps"):
+            model = LatentVAR(order=2, window=32, penalty=0.002, epochs=2, seed=seed).fit(read_session(table))
+        expected += np.mean([np.any(model.coef_[run] != 0, axis=0) for run in (0, 2)], axis=0) >= 0.5
+    np.testing.assert_allclose(data["edge_frequency"].sel(condition="familiar"), expected / 2)
+    assert "Stability over training seeds" in (tmp_path / "result" / "report.html").read_text()
+
+
+def test_an_interrupted_series_of_seeds_goes_on_where_it_was(table, tmp_path, monkeypatch):
+    arguments = ("fit", table, *FIT, "--seeds", 2)
+    train, trained = training.train, []
+
+    def interrupted(network, var, prepared, settings, *rest):
+        trained.append(settings.seed)
+        if trained == [0, 1]:
+            raise KeyboardInterrupt
+        return train(network, var, prepared, settings, *rest)
+
+    monkeypatch.setattr("larscope.estimator.train", interrupted)
+    assert larscope(*arguments, "--out", tmp_path / "result").exit_code == 130
+    assert not (tmp_path / "result").exists()
+    again = larscope(*arguments, "--out", tmp_path / "result")
+    assert again.exit_code == 0, again.output
+    assert "goes on from epoch 2" in again.output
+    assert larscope(*arguments, "--out", tmp_path / "whole").exit_code == 0
+    one, two = (xr.load_dataset(tmp_path / name / "stability.nc", engine="h5netcdf") for name in ("result", "whole"))
+    xr.testing.assert_identical(one, two)

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
-from rich.box import SIMPLE
-from rich.box import SIMPLE_HEAD
+from rich.box import SIMPLE, SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -111,6 +110,9 @@ def fit(
     config: Annotated[
         Path | None, typer.Option(help="Settings from the `config.toml` of an earlier result; options override them.")
     ] = None,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Train this often, from --seed on, and say how often each edge is found.")
+    ] = 1,
     **settings: Any,
 ) -> None:
     """Train on a session, fit each run's VAR, and write a result folder.
@@ -124,7 +126,7 @@ def fit(
             settings = {**_read_config(config), **settings}
         from larscope.io import read_session
 
-        _fit_and_report(lambda: read_session(session), out, settings)
+        _fit_and_report(lambda: read_session(session), out, settings, seeds)
 
 
 @app.command()
@@ -285,11 +287,11 @@ def report(result: Annotated[Path, typer.Argument(help="Result folder.", show_de
         console.print(f"Open {write_report(result)} in any browser.", highlight=False)
 
 
-def _fit_and_report(open_session: Callable[[], Any], out: Path, settings: dict[str, Any]) -> None:
+def _fit_and_report(open_session: Callable[[], Any], out: Path, settings: dict[str, Any], n_seeds: int = 1) -> None:
     from larscope.checkpoints import open_checkpoints
     from larscope.estimator import LatentVAR
     from larscope.report import write_report
-    from larscope.result import read_result, require_free
+    from larscope.result import read_result, require_free, write_dataset
     from larscope.training import finished_epochs
 
     model = LatentVAR(**settings)
@@ -300,12 +302,15 @@ def _fit_and_report(open_session: Callable[[], Any], out: Path, settings: dict[s
             console.print(f"An interrupted fit was found: it goes on from epoch {epoch}.")
         try:
             model.fit(session, progress=True, checkpoints=checkpoints)
+            stability = _train_again(model, session, settings, n_seeds, checkpoints) if n_seeds > 1 else None
         except KeyboardInterrupt:
             complaints.print(
                 f"Stopped. The finished epochs are in {checkpoints}: give the same command again to go on from there."
             )
             raise typer.Exit(130) from None
         model.save(out)
+        if stability is not None:
+            write_dataset(stability, out / "stability.nc")
     page = write_report(out)
     console.print(_score_table(model.scores_, "Simulated session" if session.simulated else "Session"))
     from larscope.report.words import describe
@@ -325,6 +330,22 @@ SCORE_HEADERS = {
     "var_error_heldout": "VAR error\nheld out",
     "n_active": "active\ncoef.",
 }
+
+
+def _train_again(model: Any, session: Any, settings: dict[str, Any], n_seeds: int, checkpoints: Path) -> Any:
+    """Train with further seeds, each with checkpoints of its own, and return how often each edge and pixel is found."""
+    from larscope.estimator import LatentVAR
+    from larscope.stability import describe_stability, find_in_conditions
+
+    conditions = [run.condition for run in session]
+    findings = {model.seed: find_in_conditions(model.coef_, model.contribution_maps_, conditions)}
+    for seed in range(model.seed + 1, model.seed + n_seeds):
+        console.print(f"Training with seed {seed}, {len(findings) + 1} of {n_seeds}.", highlight=False)
+        again = LatentVAR(**{**settings, "seed": seed}).fit(
+            session, progress=True, checkpoints=checkpoints / f"seed-{seed}"
+        )
+        findings[seed] = find_in_conditions(again.coef_, again.contribution_maps_, conditions)
+    return describe_stability(findings, session.conditions, session.simulated)
 
 
 def _score_table(scores: Any, title: str) -> Table:

@@ -135,7 +135,7 @@ def plot_null(record: ComparisonRecord) -> Figure:
         )
         axes.set_xlabel(f"mean between - mean within, {_unit(record, name)}")
         axes.set_ylabel("labelings")
-        _open(axes)
+        open_axes(axes)
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
     figure.suptitle(_title(record, "How unusual are the observed labels?"))
@@ -152,8 +152,8 @@ def plot_pairs(record: ComparisonRecord) -> Figure:
         )
         scale = 100 if name == "swap" and record.summary["options"]["relative"] else 1
         columns = [
-            (f"within\n{_text(record.summary['first'])}", intra[where == 0], FIRST),
-            (f"within\n{_text(record.summary['second'])}", intra[where == 1], SECOND),
+            (f"within\n{plain_text(record.summary['first'])}", intra[where == 0], FIRST),
+            (f"within\n{plain_text(record.summary['second'])}", intra[where == 1], SECOND),
             ("between", inter, BETWEEN),
         ]
         for position, (_, values, colour) in enumerate(columns):
@@ -167,7 +167,7 @@ def plot_pairs(record: ComparisonRecord) -> Figure:
         axes.axhline(0, color="0.8", linewidth=0.8, zorder=0)
         axes.set_ylabel(_pair_label(record, name))
         axes.set_title(title)
-        _open(axes)
+        open_axes(axes)
     figure.suptitle(_title(record, "Pairs of runs: within a group and between groups (bar: mean)"))
     return figure
 
@@ -181,7 +181,7 @@ def plot_maps(record: ComparisonRecord) -> Figure:
     panels = figure.subplots(1, 3)
     shown = [data[name].to_numpy() for name in ("map_first", "map_second", "difference")]
     common, own = max(np.abs(shown[0]).max(), np.abs(shown[1]).max()), np.abs(shown[2]).max()
-    first, second = (_text(record.summary[side]) for side in SIDES)
+    first, second = (plain_text(record.summary[side]) for side in SIDES)
     for axes, image, title, limit in zip(
         panels, shown, (first, second, f"{first} - {second}"), (common, common, own), strict=True
     ):
@@ -218,7 +218,7 @@ def plot_edges(record: ComparisonRecord) -> Figure:
     for edge in drawn.to_dict("records"):
         _draw_edge(axes, edge, largest, solid=bool(len(differs)))
     _label_pixels(axes)
-    first, second = (_text(record.summary[side]) for side in SIDES)
+    first, second = (plain_text(record.summary[side]) for side in SIDES)
     for colour, larger in ((MORE, first), (LESS, second)):
         axes.plot([], [], color=colour, linewidth=2, label=f"larger in {larger}")
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
@@ -311,7 +311,7 @@ def _title(record: ComparisonRecord, text: str) -> str:
     return f"{text} (simulated)" if record.summary["simulated"] else text
 
 
-def _text(name: str) -> str:
+def plain_text(name: str) -> str:
     """Return a group's name as matplotlib should print it: names come from strangers and are not formulas."""
     return name.replace("$", r"\$")
 
@@ -321,5 +321,6 @@ def _label_pixels(axes: Axes) -> None:
     axes.set_ylabel("row (input pixels)")
 
 
-def _open(axes: Axes) -> None:
+def open_axes(axes: Axes) -> None:
+    """Leave only the left and the lower frame of a panel."""
     axes.spines[["top", "right"]].set_visible(False)

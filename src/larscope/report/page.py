@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import xarray as xr
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from larscope.record import find_records, read_record
 from larscope.report.comparison import COMPARISON_FIGURES, describe_comparison, write_figures
 from larscope.report.figures import FIGURES
+from larscope.report.stability import STABILITY_CAPTION, describe_stability, plot_stability, read_stability
 from larscope.report.words import describe
 from larscope.result import Result, read_result
 
@@ -20,7 +22,7 @@ DPI = 110
 
 
 def write_report(folder: str | Path) -> Path:
-    """Write `report.html`, and the figures as `figures/*.png`, into a result folder; comparisons found there too.
+    """Write `report.html`, and the figures as `figures/*.png`, into a result folder; comparisons and stability too.
 
     Returns the path of the page.
     """
@@ -30,9 +32,11 @@ def write_report(folder: str | Path) -> Path:
     (folder / "figures").mkdir(exist_ok=True)
     for name, image in images.items():
         _replace(folder / "figures" / f"{name}.png", image)
-    comparisons = [_comparison_section(compared) for compared in find_records(folder)]
+    sections = [_comparison_section(compared) for compared in find_records(folder)]
+    if (stability := read_stability(folder)) is not None:
+        sections.append(_stability_section(stability, folder))
     page = folder / "report.html"
-    _replace(page, _render(result, images, comparisons).encode())
+    _replace(page, _render(result, images, sections).encode())
     return page
 
 
@@ -47,11 +51,21 @@ def _comparison_section(folder: Path) -> dict[str, Any]:
     }
 
 
+def _stability_section(stability: xr.Dataset, folder: Path) -> dict[str, Any]:
+    image = _png(plot_stability(stability))
+    _replace(folder / "figures" / "stability.png", image)
+    return {
+        "title": "Stability over training seeds",
+        "sentences": describe_stability(stability),
+        "figures": [_figure("stability", image, STABILITY_CAPTION)],
+    }
+
+
 def _figure(name: str, image: bytes, caption: str) -> tuple[str, str, str]:
     return name, base64.b64encode(image).decode(), caption
 
 
-def _render(result: Result, images: Mapping[str, bytes], comparisons: Sequence[Mapping[str, Any]]) -> str:
+def _render(result: Result, images: Mapping[str, bytes], sections: Sequence[Mapping[str, Any]]) -> str:
     # movies and tables come from strangers: whatever they name a run is text, never markup
     environment = Environment(
         loader=PackageLoader("larscope.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -61,7 +75,7 @@ def _render(result: Result, images: Mapping[str, bytes], comparisons: Sequence[M
         simulated=bool(result.dataset.attrs["simulated"]),
         sentences=describe(result),
         figures=[_figure(name, images[name], caption) for name, (_, caption) in FIGURES.items()],
-        comparisons=comparisons,
+        sections=sections,
         runs=_run_rows(result),
         settings=result.settings,
         provenance=result.provenance,
