@@ -53,20 +53,20 @@ def _tests(record: ComparisonRecord) -> Iterator[str]:
     for name, test in record.summary["tests"].items():
         low, high = test["effect_interval"]
         size = (
-            f"{_change(test['effect_size'], 'worse', 'better')} under coefficients from the other group than under "
-            "those of another run of the same group"
+            "Forecast errors under coefficients from the other group exceed those under another run of the same group, "
+            f"by {test['effect_size']:.1f} % of the run's own error"
             if name == "swap"
-            else f"{_change(test['effect_size'], 'larger', 'smaller')} between the groups than within them"
+            else "Squared distances of influence vectors between the groups exceed those within them, "
+            f"by {test['effect_size']:.1f} %"
         )
-        subject = "Forecasts get" if name == "swap" else "Squared distances of influence vectors are"
-        interval = "" if low is None else f" (95 % interval {low:.1f} to {high:.1f} %)"
+        interval = "" if low is None else f" (95 % interval {low:.1f} to {high:.1f} %; 0: no difference)"
         spread = (
             ""
             if test["permdisp_pvalue"] is None
             else f"; difference in spread, PERMDISP: p = {_p(test['permdisp_pvalue'])}"
         )
         yield (
-            f"{TESTS[name]}: {subject} {size}{interval}. p = {_p(test['pvalue'])} by permuting labels, "
+            f"{TESTS[name]}: {size}{interval}. p = {_p(test['pvalue'])} by permuting labels, "
             f"{_p(test['pvalue_ranksum'])} by the paper's rank-sum test, which takes pairs of runs as independent; "
             f"ANOSIM R = {test['anosim_r']:.2f} (0: no separation, 1: complete){spread}."
         )
@@ -95,10 +95,6 @@ def _edges(record: ComparisonRecord) -> str:
 
 def _place(edge: Any, end: str) -> str:
     return f"({edge[f'{end}_row']:g}, {edge[f'{end}_column']:g})"
-
-
-def _change(percent: float, more: str, less: str) -> str:
-    return f"{abs(percent):.1f} % {more if percent >= 0 else less}"
 
 
 def _p(value: float) -> str:

@@ -47,6 +47,7 @@ def plot_stability(data: xr.Dataset) -> Figure:
         times = np.rint(one["edge_frequency"].to_numpy() * n_seeds).astype(int)
         off_diagonal = ~np.eye(len(times), dtype=bool)
         counts = np.bincount(times[off_diagonal], minlength=n_seeds + 1)[1:]
+        bars.margins(y=0.1)
         drawn_bars = bars.bar(np.arange(1, n_seeds + 1), counts, color="#0072B2")
         bars.bar_label(drawn_bars)
         bars.set_xticks(np.arange(1, n_seeds + 1))
