@@ -131,3 +131,16 @@ def test_window_batch_norm_uses_the_statistics_at_hand_in_evaluation():
     frames = torch.rand(6, 32, 24)
     assert not torch.allclose(running.encode(frames)[0], window.encode(frames)[0])
     torch.testing.assert_close(running.train().encode(frames)[0], window.encode(frames)[0])
+
+
+def test_activations_keep_the_fast_memory_layout_from_the_first_convolution_on():
+    network = seeded()
+    fast = []
+
+    def note(module, inputs, output):
+        fast.append(output.is_contiguous(memory_format=torch.channels_last))
+
+    for block in [*network.encoder.blocks, *network.decoder.blocks]:
+        block.conv.register_forward_hook(note)
+    network.decode(*network.encode(torch.rand(4, 32, 24)))
+    assert fast == [True] * 6

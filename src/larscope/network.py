@@ -132,10 +132,9 @@ class Autoencoder(nn.Module):
         running_norm = batch_norm == "running"
         self.encoder = Encoder(running_norm)
         self.decoder = Decoder(running_norm, linear_output=output == "linear")
-        # twice as fast on the CPU as the default layout; one writes it where the weights are, once
-        for parameter in self.parameters():
-            if parameter.ndim == 4:
-                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        # Twice as fast on the CPU. Not `contiguous(memory_format=...)`: it leaves the strides of one-channel weights,
+        # which count as contiguous in both layouts, and the convolution would answer in the slow one.
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
     def latent_shape(self) -> tuple[int, int]:
