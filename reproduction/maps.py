@@ -111,7 +111,7 @@ def measure(kind: str, seed: int, models: Path) -> list[dict[str, object]]:
 
 def measure_all(wanted: list[tuple[str, int]], models: Path) -> pd.DataFrame:
     path = HERE / "maps.csv"
-    table = pd.read_csv(path) if path.is_file() else pd.DataFrame()
+    table = pd.read_csv(path, keep_default_na=False) if path.is_file() else pd.DataFrame()
     for kind, seed in wanted:
         if len(table) and ((table["kind"] == kind) & (table["seed"] == seed)).any():
             continue
