@@ -2,8 +2,9 @@
 
     python reproduction/first_run.py ../shared/data/mouse_2p/session.csv
 
-Writes `first-run.csv` (one row a run, mode and penalty) and `first-run-loss.csv` (one row a step) as it goes; what
-they already hold is not computed again, and a training that was stopped goes on from its last epoch. Then writes `first-run.md` and `.png`.
+Writes `first-run.csv` (one row a run, mode and penalty) and `first-run-loss.csv` (one row a step) as it goes. What
+they already hold is not computed again, and a training that was stopped goes on from its last epoch. Then writes
+`first-run.md` and `first-run.png`.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from larscope.session import Session
 
 HERE = Path(__file__).parent
 MODES = ("end-to-end", "embedded", "sequential")
-PENALTIES = (0.01, 0.005, 0.02)
+PENALTIES = (0.01, 0.003, 0.001)
 COLOURS = {"sequential": "#000000", "embedded": "#0072B2", "end-to-end": "#D55E00"}
 
 
@@ -68,7 +69,7 @@ def plot_losses(losses: pd.DataFrame) -> Figure:
     axes = figure.subplots()
     for (mode, penalty), rows in losses.groupby(["mode", "penalty"], sort=False):
         smooth = rows["loss"].rolling(24).mean()
-        style = {0.005: ":", 0.01: "-", 0.02: "--"}[penalty]
+        style = {0.001: ":", 0.003: "--", 0.01: "-"}[penalty]
         label = mode if mode == "sequential" else f"{mode}, penalty {penalty:g}"
         axes.plot(rows["step"], smooth, style, color=COLOURS[mode], label=label, linewidth=1.2)
     axes.set_yscale("log")
