@@ -6,6 +6,7 @@ INSTALLED := .venv/installed
 .PHONY: demo test lint install bench clean
 
 demo: $(INSTALLED)
+	rm -rf demo
 	$(BIN)/larscope demo --out demo
 
 test: $(INSTALLED) lint

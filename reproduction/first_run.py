@@ -8,7 +8,6 @@ they already hold is not computed again, and a training that was stopped goes on
 """
 
 import argparse
-import resource
 import time
 from pathlib import Path
 
@@ -123,10 +122,10 @@ def write_page(scores: pd.DataFrame, losses: pd.DataFrame, command: str) -> None
         "The sequential network never sees the penalty: it was trained once. In sample, `var_error` is a mean of "
         "per-frame ratios and `var_explained` is pooled: they need not order the modes alike. `var_error_heldout` near "
         "or above 1 says that coefficients of the first 200 frames of a segment forecast its last 50 no better than "
-        "the segment's own mean.",
+        "the mean of those 200 frames.",
         "",
-        f"Trainings took {seconds.min():.0f} to {seconds.max():.0f} s each on two shared cores; peak memory "
-        f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB. Versions: "
+        f"Trainings took {seconds.min():.0f} to {seconds.max():.0f} s each, on one or two threads of a busy machine "
+        "(where one was stopped and resumed, only the rest is counted). Versions: "
         + ", ".join(f"{name} {number}" for name, number in describe_versions().items())
         + ".",
         "",

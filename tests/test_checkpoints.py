@@ -77,7 +77,7 @@ def test_a_killed_fit_resumes_and_ends_as_an_uninterrupted_one(how, command, uni
     assert not out.exists()
     if how == signal.SIGINT:
         assert process.returncode == 130
-        assert "give the same command again" in complaint
+        assert "Give the same command again" in complaint
 
     resumed = subprocess.run([*command, str(out)], capture_output=True, text=True, check=True)
     assert "goes on from epoch" in resumed.stdout

@@ -9,15 +9,15 @@ import pytest
 import xarray as xr
 from typer.testing import CliRunner
 
-from larscope import LatentVAR, load, read_session, training
-from larscope.cli import app
+from larscope import LatentVAR, cli, load, read_session, training
 from larscope.settings import setting_names
 
 FIT = ["--order", "2", "--window", "32", "--penalty", "0.002", "--epochs", "2"]
 
 
 def larscope(*arguments: object):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
+    cli.console.width = 100  # not that of whatever terminal the tests run in
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
 
 
 @pytest.fixture
@@ -134,6 +134,50 @@ def test_bad_input_is_named_with_exit_code_2_and_nothing_is_written(case, table,
         assert part in message
     assert "Traceback" not in message
     assert set(tmp_path.iterdir()) == before
+
+
+def test_names_from_strangers_are_printed_as_they_are(table, tmp_path):
+    edit(table, "familiar", "[/x] $\\foo$")
+    done = larscope("fit", table, "--out", tmp_path / "result[/b]", *FIT)
+    assert done.exit_code == 0, done.output
+    assert "1 [/x] $\\foo$, 2 novel, 1 familiar" in done.stdout
+    assert "result[/b]" in done.stdout.splitlines()[-1]
+
+
+def test_the_current_folder_and_a_link_are_folders_too(table, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "here")
+    done = larscope("fit", table, "--out", tmp_path / "link", *FIT)
+    assert done.exit_code == 0, done.output
+    assert load(tmp_path / "here").order == 2
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    assert larscope("fit", table, "--out", ".", *FIT).exit_code == 0
+    assert load(tmp_path / "empty").order == 2
+
+
+def test_a_refused_fit_leaves_no_parent_folders(table, tmp_path):
+    assert larscope("fit", table, "--out", tmp_path / "new" / "result", *FIT, "--crop", "64", "64").exit_code == 2
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_damaged_result_is_said(table, tmp_path):
+    larscope("fit", table, "--out", tmp_path / "result", *FIT)
+    for name in ("results.nc", "provenance.json", "config.toml", "model.safetensors"):
+        whole = (tmp_path / "result" / name).read_bytes()
+        (tmp_path / "result" / name).write_bytes(whole[: len(whole) // 2])
+        done = larscope("report", tmp_path / "result")
+        assert done.exit_code == 2, (name, done.output)
+        assert "cannot be read" in done.stderr
+        (tmp_path / "result" / name).write_bytes(whole)
+
+
+def test_one_condition_cannot_be_compared(table, tmp_path):
+    table.write_text("path,condition\nrun-1.npy,novel\nrun-3.npy,novel\n")
+    larscope("fit", table, "--out", tmp_path / "result", *FIT)
+    done = larscope("compare", tmp_path / "result", "novel", "familiar")
+    assert done.exit_code == 2
+    assert "at least two different values" in done.stderr
 
 
 def test_a_result_folder_that_holds_another_result_is_refused_before_any_work(table, tmp_path):

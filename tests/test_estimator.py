@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import inspect
 import warnings
 
@@ -348,3 +349,16 @@ def test_record_holds_what_the_methods_give(model):
     assert np.array_equal(record.dataset["difference_pvalue"], difference.pvalue)
     maps = record.dataset["map_first"] - record.dataset["map_second"]
     np.testing.assert_allclose(maps, difference.difference, atol=1e-7)
+
+
+def test_a_half_empty_column_stays_so(session, tmp_path):
+    blocks = ("monday", None, "tuesday", None)
+    runs = [dataclasses.replace(run, block=block) for run, block in zip(session, blocks, strict=True)]
+    model = fit(Session(tuple(runs)), epochs=1)
+    assert load(model.save(tmp_path / "result")).runs_["block"].tolist() == list(blocks)
+
+
+def test_score_names_a_run_too_short_for_its_held_out_part(model, session):
+    short = Session((Run("short", "novel", ArrayMovie(session.runs[0].movie.array[:4])),))
+    with pytest.raises(LarscopeError, match="run 'short' has 4"):
+        model.score(short)

@@ -14,12 +14,13 @@ from larscope.result import read_result
 from larscope.session import Session
 
 HOSTILE = "<script>alert('run')</script>"
+HOSTILE_CONDITION = r"$\foo$ [/x]"
 
 
 @pytest.fixture(scope="module")
 def folder(session, tmp_path_factory):
     """A result whose first run has a hostile name, of a session that says it is simulated."""
-    runs = (dataclasses.replace(session.runs[0], name=HOSTILE), *session.runs[1:])
+    runs = (dataclasses.replace(session.runs[0], name=HOSTILE, condition=HOSTILE_CONDITION), *session.runs[1:])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = LatentVAR(order=2, window=32, penalty=0.002, epochs=1).fit(Session(runs, simulated=True))
@@ -82,7 +83,7 @@ def test_holds_the_numbers_of_every_run(page, folder):
 def test_words_agree_with_the_numbers(folder):
     result = read_result(folder)
     data, training, errors, dynamics = describe(result)
-    assert "2 familiar, 2 novel" in data
+    assert rf"1 {HOSTILE_CONDITION}, 2 novel, 1 familiar" in data
     assert "316 frames of 24 x 16 pixels, 6 latents" in data
     assert "9 steps" in training
     assert f"{result.dataset['var_explained'].to_numpy().mean():.0%}" in errors

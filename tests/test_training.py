@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from larscope.errors import LarscopeError
 from larscope.network import Autoencoder
 from larscope.session import prepare
 from larscope.settings import Settings
@@ -13,6 +14,7 @@ from larscope.training import (
     ShortTrainingWarning,
     TrainingStep,
     Windows,
+    finished_epochs,
     n_epochs,
     train,
 )
@@ -28,8 +30,7 @@ def build(prepared, **options):
     settings = Settings(**{"order": 2, "window": 32, "penalty": 0.002, "epochs": 1, **options})
     torch.manual_seed(0)
     network = Autoencoder(torch.from_numpy(prepared.mean_frame()))
-    gradient = "implicit" if settings.training == "end-to-end" else None
-    return TrainingStep(network, SparseVAR(settings.order, settings.penalty, gradient=gradient), settings)
+    return TrainingStep(network, SparseVAR(settings.order, settings.penalty), settings)
 
 
 def encoder_gradient(step, frames):
@@ -43,16 +44,17 @@ def with_frozen(part, frames, prepared):
     """The end-to-end loss's encoder gradient with one part of the VAR held constant."""
     step = build(prepared, training="end-to-end")
     latent, indices = step.network.encode(frames[0])
-    with torch.no_grad():
-        fit = step.var(latent)
-    constant = SparseVAR(2, 0.002, gradient=None)
-    forecast = constant(latent).forecast if part == "coefficients" else latent[2:]
-    indices = tuple(index[2:] for index in indices) if part == "coefficients" else indices
     if part == "everything":
         rendered, target = step.network.decode(latent, indices), frames[0]
     else:
-        assert (fit.coef != 0).any()
-        rendered, target = step.network.decode(forecast, indices), frames[0, 2:]
+        coef = step.var(latent).coef.detach()
+        assert (coef != 0).any()
+        mean = latent.mean(0)
+        sigma = (latent - mean).square().mean().sqrt()
+        scaled = (latent - mean) / sigma
+        past = [scaled[2 - lag : len(scaled) - lag] @ coef[lag - 1].T for lag in (1, 2)]
+        rendered = step.network.decode(sigma * sum(past) + mean, tuple(index[2:] for index in indices))
+        target = frames[0, 2:]
     (rendered - target).square().mean().backward()
     return torch.cat([parameter.grad.flatten() for parameter in step.network.encoder.parameters()])
 
@@ -67,6 +69,17 @@ def test_modes_differ_exactly_in_where_gradients_flow(prepared):
     torch.testing.assert_close(sequential, with_frozen("everything", frames, prepared))
     assert not torch.allclose(end_to_end, embedded, rtol=1e-2, atol=0)
     assert not torch.allclose(embedded, sequential, rtol=1e-2, atol=0)
+
+
+def test_training_as_a_whole_differs_between_the_modes(prepared):
+    weights = {}
+    for mode in ("end-to-end", "embedded"):
+        step = build(prepared, training=mode)
+        settings = Settings(order=2, window=32, penalty=0.002, epochs=1, training=mode)
+        with pytest.warns(ShortTrainingWarning):
+            train(step.network, step.var, prepared, settings)
+        weights[mode] = step.network.encoder.conv.weight.detach()
+    assert not torch.allclose(weights["end-to-end"], weights["embedded"], rtol=1e-3)
 
 
 def test_end_to_end_gradient_is_the_derivative_of_the_loss(prepared):
@@ -161,12 +174,13 @@ def test_training_lowers_the_loss_and_logs_every_step(prepared):
     assert log[-1]["n_active"] > 0
 
 
-def test_an_interrupted_training_ends_as_an_uninterrupted_one(prepared, tmp_path):
+@pytest.mark.parametrize("penalty", [0.002, 50.0])
+def test_an_interrupted_training_ends_as_an_uninterrupted_one(penalty, prepared, tmp_path):
     def run(epochs, folder):
-        step = build(prepared)
-        settings = Settings(order=2, window=32, penalty=0.002, epochs=epochs)
+        step = build(prepared, penalty=penalty)
+        settings = Settings(order=2, window=32, penalty=penalty, epochs=epochs)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ShortTrainingWarning)
+            warnings.simplefilter("ignore")
             return step.network, train(step.network, step.var, prepared, settings, checkpoints=folder)
 
     whole, whole_log = run(4, tmp_path / "whole")
@@ -185,3 +199,32 @@ def test_warns_of_few_steps_and_of_a_penalty_that_leaves_nothing(prepared):
     ):
         log = train(step.network, step.var, prepared, Settings(order=2, window=32, penalty=50.0, epochs=1))
     assert log[-1]["n_empty_fits"] == 9
+
+
+def test_a_penalty_that_leaves_nothing_is_counted_by_window(prepared):
+    step = build(prepared, penalty=50.0)
+    settings = Settings(order=2, window=32, penalty=50.0, epochs=1, batch_size=2)
+    with (
+        pytest.warns(ShortTrainingWarning, match="only 5 steps"),
+        pytest.warns(EmptyFitWarning, match="9 VAR fits of 9 had no active coefficient"),
+    ):
+        train(step.network, step.var, prepared, settings)
+
+
+def test_a_diverged_training_says_so(prepared):
+    step = build(prepared, learning_rate=1e12)
+    settings = Settings(order=2, window=32, penalty=0.002, epochs=2, learning_rate=1e12)
+    with (
+        pytest.warns(ShortTrainingWarning),
+        pytest.raises(LarscopeError, match=r"Lower `learning_rate` \(now 1e\+12\)"),
+    ):
+        train(step.network, step.var, prepared, settings)
+
+
+def test_a_damaged_checkpoint_is_replaced(prepared, tmp_path):
+    (tmp_path / "last.ckpt").write_bytes(b"half a checkpoi")
+    step = build(prepared)
+    settings = Settings(order=2, window=32, penalty=0.002, epochs=1)
+    with pytest.warns(UserWarning, match="cannot be read"), pytest.warns(ShortTrainingWarning):
+        train(step.network, step.var, prepared, settings, checkpoints=tmp_path)
+    assert finished_epochs(tmp_path) == 1

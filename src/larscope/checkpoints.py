@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+
 from larscope.errors import LarscopeError
 from larscope.provenance import describe_inputs, describe_versions
 from larscope.session import Session
@@ -19,7 +21,7 @@ def open_checkpoints(out: Path, settings: Settings, session: Session) -> Iterato
     """Give a folder for the checkpoints of one fit, and remove it once the fit has succeeded, or if it is empty.
 
     It lies beside `out` and its name holds a digest of everything that decides the numbers (settings, run table,
-    contents of the movies, versions): a training never goes on from a checkpoint of another one.
+    contents of the movies, versions, number of threads): a training never goes on from a checkpoint of another one.
 
     Raises
     ------
@@ -28,6 +30,7 @@ def open_checkpoints(out: Path, settings: Settings, session: Session) -> Iterato
     """
     folder = out.with_name(f".{out.name}.checkpoints-{_digest(settings, session)}")
     lock = folder / "lock"
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -37,8 +40,10 @@ def open_checkpoints(out: Path, settings: Settings, session: Session) -> Iterato
         yield folder
     except BaseException:
         lock.unlink(missing_ok=True)
-        if not any(folder.iterdir()):
-            folder.rmdir()
+        for path in made or [folder]:
+            if any(path.iterdir()):
+                break
+            path.rmdir()
         raise
     shutil.rmtree(folder)
 
@@ -46,7 +51,9 @@ def open_checkpoints(out: Path, settings: Settings, session: Session) -> Iterato
 def _digest(settings: Settings, session: Session) -> str:
     runs = [(run.name, run.condition, run.start, run.stop, str(run.path), list(run.movie.shape)) for run in session]
     inputs = describe_inputs(run.path for run in session)
-    decisive = json.dumps([plain(settings), runs, inputs, describe_versions()], sort_keys=True, default=str)
+    # the last bits of a sum depend on how many threads share it
+    made_with = [describe_versions(), torch.get_num_threads(), torch.cuda.is_available()]
+    decisive = json.dumps([plain(settings), runs, inputs, made_with], sort_keys=True, default=str)
     return hashlib.sha256(decisive.encode()).hexdigest()[:12]
 
 

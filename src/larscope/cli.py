@@ -40,13 +40,13 @@ def reported_errors() -> Iterator[None]:
             yield
     except LarscopeError as error:
         complaints.print("[bold red]Error:[/]", end=" ")
-        complaints.print(str(error), markup=False, highlight=False)
+        _print_plain(str(error), complaints)
         raise typer.Exit(2) from error
 
 
 def _print_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     complaints.print("[yellow]Warning:[/]", end=" ")
-    complaints.print(str(message), markup=False, highlight=False)
+    _print_plain(str(message), complaints)
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
@@ -248,9 +248,9 @@ def _print_contrasts(model: Any, relative: bool, how: dict[str, Any]) -> None:
         _print_plain(text)
 
 
-def _print_plain(text: str) -> None:
+def _print_plain(text: str, to: Console = console) -> None:
     """Print text that may hold names given by strangers: never markup."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    to.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -272,7 +272,7 @@ def simulate(
 
         session = simulate_session(n_runs=runs, n_frames=frames, frame_shape=(height, width), seed=seed)
         table = session.write(folder, full_size=full_size)
-        console.print(f"A simulated session was written. Now: larscope fit {table} --out result", soft_wrap=True)
+        _print_plain(f"A simulated session was written. Now: larscope fit {table} --out result")
 
 
 @app.command()
@@ -284,7 +284,7 @@ def report(result: Annotated[Path, typer.Argument(help="Result folder.", show_de
     with reported_errors():
         from larscope.report import write_report
 
-        console.print(f"Open {write_report(result)} in any browser.", highlight=False)
+        _print_plain(f"Open {write_report(result)} in any browser.")
 
 
 def _fit_and_report(open_session: Callable[[], Any], out: Path, settings: dict[str, Any], n_seeds: int = 1) -> None:
@@ -295,6 +295,7 @@ def _fit_and_report(open_session: Callable[[], Any], out: Path, settings: dict[s
     from larscope.training import finished_epochs
 
     model = LatentVAR(**settings)
+    out = out.resolve()  # `.`, `..` and links name a folder too
     require_free(out)
     session = open_session()
     with open_checkpoints(out, model, session) as checkpoints:
@@ -304,9 +305,7 @@ def _fit_and_report(open_session: Callable[[], Any], out: Path, settings: dict[s
             model.fit(session, progress=True, checkpoints=checkpoints)
             stability = _train_again(model, session, settings, n_seeds, checkpoints) if n_seeds > 1 else None
         except KeyboardInterrupt:
-            complaints.print(
-                f"Stopped. The finished epochs are in {checkpoints}: give the same command again to go on from there."
-            )
+            _print_plain("Stopped. Give the same command again to go on from the last finished epoch.", complaints)
             raise typer.Exit(130) from None
         model.save(out)
         if stability is not None:
@@ -316,8 +315,8 @@ def _fit_and_report(open_session: Callable[[], Any], out: Path, settings: dict[s
     from larscope.report.words import describe
 
     for sentence in describe(read_result(out)):
-        console.print(sentence, highlight=False)
-    console.print(f"The result is in {out}. Open {page} in any browser.", highlight=False, soft_wrap=True)
+        _print_plain(sentence)
+    _print_plain(f"The result is in {out}. Open {page} in any browser.")
 
 
 SCORE_HEADERS = {
@@ -351,7 +350,10 @@ def _train_again(model: Any, session: Any, settings: dict[str, Any], n_seeds: in
 def _score_table(scores: Any, title: str) -> Table:
     table = Table(title=f"{title}: each run", box=SIMPLE_HEAD)
     for header in SCORE_HEADERS.values():
-        table.add_column(header, justify="left" if header in ("run", "condition") else "right", no_wrap=True)
+        if header in ("run", "condition"):
+            table.add_column(header, overflow="fold", max_width=16)
+        else:
+            table.add_column(header, justify="right", no_wrap=True)
     for row in scores[list(SCORE_HEADERS)].itertuples(index=False):
         table.add_row(*(f"{cell:.3g}" if isinstance(cell, float) else escape(str(cell)) for cell in row))
     return table
@@ -361,4 +363,6 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise LarscopeError(f"Expected settings in TOML; {path} cannot be read: {error}.") from error
+        raise LarscopeError(
+            f"Expected settings in TOML; {path} cannot be read: {error}. Pass the `config.toml` of a result."
+        ) from error

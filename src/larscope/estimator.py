@@ -1,6 +1,7 @@
 """`LatentVAR`: fit, transform, forecast, score, save. It wires the parts together and computes nothing itself."""
 
 import inspect
+import math
 import sys
 import time
 import warnings
@@ -38,7 +39,7 @@ from larscope.result import SCHEMA_VERSION, Result, build_dataset, read_result, 
 from larscope.session import PreparedSession, Preprocessing, Session, prepare, require_frames
 from larscope.settings import Settings, explain_validation, plain
 from larscope.training import train
-from larscope.var import SparseCoefficients, SparseVAR
+from larscope.var import HELD_OUT, SparseCoefficients, SparseVAR
 
 Series = Float[NDArray[np.float32], "T K"]
 
@@ -186,6 +187,8 @@ class LatentVAR(Settings):
     def score(self, session: Session) -> pd.DataFrame:
         """Return what `scores_` holds, for a session that the network has or has not seen."""
         self._fitted_network()
+        needed = math.ceil((self.order + 1) / (1 - HELD_OUT)) + 1
+        require_frames(session, needed, f"order {self.order}, fitted to the first {1 - HELD_OUT:.0%} of a run")
         return _score_table(session, self._evaluate(self._prepare_new(session), progress=False))
 
     def compare(

@@ -83,33 +83,23 @@ def evaluate_run(
     with torch.no_grad():
         fit = var(latent)
     pooling_lag = 1 if settings.pooling == "previous" else 0
-    forecast_errors = _frame_errors(network, prepared, run, fit.forecast, settings.window, pooling_lag)
+    liveliest = settings.order + int((latent - latent.mean(0))[settings.order :].square().sum(1).argmax())
+
+    def render(series: Tensor, lag: int) -> tuple[float, Float[NDArray[np.float32], "height width"]]:
+        return _error_and_frame(network, prepared, run, series, settings.window, lag, liveliest)
+
+    forecast_error, forecast = render(fit.forecast, pooling_lag)
+    reconstruction_error, reconstruction = forecast_error, forecast
     if settings.training == "sequential":
-        rendered, rendered_lag = latent[settings.order :], 0
-        reconstruction_errors = _frame_errors(network, prepared, run, rendered, settings.window)
-    else:
-        rendered, rendered_lag = fit.forecast, pooling_lag
-        reconstruction_errors = forecast_errors
+        reconstruction_error, reconstruction = render(latent[settings.order :], 0)
     scores: dict[str, float] = {
-        "reconstruction_error": float(reconstruction_errors.mean()),
-        "forecast_error": float(forecast_errors.mean()),
+        "reconstruction_error": reconstruction_error,
+        "forecast_error": forecast_error,
         **asdict(measure(var, latent, fit)),
         "n_active": int(fit.n_active),
     }
-    chosen = settings.order + int((latent - latent.mean(0))[settings.order :].square().sum(1).argmax())
-    at = chosen - settings.order
-
-    def render(series: Tensor, lag: int) -> Float[NDArray[np.float32], "height width"]:
-        frames = _frames(network, prepared, run, chosen - lag, chosen - lag + 1)
-        with torch.no_grad():
-            return network.decode(series[at : at + 1], network.encode(frames)[1])[0].cpu().numpy()
-
-    example = Example(
-        frame=chosen,
-        observed=prepared.frames(run, chosen, chosen + 1)[0],
-        reconstruction=render(rendered, rendered_lag),
-        forecast=render(fit.forecast, pooling_lag),
-    )
+    observed = prepared.frames(run, liveliest, liveliest + 1)[0]
+    example = Example(liveliest, observed, reconstruction, forecast)
     return RunEvaluation(latent.cpu().numpy(), fit, scores, example)
 
 
@@ -178,20 +168,23 @@ def _static_image(network: Autoencoder) -> Float[NDArray[np.float32], "height wi
     return mean_frame if network.skip else np.ones_like(mean_frame)
 
 
-def _frame_errors(
+def _error_and_frame(
     network: Autoencoder,
     prepared: PreparedSession,
     run: int,
     latent: Float[Tensor, "n K"],
     window: int,
-    pooling_lag: int = 0,
-) -> Float[Tensor, " n"]:
-    """Return the mean squared error of each decoded frame."""
+    pooling_lag: int,
+    kept: int,
+) -> tuple[float, Float[NDArray[np.float32], "height width"]]:
+    """Return the mean squared error of a run's decoded frames, and decoded frame number `kept`."""
     errors = []
     for start, images in decode_run(network, prepared, run, latent, window, pooling_lag):
         target = _frames(network, prepared, run, start, start + len(images))
         errors.append((images - target).square().mean((1, 2)))
-    return torch.cat(errors).double()
+        if start <= kept < start + len(images):
+            frame = images[kept - start].cpu().numpy()
+    return float(torch.cat(errors).double().mean()), frame
 
 
 def _frames(

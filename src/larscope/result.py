@@ -23,6 +23,7 @@ import pandas as pd
 import tomli_w
 import xarray as xr
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from larscope.errors import LarscopeError
@@ -106,6 +107,17 @@ def read_result(folder: str | Path) -> Result:
             f"Expected a result folder at {folder}; it lacks {', '.join(missing)}. "
             "Pass the folder that `larscope fit --out` wrote."
         )
+    try:
+        return _read_files(folder)
+    except LarscopeError:
+        raise
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise LarscopeError(
+            f"Expected a whole result at {folder}; it cannot be read: {error}. Restore the folder, or fit again."
+        ) from error
+
+
+def _read_files(folder: Path) -> Result:
     provenance = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
     if provenance["schema_version"] > SCHEMA_VERSION:
         raise LarscopeError(
@@ -130,6 +142,10 @@ def require_free(folder: str | Path) -> None:
         what = "another result" if (folder / "results.nc").is_file() else "other files"
         raise LarscopeError(
             f"The result needs a folder of its own; {folder} holds {what}. Pass another `--out`, or remove it first."
+        )
+    if folder.is_dir() and folder.is_mount():
+        raise LarscopeError(
+            f"The result needs a folder that can be renamed; {folder} is a mount point. Pass one in it."
         )
     if folder.exists() and not folder.is_dir():
         raise LarscopeError(f"The result needs a folder; {folder} is a file. Pass another `--out`.")
@@ -237,7 +253,7 @@ def _for_netcdf(column: pd.Series) -> NDArray[Any]:
         return np.asarray(column)
     if all(value is None or isinstance(value, float) for value in column):
         return np.asarray(column, dtype=np.float64)
-    return np.array(["" if value is None else str(value) for value in column], dtype=object)
+    return np.array(["" if pd.isna(value) else str(value) for value in column], dtype=object)
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

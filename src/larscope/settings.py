@@ -33,7 +33,7 @@ class Settings:
         Field(description=f"Passes over the windows. Default: as many as give {MIN_STEPS} steps, at least 2."),
     ] = None
     batch_size: Annotated[PositiveInt, Field(description="Windows in one training step.")] = 1
-    learning_rate: Annotated[float, Field(gt=0, description="Step size of Adam.")] = 1e-3
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False, description="Step size of Adam.")] = 1e-3
     window: Annotated[PositiveInt, Field(description="Frames in a training window.")] = 64
     crop: Annotated[
         tuple[PositiveInt, PositiveInt] | None,
@@ -66,7 +66,7 @@ class Settings:
         float | None,
         Field(ge=0, description="Allow couplings only between latents this near (latent pixels). Default: all."),
     ] = None
-    seed: Annotated[int, Field(ge=0, description="Seed of the initial weights and the order of windows.")] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32, description="Seed of the initial weights and the order of windows.")] = 0
 
     def __post_init__(self) -> None:
         if self.scale == "latent" and self.penalty_scale == "mean":

@@ -6,6 +6,7 @@ They differ in one place, `TrainingStep.output`: what the decoder sees, and whet
 import ctypes
 import logging
 import math
+import pickle
 import platform
 import signal
 import warnings
@@ -22,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from larscope.errors import LarscopeError
 from larscope.network import Autoencoder
 from larscope.session import PreparedSession, windows
 from larscope.settings import MIN_STEPS, Settings
@@ -84,6 +86,7 @@ class TrainingStep(lightning.LightningModule):
         super().__init__()
         self.network = network
         self.var = var
+        self.var.gradient = "implicit" if settings.training == "end-to-end" else None
         self._training = settings.training
         self._pooling_lag = 1 if settings.pooling == "previous" else 0
         self._learning_rate = settings.learning_rate
@@ -104,9 +107,25 @@ class TrainingStep(lightning.LightningModule):
         return self.network.decode(fit.forecast.flatten(0, 1), indices), frames[:, self.var.order :].flatten(0, 1)
 
     def training_step(self, frames: Float[Tensor, "b t height width"], _: int) -> Tensor:
-        """Return the loss."""
+        """Return the loss.
+
+        Raises
+        ------
+        LarscopeError
+            Training has diverged.
+        """
+        self._require_finite(self.network.encoder.conv.weight, "The network's weights")
         rendered, target = self.output(frames)
-        return F.mse_loss(rendered, target)
+        loss = F.mse_loss(rendered, target)
+        self._require_finite(loss, "The loss")
+        return loss
+
+    def _require_finite(self, value: Tensor, what: str) -> None:
+        if not bool(value.detach().isfinite().all()):
+            raise LarscopeError(
+                f"{what} must be finite: got NaN or infinity after {self.global_step} steps, so training has diverged. "
+                f"Lower `learning_rate` (now {self._learning_rate:g})."
+            )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return Adam, as the paper."""
@@ -118,6 +137,11 @@ class StepLog(Callback):
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Go on counting where a checkpoint left off."""
+        if self.rows and isinstance(pl_module, TrainingStep):
+            pl_module.n_empty_fits = self.rows[-1]["n_empty_fits"]
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, *_: Any
@@ -165,7 +189,13 @@ class StepProgress(Callback):
         self._bar.update(self._task, completed=trainer.global_step, loss=f"{float(outputs['loss']):.3e}")
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        """Leave the terminal usable, also after an error or Ctrl-C."""
+        """Leave the terminal usable."""
+        self._bar.stop()
+
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        """Leave the terminal usable after an error or Ctrl-C too."""
         self._bar.stop()
 
 
@@ -222,7 +252,6 @@ def train(
             ShortTrainingWarning,
             stacklevel=2,
         )
-    var.gradient = "implicit" if settings.training == "end-to-end" else None
     step = TrainingStep(network, var, settings)
     log = StepLog()
     callbacks: list[Callback] = [log]
@@ -234,6 +263,8 @@ def train(
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     trainer = lightning.Trainer(
         max_epochs=epochs,
+        # not "auto": Apple's GPUs lack the float64 that the lasso is solved in
+        accelerator="gpu" if torch.cuda.is_available() else "cpu",
         devices=1,
         callbacks=callbacks,
         logger=False,
@@ -244,7 +275,7 @@ def train(
     # a generator of its own: the loader would otherwise draw from, and so change, the caller's random state
     order, generator = EpochShuffle(len(data), settings.seed), torch.Generator()
     loader = DataLoader(data, settings.batch_size, sampler=order, generator=generator)
-    resume = _last(checkpoints) if checkpoints is not None and _last(checkpoints).is_file() else None
+    resume = _last(checkpoints) if checkpoints is not None and finished_epochs(checkpoints) is not None else None
     network.train()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*", category=FutureWarning)
@@ -259,10 +290,11 @@ def train(
             signal.signal(signal.SIGINT, handler)
             raise KeyboardInterrupt from exit_of_lightning
     network.eval()
-    if step.n_empty_fits > n_steps / 2:
+    if step.n_empty_fits > epochs * len(data) / 2:
         warnings.warn(
-            f"{step.n_empty_fits} VAR fits of {n_steps} had no active coefficient, so the encoder learned no dynamics "
-            f"from them: the penalty is too strong for these latents. Lower `penalty` (now {settings.penalty:g}).",
+            f"{step.n_empty_fits} VAR fits of {epochs * len(data)} had no active coefficient, so the encoder learned "
+            "no dynamics from them: the penalty is too strong for these latents. "
+            f"Lower `penalty` (now {settings.penalty:g}).",
             EmptyFitWarning,
             stacklevel=2,
         )
@@ -270,10 +302,21 @@ def train(
 
 
 def finished_epochs(checkpoints: Path) -> int | None:
-    """Return how many epochs the checkpoint in a folder has behind it; None where there is no checkpoint."""
-    if not _last(checkpoints).is_file():
+    """Return how many epochs the checkpoint in a folder has behind it; None where there is no checkpoint.
+
+    One that cannot be read, as a full disk may leave it, is removed with a warning.
+    """
+    last = _last(checkpoints)
+    if not last.is_file():
         return None
-    return int(torch.load(_last(checkpoints), weights_only=True)["epoch"]) + 1
+    try:
+        return int(torch.load(last, weights_only=True)["epoch"]) + 1
+    except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        warnings.warn(
+            f"The checkpoint {last} cannot be read ({str(error).splitlines()[0]}): training starts anew.", stacklevel=2
+        )
+        last.unlink()
+        return None
 
 
 def _last(checkpoints: Path) -> Path:
@@ -281,7 +324,7 @@ def _last(checkpoints: Path) -> Path:
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to keep the large blocks that a step frees, for the next step.
+    """Tell glibc to keep the large blocks that a step frees, for the next step: up to 2 GiB, in this whole process.
 
     By default it returns each to the system and pays for a page fault on every page when it is next needed:
     more than half of a step's time on the CPU.

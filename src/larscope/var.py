@@ -157,6 +157,12 @@ class SparseVAR(nn.Module):
                 f"scale='latent' needs penalty_scale='target', got penalty_scale={penalty_scale!r}: with every latent "
                 "at unit variance all coefficients are zero from alpha = 1 on. Pass penalty_scale='target'."
             )
+        for name, value, known in (
+            ("scale", scale, ("series", "latent")),
+            ("penalty_scale", penalty_scale, ("mean", "target")),
+        ):
+            if value not in known:
+                raise LarscopeError(f"`{name}` must be one of {', '.join(map(repr, known))}: got {value!r}.")
         if max_distance is not None and latent_shape is None:
             raise LarscopeError("`max_distance` is measured on the latent map: pass `latent_shape` too, got None.")
         self.order = order
@@ -197,13 +203,18 @@ class SparseVAR(nn.Module):
         mean = latent.mean(-2, keepdim=True) if self.center else torch.zeros_like(latent[..., :1, :])
         axes = (-2,) if self.scale == "latent" else (-2, -1)
         variance = (latent - mean).square().mean(axes, keepdim=True)
-        # a constant series has nothing to scale: dividing by one leaves its zeros, and its gradient, zero
-        constant = variance <= torch.finfo(variance.dtype).tiny
+        # what is constant but for rounding has no dynamics: scaled up, the rounding would forecast itself
+        constant = variance <= rounding_energy(latent.detach()).mean(axes, keepdim=True)
         return mean, torch.where(constant, torch.ones_like(variance), variance).sqrt()
 
     def extra_repr(self) -> str:
         """Show the settings in the module's repr."""
         return f"order={self.order}, penalty={self.penalty}, gradient={self.gradient!r}"
+
+
+def rounding_energy(latent: Float[Tensor, "*batch T K"]) -> Float[Tensor, "*batch T K"]:
+    """Return the squared size of rounding errors in a series, generously."""
+    return latent.square() * (64 * torch.finfo(latent.dtype).eps) ** 2
 
 
 def neighbours(latent_shape: tuple[int, int], max_distance: float) -> Bool[Tensor, "K K"]:
@@ -234,7 +245,7 @@ def measure(var: SparseVAR, latent: Float[Tensor, "T K"], fit: VARFit) -> Measur
     `var_error` is R_var, the mean over frames of `||z_t - zhat_t||^2 / ||z_t||^2`, on the centred series when
     `var.center`. `var_explained` is 1 - squared error / variance, both summed over frames and latents.
     `var_error_heldout` is R_var on the last 20 % of the frames, with coefficients, mean and scale from the
-    first 80 %.
+    first 80 %. All are NaN for a series without variance, which has nothing to forecast.
     """
     split = round(latent.shape[0] * (1 - HELD_OUT))
     with torch.no_grad():
@@ -242,11 +253,13 @@ def measure(var: SparseVAR, latent: Float[Tensor, "T K"], fit: VARFit) -> Measur
         # the last `order` frames before the split are the past of the first held-out frame
         late = latent[split - var.order :]
         target = latent[var.order :]
-        residual = target - fit.forecast
-        spread = target - target.mean(0)
+        residual = (target - fit.forecast).square().sum()
+        spread = (target - target.mean(0)).square().sum()
+        if spread <= rounding_energy(target).sum():
+            return Measures(float("nan"), float("nan"), float("nan"))
         return Measures(
             var_error=_relative_error(target, fit.forecast, fit.mean),
-            var_explained=float(1 - residual.square().sum() / spread.square().sum()),
+            var_explained=float(1 - residual / spread),
             var_error_heldout=_relative_error(late[var.order :], early.predict(late), early.mean),
         )
 

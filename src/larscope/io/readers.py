@@ -60,8 +60,11 @@ def open_movie(path: Path, dataset: str | None = None) -> Movie:
     if not path.is_file():
         found = "is a folder" if path.is_dir() else "does not exist"
         raise LarscopeError(f"Expected a movie file; {path} {found}. Correct the `path` column.")
-    with path.open("rb") as file:
-        head = file.read(16)
+    try:
+        with path.open("rb") as file:
+            head = file.read(16)
+    except OSError as error:
+        raise LarscopeError(f"Expected a movie that can be read; {path}: {error}. Change its permissions.") from error
     for reader in READERS:
         if head.startswith(reader.magic):
             return reader.open(path, dataset)

@@ -74,7 +74,7 @@ def read_session(path: str | Path) -> Session:
 def _read_csv(path: Path) -> pd.DataFrame:
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True, encoding="utf-8-sig")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError) as error:
         raise LarscopeError(
             f"Expected a CSV table with a header line; {path} cannot be read: {str(error).strip()}. "
             "Save it as comma-separated UTF-8 text."

@@ -11,6 +11,7 @@ from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
 from larscope.record import LEVEL, ComparisonRecord, replacing
+from larscope.report.figures import plain_text
 
 DPI = 110
 TESTS = {"swap": "Coefficient swap", "influence": "Influence"}
@@ -305,11 +306,6 @@ def _pair_label(record: ComparisonRecord, test: str) -> str:
 
 def _title(record: ComparisonRecord, text: str) -> str:
     return f"{text} (simulated)" if record.summary["simulated"] else text
-
-
-def plain_text(name: str) -> str:
-    """Return a group's name as matplotlib should print it: names come from strangers and are not formulas."""
-    return name.replace("$", r"\$")
 
 
 def _label_pixels(axes: Axes) -> None:

@@ -73,7 +73,7 @@ def plot_latents(result: Result) -> Figure:
             if column == 0:
                 place = ", ".join(f"{float(data[name][latent]):.0f}" for name in ("latent_row", "latent_column"))
                 axes.set_ylabel(f"latent {latent}\n({place})", rotation=0, ha="right", va="center")
-        panels[0, column].set_title(f"run {data['run'].to_numpy()[run]}, {condition}")
+        panels[0, column].set_title(f"run {plain_text(data['run'].to_numpy()[run])}, {plain_text(condition)}")
         panels[-1, column].set_xlabel(unit)
     handles, labels = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
@@ -94,13 +94,17 @@ def plot_reconstruction(result: Result) -> Figure:
         spread = np.quantile(np.abs(observed - mean_frame), 0.999)
         frame = int(data["example_frame"][run])
         shown: list[tuple[str, NDArray[np.float32], dict[str, object]]] = [
-            (f"{condition}: frame {frame} of run {data['run'].to_numpy()[run]}", observed, {"vmin": 0, "vmax": top}),
+            (
+                f"{plain_text(condition)}: frame {frame} of run {plain_text(data['run'].to_numpy()[run])}",
+                observed,
+                {"vmin": 0, "vmax": top},
+            ),
             ("reconstruction", rendered, {"vmin": 0, "vmax": top}),
             ("reconstruction - mean frame", rendered - mean_frame, {"vmin": -spread, "vmax": spread}),
             ("frame - reconstruction", observed - rendered, {"vmin": -spread, "vmax": spread}),
         ]
         for axes, (title, image, limits) in zip(panels[row], shown, strict=True):
-            cmap = "RdBu_r" if "-" in title and axes not in panels[row][:2] else "gray"
+            cmap = "gray" if limits["vmin"] == 0 else "RdBu_r"
             drawn = axes.imshow(image, cmap=cmap, **limits)
             axes.set_title(title, fontsize="medium")
             _label_pixels(axes)
@@ -131,7 +135,9 @@ def plot_coefficients(result: Result) -> Figure:
         axes.set_aspect("equal")
         n_runs = int((conditions == name).sum())
         n_pairs = np.count_nonzero(coef)
-        axes.set_title(f"{name}: {n_pairs} of {n_latents**2} pairs, mean of {n_runs} run{'s' * (n_runs > 1)}")
+        axes.set_title(
+            f"{plain_text(name)}: {n_pairs} of {n_latents**2} pairs, mean of {n_runs} run{'s' * (n_runs > 1)}"
+        )
         axes.set_xlabel("source latent")
     panels[0].set_ylabel("target latent")
     handles = [Line2D([], [], marker="o", linestyle="", color=colour) for colour in (RAISES, LOWERS)]
@@ -158,6 +164,11 @@ FIGURES: dict[str, tuple[Callable[[Result], Figure], str]] = {
 
 def _title(result: Result, text: str) -> str:
     return f"{text} (simulated)" if result.dataset.attrs["simulated"] else text
+
+
+def plain_text(name: str) -> str:
+    """Return a name as matplotlib should print it: names come from strangers and are not formulas."""
+    return name.replace("$", r"\$")
 
 
 def _label_pixels(axes: Axes) -> None:

@@ -6,7 +6,8 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from larscope.report.comparison import open_axes, plain_text
+from larscope.report.comparison import open_axes
+from larscope.report.figures import plain_text
 
 
 def read_stability(result: str | Path) -> xr.Dataset | None:
