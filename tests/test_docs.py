@@ -49,3 +49,10 @@ def test_public_functions_have_an_example():
         home = getattr(larscope, name)
         if name not in {"LarscopeError", "Run", "load"}:
             assert ">>>" in (home.__doc__ or ""), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+def test_links_and_pictures_exist(page):
+    targets = re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8"))
+    missing = [target for target in targets if "://" not in target and not (page.parent / target).exists()]
+    assert missing == []

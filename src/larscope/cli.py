@@ -134,7 +134,7 @@ def demo(
     out: Out = Path("demo"),
     seed: Annotated[int, typer.Option(help="Seed of the simulation and of the training.")] = 0,
 ) -> None:
-    """Simulate a session with planted sparse dynamics, fit it end to end, and write figures and a report.
+    """Simulate a session with planted sparse dynamics, fit it end to end, compare its conditions, write a report.
 
     Takes about two minutes on two cores. Example: `larscope demo --out demo`
     """
@@ -148,6 +148,10 @@ def demo(
         _fit_and_report(
             lambda: simulate_session(n_runs=8, n_frames=192, frame_shape=(96, 64), seed=seed), out, {"seed": seed}
         )
+        from larscope.estimator import load
+
+        console.print("\nComparing the two conditions:")
+        _compare_and_report(load(out), out, "familiar", "novel", True, {"seed": seed})
 
 
 @app.command()
@@ -348,7 +352,7 @@ def _train_again(model: Any, session: Any, settings: dict[str, Any], n_seeds: in
 
 
 def _score_table(scores: Any, title: str) -> Table:
-    table = Table(title=f"{title}: each run", box=SIMPLE_HEAD)
+    table = Table(title=f"{title}: each run", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for header in SCORE_HEADERS.values():
         if header in ("run", "condition"):
             table.add_column(header, overflow="fold", max_width=16)
