@@ -348,8 +348,7 @@ def main():
     results["note"] = (
         "Medians over alternating rounds. `products` counts pricing products X'R (all targets), the engine's "
         "floor; `time / products` is how far from it a solve ends. scikit-learn is timed on "
-        f"{SAMPLED} targets and scaled. The committed table was measured beside other work on the same two "
-        "cores: trust its ratios, not its seconds."
+        f"{SAMPLED} targets and scaled. The committed table: two cores, otherwise idle, `--repeats 2`, `tall` once."
     )
     TABLE.write_text(table(results))
     print(table(results))
