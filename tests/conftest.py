@@ -1,7 +1,10 @@
 """Small sessions for every test, and the recorded movies where they are present."""
 
 import os
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 # The test runner's processes share the cores: more threads than cores wait for each other at every operation. Set
 # before torch is imported, and inherited by the commands that tests start.
@@ -21,6 +24,52 @@ def recorded() -> Path:
     if not DATA.is_dir():
         pytest.skip(f"the recorded movies are not at {DATA}")
     return DATA
+
+
+CHROMIUM_FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory) -> Iterator[Any]:
+    """A headless chromium, started once; `get_log("browser")` has its console, `get_log("performance")` its traffic."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    chromium, driver = (shutil.which(name) for name in ("chromium", "chromedriver"))
+    if chromium is None or driver is None:
+        pytest.skip("no chromium with its chromedriver on this machine")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in (*CHROMIUM_FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    started = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield started
+    started.quit()
+
+
+@pytest.fixture
+def visit(browser) -> Callable[..., Any]:
+    """Open a page in `browser`, so wide, light or dark, on screen or as printed; what was logged before is dropped."""
+
+    def visit(url: str, width: int = 1280, height: int = 900, dark: bool = False, media: str = "screen") -> Any:
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": [scheme]})
+        for kind in ("browser", "performance"):
+            browser.get_log(kind)
+        browser.get(url)
+        return browser
+
+    return visit
 
 
 def blinking_movie(n_frames: int, height: int = 24, width: int = 16, seed: int = 0) -> np.ndarray:
