@@ -1,5 +1,6 @@
 """Readers and the session table, against the libraries that wrote the files."""
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from larscope.errors import LarscopeError
 from larscope.io import READERS, open_movie, read_session
+from larscope.io.npy import NpyMovie
 from larscope.session import prepare
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -483,3 +485,38 @@ def test_a_truncated_movie_is_named_with_its_row(folder: Path) -> None:
     (folder / "c.tif").write_bytes(whole[:-200])
     with pytest.raises(LarscopeError, match=r"session\.csv, row 2, run 'N01': .*c\.tif is truncated.*frame"):
         read_session(write_table(folder, "path,condition,run\na.npy,familiar,F01\nc.tif,novel,N01\n"))
+
+
+# .npy by range
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+def test_npy_frames_that_were_read_leave_the_memory(tmp_path: Path) -> None:
+    frames = np.lib.format.open_memmap(tmp_path / "movie.npy", "w+", np.uint16, (800, 256, 256))
+    del frames  # 105 MB, as holes
+    movie = open_movie(tmp_path / "movie.npy")
+    before = resident_bytes()
+    for start in range(0, 800, 20):
+        movie.read(start, start + 20)
+    assert resident_bytes() - before < 30e6
+
+
+def test_npy_needs_only_its_header(tmp_path: Path) -> None:
+    write_npy(tmp_path / "movie.npy", FRAMES.astype(">i2"))
+    movie = NpyMovie(tmp_path / "movie.npy")
+    assert (movie.shape, movie.dtype) == (FRAMES.shape, np.dtype(np.int16))
+    assert np.array_equal(pickle.loads(pickle.dumps(movie)).read(1, 9), FRAMES.astype(np.int16)[1:])
+
+
+def test_npy_headers_that_ask_for_more_than_the_file_has_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "movie.npy"
+    for shape in [(10**12, 20, 30), (10**15, 0, 30), (-1, 20, 30)]:
+        with path.open("wb") as file:
+            header = {"descr": "<u2", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            file.write(FRAMES.tobytes())
+        with pytest.raises(LarscopeError, match=r"movie\.npy (is truncated: frame 6 of|has shape)"):
+            open_movie(path)
