@@ -16,7 +16,7 @@ FLOORS = [
     {"errors"},
     {"settings", "lasso", "permutation", "session", "groups"},
     {"var", "io", "simulate", "result", "provenance"},
-    {"network", "influence", "checkpoints"},
+    {"network", "influence", "checkpoints", "penalties"},
     {"training", "evaluation", "comparison", "stability"},
     {"record"},
     {"estimator", "report"},

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from larscope import LarscopeError, LatentVAR
+from larscope import LarscopeError, LatentVAR, load
 from larscope.result import FILES, read_result, write_result
 
 
@@ -58,6 +58,36 @@ def test_latent_positions_are_the_centres_of_their_fields(written):
     data = read_result(written[1]).dataset
     assert data["latent_row"].to_numpy().tolist() == [3.5, 3.5, 11.5, 11.5, 19.5, 19.5]
     assert data["latent_column"].to_numpy().tolist() == [3.5, 11.5] * 3
+
+
+def test_keeps_a_clip_of_one_run_a_condition_around_its_example(written):
+    data = read_result(written[1]).dataset
+    assert np.unique(data["clip_run"]).tolist() == [0, 1]
+    for run in (0, 1):
+        of_run = data["clip_run"].to_numpy() == run
+        frames = data["clip_frame"].to_numpy()[of_run]
+        assert frames.tolist() == list(range(frames[0], frames[0] + 32))
+        example = of_run & (data["clip_frame"].to_numpy() == int(data["example_frame"][run]))
+        for name in ("observed", "reconstruction"):
+            expected = data[f"example_{name}"].to_numpy()[run]
+            assert np.allclose(data[f"clip_{name}"].to_numpy()[example][0], expected, atol=2e-5)
+
+
+def test_keeps_curves_over_the_penalty(written):
+    data = read_result(written[1]).dataset
+    assert data["curve_run"].to_numpy().tolist() == [0, 1, 2, 3]
+    at_chosen = data.sel(penalty=0.002)
+    assert np.array_equal(at_chosen["curve_n_active"], data["n_active"])
+    assert np.allclose(at_chosen["curve_explained"], data["var_explained"], atol=1e-6)
+
+
+def test_clips_and_curves_survive_loading_and_saving(written, tmp_path):
+    again = read_result(load(written[1]).save(tmp_path / "again")).dataset
+    before = read_result(written[1]).dataset
+    for name in ("clip_run", "clip_frame", "curve_explained_heldout", "penalty"):
+        assert np.array_equal(again[name], before[name])
+    for name in ("clip_observed", "clip_reconstruction"):
+        assert np.allclose(again[name], before[name], atol=2e-5)
 
 
 def test_refuses_a_folder_that_holds_something(written, tmp_path):

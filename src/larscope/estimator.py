@@ -28,10 +28,20 @@ from larscope.comparison import (
     influence_test,
 )
 from larscope.errors import LarscopeError, suggest
-from larscope.evaluation import RunEvaluation, bright_direction, decode_run, encode_run, evaluate_run, map_run
+from larscope.evaluation import (
+    Clip,
+    RunEvaluation,
+    bright_direction,
+    clip_run,
+    decode_run,
+    encode_run,
+    evaluate_run,
+    map_run,
+)
 from larscope.groups import Groups, group_members, groups_by
 from larscope.influence import EdgeDifferences, difference_map, edge_differences, latent_positions
 from larscope.network import Autoencoder
+from larscope.penalties import PenaltyCurve, chosen_runs, trace_penalties
 from larscope.permutation import MaxT
 from larscope.provenance import describe_inputs, describe_versions, git_commit
 from larscope.record import ComparisonRecord, build_record
@@ -147,6 +157,18 @@ class LatentVAR(Settings):
         self.forecasts_ = [evaluation.fit.forecast.cpu().numpy() for evaluation in evaluations]
         self.coef_ = SparseCoefficients.from_dense(evaluation.fit.coef.cpu().numpy() for evaluation in evaluations)
         self._examples = _stack_examples(evaluations)
+        conditions = [run.condition for run in session]
+        # one clip a condition: they are for looking at, and large
+        shown = [conditions.index(name) for name in dict.fromkeys(conditions)]
+        self._clips = _join_clips(
+            {run: clip_run(self.network_, prepared, run, evaluations[run], self) for run in shown}
+        )
+        self._curves = _stack_curves(
+            {
+                run: trace_penalties(self.var_, torch.from_numpy(self.latents_[run]))
+                for run in track(chosen_runs(conditions), "Trying other penalties", disable=not progress)
+            }
+        )
         self.contribution_maps_ = self._map(prepared, range(len(session)), progress)
         self._session = session
         self.simulated_ = session.simulated
@@ -568,6 +590,8 @@ class LatentVAR(Settings):
             coef_value=self.coef_.value,
             mean_frame=self.mean_frame_,
             examples=self._examples,
+            clips=self._clips,
+            curves=self._curves,
             contribution_maps=self.contribution_maps_,
             preprocessing=self.preprocessing_,
             crop_offset=self.crop_offset_,
@@ -646,6 +670,9 @@ def load(folder: str | Path) -> LatentVAR:
     )
     model.contribution_maps_ = dataset["contribution_map"].to_numpy()
     model._examples = {f"example_{name}": dataset[f"example_{name}"].to_numpy() for name in EXAMPLE_NAMES}
+    # results of earlier versions have none of these
+    model._clips = {name: dataset[name].to_numpy() for name in CLIP_NAMES if name in dataset}
+    model._curves = {name: dataset[name].to_numpy() for name in CURVE_NAMES if name in dataset}
     return model
 
 
@@ -659,6 +686,11 @@ SCORE_NAMES = (
 )
 
 EXAMPLE_NAMES = ("frame", "observed", "reconstruction", "forecast")
+
+
+CLIP_NAMES = tuple(f"clip_{name}" for name in ("run", "frame", "observed", "reconstruction"))
+
+CURVE_NAMES = ("penalty", *(f"curve_{name}" for name in ("run", "n_active", "explained", "explained_heldout")))
 
 
 def _prepare(session: Session, progress: bool, **how: Any) -> PreparedSession:
@@ -692,6 +724,19 @@ def _score_table(session: Session, evaluations: Sequence[RunEvaluation]) -> pd.D
 
 def _stack_examples(evaluations: Sequence[RunEvaluation]) -> dict[str, NDArray[Any]]:
     return {f"example_{name}": np.stack([getattr(e.example, name) for e in evaluations]) for name in EXAMPLE_NAMES}
+
+
+def _join_clips(clips: Mapping[int, Clip]) -> dict[str, NDArray[Any]]:
+    run = np.concatenate([np.full(len(clip.frame), run) for run, clip in clips.items()])
+    parts = {name: np.concatenate([getattr(clip, name) for clip in clips.values()]) for name in Clip.__annotations__}
+    return {"clip_run": run, **{f"clip_{name}": part for name, part in parts.items()}}
+
+
+def _stack_curves(curves: Mapping[int, PenaltyCurve]) -> dict[str, NDArray[Any]]:
+    penalty = next(iter(curves.values())).penalty
+    names = ("n_active", "explained", "explained_heldout")
+    stacked = {f"curve_{name}": np.array([getattr(curve, name) for curve in curves.values()]) for name in names}
+    return {"penalty": np.array(penalty), "curve_run": np.array(list(curves)), **stacked}
 
 
 def _columns(dataset: Any, names: Sequence[str]) -> pd.DataFrame:

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -15,6 +15,9 @@ from larscope.network import Autoencoder
 from larscope.session import PreparedSession
 from larscope.settings import Settings
 from larscope.var import SparseVAR, VARFit, measure
+
+CLIP_FRAMES = 32
+"""Length of the clip that is kept of a run, around the frame in which its latents moved most."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,15 @@ class Example:
     observed: Float[NDArray[np.float32], "height width"]
     reconstruction: Float[NDArray[np.float32], "height width"]
     forecast: Float[NDArray[np.float32], "height width"]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Consecutive frames of a run beside what the network makes of them, in [0, 1] of the session."""
+
+    frame: Int[NDArray[np.int64], " n"]
+    observed: Float[NDArray[np.float32], "n height width"]
+    reconstruction: Float[NDArray[np.float32], "n height width"]
 
 
 @dataclass(frozen=True)
@@ -101,6 +113,36 @@ def evaluate_run(
     observed = prepared.frames(run, liveliest, liveliest + 1)[0]
     example = Example(liveliest, observed, reconstruction, forecast)
     return RunEvaluation(latent.cpu().numpy(), fit, scores, example)
+
+
+def clip_run(
+    network: Autoencoder, prepared: PreparedSession, run: int, evaluation: RunEvaluation, settings: Settings
+) -> Clip:
+    """Return some consecutive frames of an evaluated run around its example, and their reconstructions."""
+    forecast = evaluation.fit.forecast
+    start, stop = _stretch_around(
+        torch.isfinite(forecast).all(1).cpu().numpy(), evaluation.example.frame - settings.order
+    )
+    first, last = start + settings.order, stop + settings.order
+    series, lag = forecast[start:stop], 1 if settings.pooling == "previous" else 0
+    if settings.training == "sequential":
+        series, lag = torch.from_numpy(evaluation.latent[first:last]).to(forecast), 0
+    with torch.no_grad():
+        _, indices = network.encode(_frames(network, prepared, run, first - lag, last - lag))
+        images = network.decode(series, indices).cpu().numpy()
+    return Clip(np.arange(first, last), prepared.frames(run, first, last), images)
+
+
+def _stretch_around(there: Bool[NDArray[np.bool_], " n"], at: int, length: int = CLIP_FRAMES) -> tuple[int, int]:
+    """Return begin and end of at most `length` consecutive entries around `at` that are all there.
+
+    >>> _stretch_around(np.array([True, False, True, True, True, True]), at=3, length=2)
+    (2, 4)
+    """
+    gaps = np.flatnonzero(~there)
+    begin, end = gaps[gaps < at].max(initial=-1) + 1, gaps[gaps > at].min(initial=len(there))
+    start = max(int(min(at - length // 2, end - length)), int(begin))
+    return start, min(start + length, int(end))
 
 
 def map_run(

@@ -31,6 +31,9 @@ from larscope.session import POOLING, Preprocessing
 
 SCHEMA_VERSION = 1
 
+PACKED = ("clip_observed", "clip_reconstruction")
+"""Images that are for looking at: kept with 16 bits."""
+
 FILES = ("config.toml", "provenance.json", "log.jsonl", "model.safetensors", "results.nc")
 
 
@@ -158,11 +161,19 @@ def require_free(folder: str | Path) -> None:
 def write_dataset(dataset: xr.Dataset, path: Path) -> None:
     """Write NetCDF with compressed arrays."""
     encoding = {
-        name: {"zlib": True, "complevel": 4}
+        name: {"zlib": True, "complevel": 4, **(_packing(variable) if name in PACKED else {})}
         for name, variable in dataset.data_vars.items()
         if variable.ndim and variable.dtype.kind in "fiu"
     }
     dataset.to_netcdf(path, engine="h5netcdf", encoding=encoding)
+
+
+def _packing(images: xr.DataArray) -> dict[str, Any]:
+    """Return how images become 16-bit integers; readers of NetCDF turn them back into intensities."""
+    low, high = float(images.min()), float(images.max())
+    levels = 2**16 - 1
+    scale = (high - low or 1.0) / (levels - 1)
+    return {"dtype": "uint16", "scale_factor": scale, "add_offset": low, "_FillValue": levels}
 
 
 def build_dataset(
@@ -176,6 +187,8 @@ def build_dataset(
     coef_value: NDArray[Any],
     mean_frame: NDArray[Any],
     examples: Mapping[str, NDArray[Any]],
+    clips: Mapping[str, NDArray[Any]],
+    curves: Mapping[str, NDArray[Any]],
     contribution_maps: NDArray[Any],
     preprocessing: Preprocessing,
     crop_offset: tuple[int, int],
@@ -195,6 +208,10 @@ def build_dataset(
         (height, width).
     examples
         `example_frame` (runs,) and images (runs, height, width) by name.
+    clips
+        Consecutive frames of some runs: `clip_run` and `clip_frame` say whose, images (frames, height, width).
+    curves
+        `penalty`, `curve_run`, and measures of these runs at these penalties, (runs, penalties).
     contribution_maps
         (runs, height, width).
     preprocessing, crop_offset, simulated
@@ -213,6 +230,10 @@ def build_dataset(
         {
             **per_run,
             **images,
+            **{name: (("clip", "row", "column")[: value.ndim], value) for name, value in clips.items()},
+            **{
+                name: (("curve", "penalty")[: value.ndim], value) for name, value in curves.items() if name != "penalty"
+            },
             "latent_series": (("frame", "latent"), np.concatenate(latents), {"long_name": "latents of all runs"}),
             "forecast_series": (("forecast_frame", "latent"), np.concatenate(forecasts)),
             "mean_frame": (("row", "column"), mean_frame),
@@ -221,7 +242,8 @@ def build_dataset(
             "coef": ("entry", coef_value, {"long_name": "effect of latent coef_source on coef_target at coef_lag"}),
             **{name: ("latent", index * POOLING + (POOLING - 1) / 2) for name, index in centre.items()},
         },
-        coords={"run": _for_netcdf(runs["run"]), "latent": latent},
+        coords={"run": _for_netcdf(runs["run"]), "latent": latent}
+        | ({"penalty": curves["penalty"]} if "penalty" in curves else {}),
         attrs={
             "title": "larscope result" + (" of a simulated session" if simulated else ""),
             "schema_version": SCHEMA_VERSION,
@@ -237,6 +259,8 @@ def build_dataset(
     for name in ("reconstruction_error", "forecast_error"):
         dataset[name].attrs["units"] = "mean squared difference, intensities in [0, 1]"
     dataset["contribution_map"].attrs["units"] = "intensity added to the mean frame, in [0, 1]"
+    for name in clips.keys() & set(PACKED):
+        dataset[name].attrs["units"] = "intensity, [0, 1] of the session"
     for name in ("latent_row", "latent_column"):
         dataset[name].attrs["units"] = "pixels of the preprocessed frame"
     return dataset
