@@ -14,6 +14,7 @@ SOURCE = Path(larscope.__file__).parent
 
 FLOORS = [
     {"errors"},
+    {"schema"},
     {"settings", "lasso", "permutation", "session", "groups"},
     {"var", "io", "simulate", "result", "provenance"},
     {"network", "influence", "checkpoints", "penalties"},
@@ -27,6 +28,7 @@ FLOOR = {name: height for height, names in enumerate(FLOORS) for name in names}
 
 TORCH_FREE = (
     "errors",
+    "schema",
     "settings",
     "session",
     "io",

@@ -1,6 +1,5 @@
 import json
 import os
-import tomllib
 
 import h5py
 import numpy as np
@@ -28,7 +27,7 @@ def test_holds_the_documented_files_and_nothing_pickled(written):
 
 def test_config_repeats_the_settings(written):
     model, folder = written
-    assert repr(LatentVAR(**tomllib.loads((folder / "config.toml").read_text()))) == repr(model)
+    assert repr(LatentVAR(**read_result(folder).settings)) == repr(model)
 
 
 def test_provenance_and_log_are_json(written):
@@ -36,7 +35,9 @@ def test_provenance_and_log_are_json(written):
     provenance = json.loads((folder / "provenance.json").read_text())
     assert provenance["schema_version"] == 1
     assert provenance["versions"].keys() >= {"larscope", "torch", "numpy", "python"}
-    assert [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()] == model.log_
+    first, *rest = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert first == {"schema_version": 1, **model.log_[0]}
+    assert rest == model.log_[1:]
 
 
 def test_results_are_plain_netcdf4_that_hdf5_readers_open(written):

@@ -45,7 +45,7 @@ from larscope.penalties import PenaltyCurve, chosen_runs, trace_penalties
 from larscope.permutation import MaxT
 from larscope.provenance import describe_inputs, describe_versions, git_commit
 from larscope.record import ComparisonRecord, build_record
-from larscope.result import SCHEMA_VERSION, Result, build_dataset, read_result, split_runs, write_result
+from larscope.result import Result, build_dataset, read_result, split_runs, write_result
 from larscope.session import PreparedSession, Preprocessing, Session, prepare, require_frames
 from larscope.settings import Settings, explain_validation, plain
 from larscope.training import train
@@ -173,7 +173,6 @@ class LatentVAR(Settings):
         self._session = session
         self.simulated_ = session.simulated
         self.provenance_ = {
-            "schema_version": SCHEMA_VERSION,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": round(time.monotonic() - started, 1),
             "command": sys.argv,

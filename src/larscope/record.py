@@ -29,7 +29,8 @@ from larscope.comparison import Comparison
 from larscope.errors import LarscopeError
 from larscope.influence import EdgeDifferences
 from larscope.permutation import MaxT
-from larscope.result import write_dataset
+from larscope.result import read_dataset, write_dataset, write_json
+from larscope.schema import SCHEMA_VERSION, update
 
 LEVEL = 0.05
 """p-value up to which a pixel or an edge counts as different."""
@@ -156,7 +157,7 @@ def write_record(record: ComparisonRecord, result: str | Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(folder / "comparison.json") as path:
-            path.write_text(json.dumps(record.summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            write_json({"schema_version": SCHEMA_VERSION, **record.summary}, path)
         with replacing(folder / "comparison.nc") as path:
             write_dataset(record.dataset, path)
         with replacing(folder / "edges.csv") as path:
@@ -175,7 +176,7 @@ def read_record(folder: str | Path) -> ComparisonRecord:
     Raises
     ------
     LarscopeError
-        A file is missing.
+        A file is missing, cannot be read, or was written by a newer larscope.
     """
     folder = Path(folder)
     missing = [name for name in FILES if not (folder / name).is_file()]
@@ -183,10 +184,18 @@ def read_record(folder: str | Path) -> ComparisonRecord:
         raise LarscopeError(
             f"Expected a comparison at {folder}; it lacks {', '.join(missing)}. Run `larscope compare` again."
         )
+    try:
+        summary = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
+        version = summary.pop("schema_version", 1)
+        edges = pd.read_csv(folder / "edges.csv")
+    except (OSError, ValueError, AttributeError) as error:
+        raise LarscopeError(
+            f"Expected a whole comparison at {folder}; it cannot be read: {error}. Run `larscope compare` again."
+        ) from error
     return ComparisonRecord(
-        json.loads((folder / "comparison.json").read_text(encoding="utf-8")),
-        xr.load_dataset(folder / "comparison.nc", engine="h5netcdf"),
-        pd.read_csv(folder / "edges.csv"),
+        update(summary, version, folder / "comparison.json"),
+        read_dataset(folder / "comparison.nc"),
+        update(edges, version, folder / "edges.csv"),
     )
 
 

@@ -23,13 +23,12 @@ import pandas as pd
 import tomli_w
 import xarray as xr
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from larscope.errors import LarscopeError
+from larscope.schema import SCHEMA_VERSION, update
 from larscope.session import POOLING, Preprocessing
-
-SCHEMA_VERSION = 1
 
 PACKED = ("clip_observed", "clip_reconstruction")
 """Images that are for looking at: kept with 16 bits."""
@@ -75,12 +74,14 @@ def write_result(result: Result, folder: str | Path) -> Path:
     filling = folder.with_name(f".{folder.name}.writing-{os.getpid()}")
     try:
         filling.mkdir(parents=True)
-        (filling / "config.toml").write_text(tomli_w.dumps(dict(result.settings)), encoding="utf-8")
-        _write_json(filling / "provenance.json", result.provenance)
-        lines = "".join(json.dumps(row) + "\n" for row in result.log)
-        (filling / "log.jsonl").write_text(lines, encoding="utf-8")
+        version = {"schema_version": SCHEMA_VERSION}
+        (filling / "config.toml").write_text(tomli_w.dumps({**version, **result.settings}), encoding="utf-8")
+        write_json({**version, **result.provenance}, filling / "provenance.json")
+        log = [{**version, **row} for row in result.log[:1]] + result.log[1:]
+        (filling / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log), encoding="utf-8")
         weights = {name: np.ascontiguousarray(value) for name, value in result.weights.items()}
-        (filling / "model.safetensors").write_bytes(save(weights))
+        metadata = {name: str(value) for name, value in version.items()}
+        (filling / "model.safetensors").write_bytes(save(weights, metadata))
         write_dataset(result.dataset, filling / "results.nc")
         if folder.is_dir():
             folder.rmdir()  # require_free has seen that it is empty
@@ -114,27 +115,27 @@ def read_result(folder: str | Path) -> Result:
         return _read_files(folder)
     except LarscopeError:
         raise
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise LarscopeError(
             f"Expected a whole result at {folder}; it cannot be read: {error}. Restore the folder, or fit again."
         ) from error
 
 
 def _read_files(folder: Path) -> Result:
-    provenance = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
-    if provenance["schema_version"] > SCHEMA_VERSION:
-        raise LarscopeError(
-            f"{folder} was written by larscope {provenance['versions']['larscope']} in format "
-            f"{provenance['schema_version']}; this version reads up to {SCHEMA_VERSION}. Update larscope."
-        )
-    with (folder / "log.jsonl").open(encoding="utf-8") as lines:
-        log = [json.loads(line) for line in lines]
+    config, provenance, log, model, results = (folder / name for name in FILES)
+    made_with = json.loads(provenance.read_text(encoding="utf-8"))
+    version = made_with.pop("schema_version")  # that of a file of 0.1.0 that does not say its own
+    settings = tomllib.loads(config.read_text(encoding="utf-8"))
+    rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    with safe_open(model, framework="numpy") as file:
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
+        weights_version = (file.metadata() or {}).get("schema_version", version)
     return Result(
-        settings=tomllib.loads((folder / "config.toml").read_text(encoding="utf-8")),
-        provenance=provenance,
-        log=log,
-        weights=load_file(folder / "model.safetensors"),
-        dataset=xr.load_dataset(folder / "results.nc", engine="h5netcdf"),
+        provenance=update(made_with, version, provenance),
+        settings=update(settings, settings.pop("schema_version", version), config),
+        log=update(rows, rows[0].pop("schema_version", version) if rows else version, log),
+        weights=update(weights, weights_version, model),
+        dataset=read_dataset(results),
     )
 
 
@@ -159,13 +160,31 @@ def require_free(folder: str | Path) -> None:
 
 
 def write_dataset(dataset: xr.Dataset, path: Path) -> None:
-    """Write NetCDF with compressed arrays."""
+    """Write NetCDF with compressed arrays, which says its version."""
     encoding = {
         name: {"zlib": True, "complevel": 4, **(_packing(variable) if name in PACKED else {})}
         for name, variable in dataset.data_vars.items()
         if variable.ndim and variable.dtype.kind in "fiu"
     }
-    dataset.to_netcdf(path, engine="h5netcdf", encoding=encoding)
+    dataset.assign_attrs(schema_version=SCHEMA_VERSION).to_netcdf(path, engine="h5netcdf", encoding=encoding)
+
+
+def read_dataset(path: Path) -> xr.Dataset:
+    """Read NetCDF of this or an older version.
+
+    Raises
+    ------
+    LarscopeError
+        A newer larscope wrote it, or it cannot be read.
+    """
+    try:
+        dataset = xr.load_dataset(path, engine="h5netcdf")
+    except (OSError, ValueError, KeyError) as error:
+        raise LarscopeError(
+            f"Expected NetCDF at {path}; it cannot be read: {error}. Restore the file, or make it again."
+        ) from error
+    current: xr.Dataset = update(dataset, dataset.attrs.pop("schema_version", 1), path)
+    return current
 
 
 def _packing(images: xr.DataArray) -> dict[str, Any]:
@@ -246,7 +265,6 @@ def build_dataset(
         | ({"penalty": curves["penalty"]} if "penalty" in curves else {}),
         attrs={
             "title": "larscope result" + (" of a simulated session" if simulated else ""),
-            "schema_version": SCHEMA_VERSION,
             "simulated": int(simulated),
             "order": coef_shape[1],
             "crop": list(preprocessing.crop),
@@ -280,5 +298,6 @@ def _for_netcdf(column: pd.Series) -> NDArray[Any]:
     return np.array(["" if pd.isna(value) else str(value) for value in column], dtype=object)
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+def write_json(content: Mapping[str, Any], path: Path) -> None:
+    """Write JSON that a person can read too."""
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -8,12 +8,13 @@ from matplotlib.figure import Figure
 
 from larscope.report.comparison import open_axes
 from larscope.report.figures import plain_text
+from larscope.result import read_dataset
 
 
 def read_stability(result: str | Path) -> xr.Dataset | None:
     """Read what other seeds found; None where a result has only one."""
     path = Path(result) / "stability.nc"
-    return xr.load_dataset(path, engine="h5netcdf") if path.is_file() else None
+    return read_dataset(path) if path.is_file() else None
 
 
 def describe_stability(data: xr.Dataset) -> list[str]:
