@@ -1,5 +1,6 @@
 """The session table: one row a run."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,6 +29,14 @@ class Row(BaseModel):
     dataset: Annotated[str | None, Optional] = None
     frame_rate: Annotated[float | None, Field(gt=0, allow_inf_nan=False), Optional] = None
     pixel_size: Annotated[float | None, Field(gt=0, allow_inf_nan=False), Optional] = None
+
+
+@dataclass(frozen=True)
+class BrokenRun:
+    """A row of a session table whose movie cannot be opened, and why."""
+
+    name: str
+    error: LarscopeError
 
 
 def read_session(path: str | Path) -> Session:
@@ -61,14 +70,42 @@ def read_session(path: str | Path) -> Session:
     [50, 50]
     """
     path = Path(path)
+    rows = _read_rows(path)
+    runs = tuple(_open_run(path, number, _parse_row(path, number, row)) for number, row in enumerate(rows, start=1))
+    # a table with its truth beside it was written by `larscope simulate`
+    return Session(runs, simulated=(path.parent / "truth.npz").is_file())
+
+
+def read_runs(path: str | Path) -> tuple[Run | BrokenRun, ...]:
+    """Read a session table row by row, so that one broken movie hides nothing of the others.
+
+    Parameters
+    ----------
+    path
+        As for `read_session`.
+
+    Raises
+    ------
+    LarscopeError
+        The table itself cannot be read, or a column is missing or unknown.
+    """
+    path = Path(path)
+    runs: list[Run | BrokenRun] = []
+    for number, row in enumerate(_read_rows(path), start=1):
+        try:
+            runs.append(_open_run(path, number, _parse_row(path, number, row)))
+        except LarscopeError as error:
+            name = row.get("run")  # NaN in a short row
+            runs.append(BrokenRun(name.strip() or str(number) if isinstance(name, str) else str(number), error))
+    return tuple(runs)
+
+
+def _read_rows(path: Path) -> list[dict[Any, Any]]:
     if not path.is_file():
         raise LarscopeError(f"Expected a session table (CSV); {path} does not exist. Check the path.")
     table = _read_csv(path)
     _require_columns(path, table)
-    rows = [_parse_row(path, number, row) for number, row in enumerate(table.to_dict("records"), start=1)]
-    runs = tuple(_open_run(path, number, row) for number, row in enumerate(rows, start=1))
-    # a table with its truth beside it was written by `larscope simulate`
-    return Session(runs, simulated=(path.parent / "truth.npz").is_file())
+    return table.to_dict("records")
 
 
 def _read_csv(path: Path) -> pd.DataFrame:

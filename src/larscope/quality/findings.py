@@ -1,0 +1,69 @@
+"""What a check found: one record, for tables, reports and JSON alike."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Level = Literal["pass", "warn", "fail"]
+
+LEVELS: tuple[Level, ...] = ("pass", "warn", "fail")
+"""From harmless to grave: `fail` means that the run cannot be analysed, or that the analysis would be wrong."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found in one run, or in the session as a whole.
+
+    Attributes
+    ----------
+    run
+        Name of the run; None where the finding is about several.
+    check
+        Name of the check, as in `docs/check.md`.
+    level
+        `"pass"`, `"warn"` or `"fail"`.
+    value, unit
+        The number that was measured, and what it counts; None where nothing could be measured.
+    frame
+        The first frame of the run that is concerned, counted from 0; None where frames do not matter.
+    message
+        A sentence.
+    advice
+        What to do about it; empty for a check that passed.
+    """
+
+    run: str | None
+    check: str
+    level: Level
+    value: float | None
+    unit: str
+    frame: int | None
+    message: str
+    advice: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the finding as plain JSON knows it: a number that is not finite becomes None."""
+        plain = asdict(self)
+        if self.value is not None and not math.isfinite(self.value):
+            plain["value"] = None
+        return plain
+
+
+def describe_findings(findings: Iterable[Finding]) -> list[dict[str, Any]]:
+    """Return findings as plain JSON: dictionaries of run, check, level, value, unit, frame, message and advice.
+
+    >>> found = Finding("F01", "motion", "warn", 2.5, "% of frames", 7, "It moves.", "Correct it.")
+    >>> [entry["level"] for entry in describe_findings([found])]
+    ['warn']
+    """
+    return [finding.to_dict() for finding in findings]
+
+
+def worst_level(findings: Iterable[Finding]) -> Level:
+    """Return the gravest level of some findings; `"pass"` where there are none.
+
+    >>> worst_level([])
+    'pass'
+    """
+    return max((finding.level for finding in findings), key=LEVELS.index, default="pass")
