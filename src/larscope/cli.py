@@ -1,7 +1,7 @@
 """The command line: parses, calls, prints. No science."""
 
 import inspect
-import tomllib
+import json
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from larscope.errors import LarscopeError
-from larscope.settings import Settings, setting_names
+from larscope.settings import Settings, describe_setting, setting_names
 
 app = typer.Typer(
     help="Sparse, interpretable dynamics in cell-imaging video.",
@@ -69,14 +69,12 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
 
 def _setting_options() -> list[inspect.Parameter]:
     hints = get_type_hints(Settings)
-    described = get_type_hints(Settings, include_extras=True)
     options = []
     for name in setting_names():
-        description = next(field.description for field in described[name].__metadata__ if field.description)
         default = Settings.__dataclass_fields__[name].default
         default = getattr(default, "default", default)
         shown = "" if default is None else f" [default: {default}]".lower()
-        option = typer.Option(help=description + shown, show_default=False, rich_help_panel="Settings")
+        option = typer.Option(help=describe_setting(name) + shown, show_default=False, rich_help_panel="Settings")
         options.append(
             inspect.Parameter(
                 name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[hints[name] | None, option]
@@ -123,7 +121,9 @@ def fit(
     """
     with reported_errors():
         if config is not None:
-            settings = {**_read_config(config), **settings}
+            from larscope.config import read_config
+
+            settings = read_config(config, settings)
         from larscope.io import read_session
 
         _fit_and_report(lambda: read_session(session), out, settings, seeds)
@@ -291,6 +291,17 @@ def report(result: Annotated[Path, typer.Argument(help="Result folder.", show_de
         _print_plain(f"Open {write_report(result)} in any browser.")
 
 
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of `config.toml`, with which editors complete and check it.
+
+    Example: `larscope schema > config.schema.json`
+    """
+    from larscope.config import config_schema
+
+    _print_plain(json.dumps(config_schema(), indent=2))
+
+
 def _fit_and_report(open_session: Callable[[], Any], out: Path, settings: dict[str, Any], n_seeds: int = 1) -> None:
     from larscope.checkpoints import open_checkpoints
     from larscope.estimator import LatentVAR
@@ -361,12 +372,3 @@ def _score_table(scores: Any, title: str) -> Table:
     for row in scores[list(SCORE_HEADERS)].itertuples(index=False):
         table.add_row(*(f"{cell:.3g}" if isinstance(cell, float) else escape(str(cell)) for cell in row))
     return table
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise LarscopeError(
-            f"Expected settings in TOML; {path} cannot be read: {error}. Pass the `config.toml` of a result."
-        ) from error

@@ -1,6 +1,9 @@
 """The settings of a fit, declared once: for Python, the command line and `config.toml`."""
 
-from typing import Annotated, Any, Literal
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
@@ -87,17 +90,40 @@ def setting_names() -> list[str]:
     return list(Settings.__dataclass_fields__)
 
 
-def explain_validation(error: ValidationError) -> LarscopeError:
-    """Turn pydantic's report into larscope's three-part message."""
+def describe_setting(name: str) -> str:
+    """Return the description of a setting."""
+    metadata = get_type_hints(Settings, include_extras=True)[name].__metadata__
+    return next(str(field.description) for field in metadata if field.description)
+
+
+def explain_validation(error: ValidationError, at: Mapping[str, str] = MappingProxyType({})) -> LarscopeError:
+    """Turn pydantic's report into larscope's three-part message.
+
+    Parameters
+    ----------
+    error
+        What validating `Settings` raised.
+    at
+        Where a setting was given, such as file and line, for those that were given in a file.
+    """
     lines = []
     for item in error.errors():
         name = str(item["loc"][0]) if item["loc"] else "settings"
+        where = f"{at[name]}: " if name in at else ""
         if item["type"] == "unexpected_keyword_argument":
-            lines.append(f"Unknown setting {name!r}. {suggest(name, setting_names())}")
+            message = f"Unknown setting {name!r}. {suggest(name, setting_names())}"
         elif isinstance(cause := item.get("ctx", {}).get("error"), LarscopeError):
-            lines.append(str(cause))
+            message = str(cause)
+            where = "; ".join(at[other] for other in at if re.search(rf"\b{re.escape(other)}\b", message))
+            where += ": " * bool(where)
         else:
-            lines.append(f"Setting {name!r}: {_lower_first(item['msg'])}; got {item['input']!r}.")
+            message = f"Setting {name!r}: {_lower_first(item['msg'])}; got {item['input']!r}."
+            if item["type"] == "literal_error":
+                allowed = re.findall(r"'([^']+)'", item["ctx"]["expected"])
+                message += f" {suggest(str(item['input']), allowed)}"
+            elif len(item["loc"]) > 1:  # in a list
+                message += f" It is: {describe_setting(name)}"
+        lines.append(where + message)
     return LarscopeError("\n".join(lines))
 
 
