@@ -212,13 +212,16 @@ def test_a_truncated_tiff_names_the_first_frame_that_is_lost(tmp_path: Path) -> 
     with tifffile.TiffFile(path) as file:
         start = file.series[0].dataoffset
     path.write_bytes(path.read_bytes()[: start + 3 * FRAMES[0].nbytes + 10])
-    with pytest.raises(LarscopeError, match=r"(page|pixels) of frame [13] lies? beyond the end of the file"):
+    with pytest.raises(
+        LarscopeError,
+        match=r"frame 3 of 6 is not whole: its pixels lie .* keep the 3 frames before",
+    ):
         open_movie(path)
     write_each_frame(path, FRAMES, metadata=None)
     with tifffile.TiffFile(path) as file:
         end = file.pages[4].dataoffsets[0]
     path.write_bytes(path.read_bytes()[: end + 10])
-    with pytest.raises(LarscopeError, match=r"of frame [45] lies? beyond the end of the file"):
+    with pytest.raises(LarscopeError, match=r"frame 4 is not whole: its pixels lie beyond the end of the file"):
         open_movie(path)
 
 
@@ -299,22 +302,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_unknown_formats_list_the_known_ones(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "movie.tif"
     path.write_bytes(content)
-    with pytest.raises(LarscopeError, match=r"movie\.tif begins with .* TIFF \(\.tif .* HDF5"):
-        open_movie(path)
-
-
-@pytest.mark.parametrize("shape", [(20, 30, 3), (6, 20, 30, 3)])
-def test_colour_is_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
-    path = tmp_path / "rgb.tif"
-    tifffile.imwrite(path, np.zeros(shape, np.uint8), photometric="rgb")
-    with pytest.raises(LarscopeError, match=r"grey-scale frames; .*rgb\.tif has axes .*YXS"):
-        open_movie(path)
-
-
-def test_channels_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "two.tif"
-    tifffile.imwrite(path, FRAMES.reshape(3, 2, 20, 30), imagej=True, metadata={"axes": "TCYX"})
-    with pytest.raises(LarscopeError, match=r"axes TCYX of shape .* Save the wanted channel"):
+    with pytest.raises(LarscopeError, match=r"movie\.tif begins with .* TIFF \.tif .* HDF5"):
         open_movie(path)
 
 
@@ -323,7 +311,7 @@ def test_images_of_several_sizes_are_refused(tmp_path: Path) -> None:
     with tifffile.TiffWriter(path) as writer:
         writer.write(FRAMES, photometric="minisblack")
         writer.write(FRAMES[0, :10], photometric="minisblack")
-    with pytest.raises(LarscopeError, match=r"mixed\.tif holds 2 images of different sizes"):
+    with pytest.raises(LarscopeError, match=r"images of different sizes .* page 0 has 20 x 30 pixels, page 6 10 x 30"):
         open_movie(path)
 
 

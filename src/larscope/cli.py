@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 from rich.box import SIMPLE, SIMPLE_HEAD
@@ -26,6 +26,7 @@ app = typer.Typer(
 console = Console()
 complaints = Console(stderr=True)
 
+OnTruncated = Literal["error", "keep"]
 SessionTable = Annotated[Path, typer.Argument(help="Session table: a CSV with one row a run.", show_default=False)]
 Out = Annotated[Path, typer.Option(help="Result folder; must not exist yet, or be empty.", show_default=False)]
 
@@ -111,6 +112,9 @@ def fit(
     seeds: Annotated[
         int, typer.Option(min=1, help="Train this often, from --seed on, and say how often each edge is found.")
     ] = 1,
+    on_truncated: Annotated[
+        OnTruncated, typer.Option(help="A movie that was cut short: an error, or keep its whole frames up to there.")
+    ] = "error",
     **settings: Any,
 ) -> None:
     """Train on a session, fit each run's VAR, and write a result folder.
@@ -126,7 +130,7 @@ def fit(
             settings = read_config(config, settings)
         from larscope.io import read_session
 
-        _fit_and_report(lambda: read_session(session), out, settings, seeds)
+        _fit_and_report(lambda: read_session(session, on_truncated=on_truncated), out, settings, seeds)
 
 
 @app.command()

@@ -9,6 +9,9 @@ from jaxtyping import Shaped
 from numpy.typing import NDArray
 
 from larscope.errors import LarscopeError, suggest
+from larscope.io.reader import Request
+
+MAGIC = b"\x89HDF\r\n\x1a\n"
 
 
 class Hdf5Movie:
@@ -17,11 +20,13 @@ class Hdf5Movie:
     `dataset` may be None where the file has exactly one such dataset.
     """
 
-    def __init__(self, path: Path, dataset: str | None = None) -> None:
+    def __init__(self, path: Path, request: Request) -> None:
+        request.refuse(path, "An HDF5 file", "channel", "plane")
         self._path = path
+        self.paths = (path,)
         try:
             with h5py.File(path, "r") as file:
-                self._name = _choose(path, _stacks(file), dataset)
+                self._name = _choose(path, _stacks(file), request.dataset)
                 stack = file[self._name]
                 self.shape: tuple[int, int, int] = stack.shape
                 self.dtype: np.dtype[np.generic] = stack.dtype
@@ -38,6 +43,11 @@ class Hdf5Movie:
             raise LarscopeError(
                 f"Expected frames {start} to {stop} of {self._path}; they cannot be read: {error}. Restore the file."
             ) from error
+
+
+def is_hdf5(path: Path, head: bytes) -> bool:
+    """Return whether a file begins as HDF5 files do."""
+    return head.startswith(MAGIC)
 
 
 def _require_written(path: Path, stack: h5py.Dataset) -> None:

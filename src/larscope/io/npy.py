@@ -11,6 +11,9 @@ from jaxtyping import Shaped
 from numpy.typing import NDArray
 
 from larscope.errors import LarscopeError
+from larscope.io.reader import Request
+
+PLAIN = Request()
 
 
 class NpyMovie:
@@ -23,6 +26,8 @@ class NpyMovie:
     ----------
     path
         The file.
+    request
+        Whether a file that was cut short is an error.
 
     Raises
     ------
@@ -31,8 +36,9 @@ class NpyMovie:
         its header says.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, request: Request = PLAIN) -> None:
         self._path = path
+        self.paths = (path,)
         try:
             with path.open("rb") as file:
                 shape, self._fortran, dtype = _read_header(file)
@@ -48,11 +54,10 @@ class NpyMovie:
         self._n_pixels = shape[1] * shape[2]
         expected = self._offset + prod(shape) * dtype.itemsize
         if size < expected:
-            whole = 0 if self._fortran else (size - self._offset) // max(1, self._n_pixels * dtype.itemsize)
-            raise LarscopeError(
-                f"{path} is truncated: frame {whole} of {shape[0]} is not whole ({size} of {expected} bytes). Restore "
-                "the file."
-            )
+            # in Fortran order each pixel's last frames are lost with the last pixel
+            whole = 0 if self._fortran else (size - self._offset) // (self._n_pixels * dtype.itemsize)
+            whole = request.whole_frames(path, whole, shape[0], f"the file has {size} of {expected} bytes")
+            self.shape = (whole, *shape[1:])
 
     def read(self, start: int, stop: int) -> Shaped[NDArray[np.generic], "frames height width"]:
         """Return frames `start` to `stop` (exclusive)."""
@@ -102,8 +107,12 @@ def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[np.gen
     return shape, fortran, dtype
 
 
-def open_npy(path: Path, dataset: str | None = None) -> NpyMovie:
+def is_npy(path: Path, head: bytes) -> bool:
+    """Return whether a file begins as .npy files do."""
+    return head.startswith(b"\x93NUMPY")
+
+
+def open_npy(path: Path, request: Request) -> NpyMovie:
     """Open a three-dimensional .npy array (frames, height, width)."""
-    if dataset is not None:
-        raise LarscopeError(f"A .npy file has no datasets; got dataset={dataset!r} for {path}. Leave it empty.")
-    return NpyMovie(path)
+    request.refuse(path, "A .npy file", "dataset", "channel", "plane")
+    return NpyMovie(path, request)

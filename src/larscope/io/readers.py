@@ -1,43 +1,74 @@
 """The table of readers, and the choice among them."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import warnings
+from functools import cache, partial
+from importlib.metadata import entry_points
 from pathlib import Path
 
 from larscope.errors import LarscopeError
-from larscope.io.hdf5 import Hdf5Movie
-from larscope.io.npy import open_npy
-from larscope.io.tiff import TiffMovie
+from larscope.io.hdf5 import Hdf5Movie, is_hdf5
+from larscope.io.imagej import arrange_imagej, is_imagej
+from larscope.io.npy import is_npy, open_npy
+from larscope.io.ome import is_ome, open_ome
+from larscope.io.parts import join, matching, tiffs_in
+from larscope.io.reader import OnTruncated, Reader, Request
+from larscope.io.scanimage import arrange_scanimage, is_scanimage
+from larscope.io.tiff import arrange_plain, is_tiff, open_tiff
 from larscope.session import Movie
 
+ENTRY_POINTS = "larscope.readers"
+"""Group under which an installed package offers a `Reader`."""
 
-@dataclass(frozen=True)
-class Reader:
-    """How a format is recognised and opened."""
+HEAD = 64
+"""Bytes that a reader may recognise a file by without opening it."""
 
-    name: str
-    extensions: tuple[str, ...]
-    magic: tuple[bytes, ...]
-    open: Callable[[Path, str | None], Movie]
+
+def is_tiff_folder(path: Path, head: bytes) -> bool:
+    """Return whether a folder holds TIFFs."""
+    return path.is_dir() and bool(tiffs_in(path))
+
+
+def open_tiff_folder(path: Path, request: Request) -> Movie:
+    """Open the TIFFs of a folder, in natural order, as one movie."""
+    return join(tiffs_in(path), request, _open)
 
 
 READERS: tuple[Reader, ...] = (
-    Reader("TIFF", (".tif", ".tiff", ".btf"), (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), TiffMovie),
-    Reader("NumPy", (".npy",), (b"\x93NUMPY",), open_npy),
-    Reader("HDF5", (".h5", ".hdf5", ".nwb"), (b"\x89HDF\r\n\x1a\n",), Hdf5Movie),
+    Reader("OME-TIFF", (".ome.tif",), is_ome, open_ome),
+    Reader("ScanImage", (".tif",), is_scanimage, partial(open_tiff, arrange=arrange_scanimage)),
+    Reader("ImageJ", (".tif",), is_imagej, partial(open_tiff, arrange=arrange_imagej)),
+    Reader("TIFF", (".tif", ".tiff", ".btf"), is_tiff, partial(open_tiff, arrange=arrange_plain)),
+    Reader("NumPy", (".npy",), is_npy, open_npy),
+    Reader("HDF5", (".h5", ".hdf5"), is_hdf5, Hdf5Movie),
+    Reader("folder of TIFFs", (), is_tiff_folder, open_tiff_folder),
 )
-"""Known formats. To add one: write its reader in its own file here, and a line in this table."""
+"""Known formats; the first that recognises a file opens it. To add one: write its reader in its own file here, and a
+line in this table; or, from another package, an entry point of the group `larscope.readers`."""
 
 
-def open_movie(path: Path, dataset: str | None = None) -> Movie:
+def open_movie(
+    path: Path,
+    dataset: str | None = None,
+    *,
+    channel: str | None = None,
+    plane: str | None = None,
+    on_truncated: OnTruncated = "error",
+) -> Movie:
     """Open a movie; its content, not its extension, decides how.
 
     Parameters
     ----------
     path
-        TIFF or BigTIFF, .npy, or HDF5 file.
+        A file; a folder of TIFFs, a Zarr store or a folder of suite2p's; or a pattern such as `day1_*.tif`, whose
+        files are joined in natural order.
     dataset
-        The dataset inside an HDF5 file, such as `"imaging/frames"`.
+        The dataset inside an HDF5 file, such as `"imaging/frames"`; the series of an NWB file, the array of a Zarr
+        store, the image of an OME-TIFF.
+    channel, plane
+        Number, from 0, or name; needed where the file has more than one. `"time"` where what the file calls its
+        channels or planes are its frames.
+    on_truncated
+        A movie that was cut short is an `"error"`, or `"keep"` its whole frames up to there, with a warning.
 
     Returns
     -------
@@ -57,19 +88,51 @@ def open_movie(path: Path, dataset: str | None = None) -> Movie:
     >>> open_movie(path).shape
     (3, 4, 5)
     """
-    if not path.is_file():
-        found = "is a folder" if path.is_dir() else "does not exist"
+    request = Request(dataset, channel, plane, on_truncated)
+    if not path.exists() and (parts := matching(path)):
+        return join(parts, request, _open)
+    return _open(path, request)
+
+
+def _open(path: Path, request: Request) -> Movie:
+    if not path.is_file() and not path.is_dir():
+        found = "matches no file" if set(path.name) & set("*?[") else "does not exist"
         raise LarscopeError(f"Expected a movie file; {path} {found}. Correct the `path` column.")
     try:
-        with path.open("rb") as file:
-            head = file.read(16)
-    except OSError as error:
-        raise LarscopeError(f"Expected a movie that can be read; {path}: {error}. Change its permissions.") from error
-    for reader in READERS:
-        if head.startswith(reader.magic):
-            return reader.open(path, dataset)
-    known = ", ".join(f"{reader.name} ({' '.join(reader.extensions)})" for reader in READERS)
+        head = _head(path)
+        for reader in (*_installed_readers(), *READERS):
+            if reader.recognises(path, head):
+                return reader.open(path, request)
+    except (OSError, MemoryError) as error:
+        raise LarscopeError(
+            f"Expected a movie that can be read; {path}: {error}. Restore it, or change its permissions."
+        ) from error
+    known = ", ".join(" ".join((reader.name, *reader.extensions)) for reader in READERS)
+    found = "is a folder without any" if path.is_dir() else f"begins with {head[:8]!r}, which is none"
     raise LarscopeError(
-        f"Expected a movie in a known format; {path} begins with {head[:8]!r}, which is none of: {known}. "
-        "Convert the movie to one of these."
+        f"Expected a movie in a known format; {path} {found} of: {known}. Convert the movie to one of these."
     )
+
+
+def _head(path: Path) -> bytes:
+    if path.is_dir():
+        return b""
+    with path.open("rb") as file:
+        return file.read(HEAD)
+
+
+@cache
+def _installed_readers() -> tuple[Reader, ...]:
+    """Return the readers of installed packages: they are asked first, since someone installed them for that."""
+    readers = []
+    for point in entry_points(group=ENTRY_POINTS):
+        try:
+            reader = point.load()
+        except Exception as error:  # any package may be broken in any way
+            warnings.warn(f"The reader {point.name!r} ({point.value}) cannot be loaded: {error}.", stacklevel=2)
+            continue
+        if isinstance(reader, Reader):
+            readers.append(reader)
+        else:
+            warnings.warn(f"{point.value}, offered as a reader of movies, is not a `larscope.io.Reader`.", stacklevel=2)
+    return tuple(readers)

@@ -8,6 +8,7 @@ import pandas as pd
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from larscope.errors import LarscopeError, suggest
+from larscope.io.reader import OnTruncated
 from larscope.io.readers import open_movie
 from larscope.session import Run, Session
 
@@ -27,6 +28,8 @@ class Row(BaseModel):
     start: Annotated[int | None, Optional] = None
     stop: Annotated[int | None, Optional] = None
     dataset: Annotated[str | None, Optional] = None
+    channel: Annotated[str | None, Optional] = None
+    plane: Annotated[str | None, Optional] = None
     frame_rate: Annotated[float | None, Field(gt=0, allow_inf_nan=False), Optional] = None
     pixel_size: Annotated[float | None, Field(gt=0, allow_inf_nan=False), Optional] = None
 
@@ -39,15 +42,19 @@ class BrokenRun:
     error: LarscopeError
 
 
-def read_session(path: str | Path) -> Session:
+def read_session(path: str | Path, *, on_truncated: OnTruncated = "error") -> Session:
     r"""Read a session table, a CSV file with one row a run.
 
     Parameters
     ----------
     path
         Columns `path` (of the movie, relative to the table) and `condition`; optional `run` (name, default the
-        row's number), `block`, `subject`, `start` and `stop` (frames, `stop` exclusive), `dataset` (in an HDF5
-        file), `frame_rate` (1/s), `pixel_size` (micrometres).
+        row's number), `block`, `subject`, `start` and `stop` (frames, `stop` exclusive), `dataset`, `channel` and
+        `plane` (which of those in the file, see `open_movie`), `frame_rate` (1/s), `pixel_size` (micrometres). A
+        `path` such as `day1_*.tif` joins several files. What the table leaves empty and the file says is taken from
+        the file: `frame_rate`, `pixel_size`, `subject`.
+    on_truncated
+        A movie that was cut short is an `"error"`, or `"keep"` its whole frames up to there, with a warning.
 
     Returns
     -------
@@ -71,17 +78,19 @@ def read_session(path: str | Path) -> Session:
     """
     path = Path(path)
     rows = _read_rows(path)
-    runs = tuple(_open_run(path, number, _parse_row(path, number, row)) for number, row in enumerate(rows, start=1))
+    runs = tuple(
+        _open_run(path, number, _parse_row(path, number, row), on_truncated) for number, row in enumerate(rows, start=1)
+    )
     # a table with its truth beside it was written by `larscope simulate`
     return Session(runs, simulated=(path.parent / "truth.npz").is_file())
 
 
-def read_runs(path: str | Path) -> tuple[Run | BrokenRun, ...]:
+def read_runs(path: str | Path, *, on_truncated: OnTruncated = "error") -> tuple[Run | BrokenRun, ...]:
     """Read a session table row by row, so that one broken movie hides nothing of the others.
 
     Parameters
     ----------
-    path
+    path, on_truncated
         As for `read_session`.
 
     Raises
@@ -93,7 +102,7 @@ def read_runs(path: str | Path) -> tuple[Run | BrokenRun, ...]:
     runs: list[Run | BrokenRun] = []
     for number, row in enumerate(_read_rows(path), start=1):
         try:
-            runs.append(_open_run(path, number, _parse_row(path, number, row)))
+            runs.append(_open_run(path, number, _parse_row(path, number, row), on_truncated))
         except LarscopeError as error:
             name = row.get("run")  # NaN in a short row
             runs.append(BrokenRun(name.strip() or str(number) if isinstance(name, str) else str(number), error))
@@ -153,21 +162,22 @@ def _parse_row(path: Path, number: int, row: dict[Any, Any]) -> Row:
         ) from error
 
 
-def _open_run(table: Path, number: int, row: Row) -> Run:
+def _open_run(table: Path, number: int, row: Row, on_truncated: OnTruncated) -> Run:
     name = row.run or str(number)
-    movie_path = table.parent / row.path
+    path = table.parent / row.path
     try:
+        movie = open_movie(path, row.dataset, channel=row.channel, plane=row.plane, on_truncated=on_truncated)
         return Run(
             name=name,
             condition=row.condition,
-            movie=open_movie(movie_path, row.dataset),
+            movie=movie,
             start=row.start or 0,
             stop=row.stop,
-            path=movie_path,
+            path=path,
             block=row.block,
-            subject=row.subject,
-            frame_rate=row.frame_rate,
-            pixel_size=row.pixel_size,
+            subject=row.subject or getattr(movie, "subject", None),
+            frame_rate=row.frame_rate or getattr(movie, "frame_rate", None),
+            pixel_size=row.pixel_size or getattr(movie, "pixel_size", None),
         )
     except LarscopeError as error:
         raise LarscopeError(f"{table}, row {number}, run {name!r}: {error}") from error
