@@ -15,7 +15,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from larscope.errors import LarscopeError
 from larscope.io import READERS, open_movie, read_session
 from larscope.io.npy import NpyMovie
-from larscope.session import prepare
+from larscope.preprocessing import prepare
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 RECORDED = {"mouse_2p": "movie.tiff", "mouse_s1_vr": "movie.tif"}
@@ -152,8 +152,8 @@ def test_recorded_sessions_hold_the_frames_of_their_table(name: str) -> None:
     session = read_session(table)
     expected = tifffile.imread(DATA / name / RECORDED[name])
     prepared = prepare(session)
-    for run, stack in zip(session, prepared.stacks, strict=True):
-        assert np.array_equal(stack, expected[run.start : run.stop])
+    for run, one in zip(session, prepared.runs, strict=True):
+        assert np.array_equal(one.movie.read(0, one.n_frames), expected[run.start : run.stop])
 
 
 def test_content_decides_not_the_extension(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from sklearn.metrics import average_precision_score
 
 from larscope.errors import LarscopeError
 from larscope.io import read_session
-from larscope.session import Session, prepare
+from larscope.preprocessing import prepare
+from larscope.session import Session
 from larscope.simulate import SimulatedSession, Truth, read_truth, simulate_session
 
 SMALL = {"n_runs": 2, "n_frames": 24, "frame_shape": (48, 40), "n_cells": 4}
@@ -142,7 +143,7 @@ def test_shot_noise_is_as_asked_and_grows_with_brightness(noise: float) -> None:
     noisy, clean = prepare(simulate_session(**shape, noise=noise)), prepare(simulate_session(**shape, noise=0))
     scale = noisy.preprocessing
     errors, levels = [], []
-    for seen, true in zip(noisy.stacks, clean.stacks, strict=True):
+    for seen, true in zip(*([run.movie.read(0, 96) for run in one.runs] for one in (noisy, clean)), strict=True):
         errors.append((scale.normalise(seen) - scale.normalise(true)) ** 2)
         levels.append(true)
     error, level = np.concatenate(errors).ravel(), np.concatenate(levels).ravel()
@@ -229,8 +230,8 @@ def test_full_size_files_give_back_the_pixels_after_preprocessing(tmp_path: Path
     assert read.frame_shape == (4 * 48 + 32, 4 * 40 + 32)
     assert read.runs[0].pixel_size == 0.5
     prepared = prepare(read, crop=(192, 160), downscale=4)
-    for run, stack in zip(session, prepared.stacks, strict=True):
-        assert np.array_equal(run.read(0, 24), stack)
+    for run, one in zip(session, prepared.runs, strict=True):
+        assert np.array_equal(run.read(0, 24), one.movie.read(0, 24))
 
 
 def test_large_movies_become_bigtiff(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import torch
 
 from larscope.errors import LarscopeError
 from larscope.network import Autoencoder
-from larscope.session import prepare
+from larscope.preprocessing import prepare
 from larscope.settings import Settings
 from larscope.training import (
     EmptyFitWarning,

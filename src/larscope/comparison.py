@@ -420,7 +420,7 @@ def swap_errors(
     Parameters
     ----------
     latents
-        One series (frames, K) a run.
+        One series (frames, K) a run; a frame that is NaN in all latents is missing, and errors leave it out.
     coefs
         One array (order, K, K) a run.
     center
@@ -450,20 +450,32 @@ def swap_errors(
     """
     _check_latents(latents, coefs)
     order = len(coefs[0])
-    shortest = min(len(z) for z in latents)
+    series_of = equally_long(latents) if equal_length else latents
     matrices = [_coef_matrix(coef) for coef in coefs]
     errors = np.empty((len(latents), len(coefs)))
-    for s, latent in enumerate(latents):
-        series = np.asarray(latent, float)[: shortest if equal_length else None].T
+    for s, latent in enumerate(series_of):
+        series = np.asarray(latent, float).T
         if center:
-            series = series - series.mean(axis=1, keepdims=True)
+            series = series - np.nanmean(series, axis=1, keepdims=True)
         sigma = _root_mean_square(series) if scale == "latent" else 1.0
         lags = _lagged(series / sigma, order)
-        target = series[:, order:]
+        there = np.isfinite(lags).all(axis=0) & np.isfinite(series[:, order:]).all(axis=0)
+        lags, target = lags[:, there], series[:, order:][:, there]
         for r, matrix in enumerate(matrices):
             residual = target - sigma * (matrix @ lags)
             errors[s, r] = np.vdot(residual, residual) / target.shape[1]
     return errors
+
+
+def equally_long(latents: Sequence[Float[np.ndarray, "_frames K"]]) -> list[Float[np.ndarray, "_frames K"]]:
+    """Cut every series to as many frames, from its start, as the shortest has: not counting missing (NaN) ones.
+
+    >>> [len(z) for z in equally_long([np.array([[1.0], [2.0]]), np.array([[1.0], [np.nan], [2.0], [3.0]])])]
+    [2, 3]
+    """
+    there = [np.cumsum(np.isfinite(latent).all(axis=1)) for latent in latents]
+    shortest = min(count[-1] for count in there)
+    return [latent[: int(np.searchsorted(count, shortest)) + 1] for latent, count in zip(latents, there, strict=True)]
 
 
 def swap_deltas(
@@ -624,7 +636,8 @@ def condition_imbalances(
     """
     units = exchangeable_units(condition, block, subject)
     found = []
-    length = _mean_by_condition(np.array([len(z) for z in latents], float), units)
+    n_there = [np.count_nonzero(np.isfinite(z).all(axis=1)) for z in latents]
+    length = _mean_by_condition(np.array(n_there, float), units)
     if length.max() > 1.05 * length.min():
         found.append(
             f"Runs differ in length by condition ({_by_name(units, length)} frames on average), and coefficients "
@@ -644,7 +657,8 @@ def condition_imbalances(
 
 
 def _signal_to_noise(latent: Float[np.ndarray, "frames K"]) -> float:
-    power = np.abs(np.fft.rfft(latent - latent.mean(axis=0), axis=0)) ** 2
+    there = latent[np.isfinite(latent).all(axis=1)]
+    power = np.abs(np.fft.rfft(there - there.mean(axis=0), axis=0)) ** 2
     fast = power[len(power) // 2 :].mean(axis=0).sum()
     whole = power[1:].mean(axis=0).sum()
     tiny = np.finfo(float).tiny
@@ -831,7 +845,7 @@ def _lagged(series: Float[np.ndarray, "K frames"], order: int) -> Float[np.ndarr
 
 def _root_mean_square(series: Float[np.ndarray, "K frames"]) -> Float[np.ndarray, "K 1"]:
     """Scale of each latent; 1 for one that does not vary."""
-    scale = np.sqrt((series**2).mean(axis=1, keepdims=True))
+    scale = np.sqrt(np.nanmean(series**2, axis=1, keepdims=True))
     return np.asarray(np.where(scale > 0, scale, 1.0))
 
 
@@ -870,7 +884,14 @@ def _check_latents(latents: Sequence[Any], coefs: Coefs) -> None:
                 f"got shape {shape} for run {run}. Drop the run, or pass the latents that the coefficients "
                 "were fitted to."
             )
-        if not np.isfinite(latent).all():
+        missing = np.isnan(latent).all(axis=1)
+        if not np.isfinite(np.asarray(latent)[~missing]).all():
             raise LarscopeError(
-                f"`latents` must be finite: got NaN or infinity in run {run}. Drop those frames or the run."
+                f"`latents` must be finite, or NaN in all latents of a missing frame: got NaN or infinity in run "
+                f"{run}. Drop those frames or the run."
+            )
+        there = np.lib.stride_tricks.sliding_window_view(~missing, n_lags + 1).all(axis=1)
+        if not there.any():
+            raise LarscopeError(
+                f"Every run needs {n_lags + 1} consecutive frames: run {run} has too many missing. Drop the run."
             )

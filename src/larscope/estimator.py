@@ -25,6 +25,7 @@ from larscope.comparison import (
     Contrast,
     coefficient_swap_test,
     correct_contrasts,
+    equally_long,
     influence_test,
 )
 from larscope.errors import LarscopeError, suggest
@@ -43,17 +44,29 @@ from larscope.influence import EdgeDifferences, difference_map, edge_differences
 from larscope.network import Autoencoder
 from larscope.penalties import PenaltyCurve, chosen_runs, trace_penalties
 from larscope.permutation import MaxT
+from larscope.preprocessing import PreparedSession, Preprocessing, prepare
 from larscope.provenance import describe_inputs, describe_versions, git_commit
 from larscope.record import ComparisonRecord, build_record
 from larscope.result import Result, build_dataset, read_result, split_runs, write_result
-from larscope.session import PreparedSession, Preprocessing, Session, prepare, require_frames
+from larscope.session import Session, require_frames
 from larscope.settings import Settings, explain_validation, plain
 from larscope.training import train
 from larscope.var import HELD_OUT, SparseCoefficients, SparseVAR
 
 Series = Float[NDArray[np.float32], "T K"]
 
-RUN_COLUMNS = ("condition", "block", "subject", "start", "stop", "frame_rate", "pixel_size")
+RUN_COLUMNS = (
+    "condition",
+    "block",
+    "subject",
+    "start",
+    "stop",
+    "frame_rate",
+    "pixel_size",
+    "dataset",
+    "channel",
+    "plane",
+)
 
 
 class LatentVAR(Settings):
@@ -69,7 +82,7 @@ class LatentVAR(Settings):
         One row a run: `reconstruction_error`, `forecast_error` (mean squared, [0, 1] units), `var_error`,
         `var_explained`, `var_error_heldout`, `n_active`.
     latents_, forecasts_
-        Series of each run, (T, K) and (T - order, K).
+        Series of each run, (T, K) and (T - order, K); NaN where frames were masked.
     contribution_maps_
         (runs, height, width): where in the image each run's couplings come from, in [0, 1] units.
     mean_frame_
@@ -125,7 +138,14 @@ class LatentVAR(Settings):
         """Mean over runs of each run's mean over time."""
         return self._fitted_network().mean_frame.cpu().numpy()
 
-    def fit(self, session: Session, *, progress: bool = False, checkpoints: str | Path | None = None) -> Self:
+    def fit(
+        self,
+        session: Session,
+        *,
+        progress: bool = False,
+        checkpoints: str | Path | None = None,
+        cache: str | Path | None = None,
+    ) -> Self:
         """Train the network on a session, then fit and measure the VAR of each whole run.
 
         Parameters
@@ -136,6 +156,9 @@ class LatentVAR(Settings):
             Show bars with the time left.
         checkpoints
             Folder for one checkpoint an epoch; an interrupted fit with the same settings goes on from there.
+        cache
+            Folder for the preprocessed frames, for movies larger than memory; None keeps them in memory. Frames of
+            the same files, preprocessed in the same way, are found there again.
 
         Raises
         ------
@@ -144,7 +167,14 @@ class LatentVAR(Settings):
         """
         started = time.monotonic()
         require_frames(session, self.order + self.window, f"order {self.order} + window {self.window}")
-        prepared = _prepare(session, progress, crop=self.crop, downscale=self.downscale)
+        prepared = _prepare(
+            session,
+            progress,
+            crop=self.crop,
+            downscale=self.downscale,
+            nan=self.nan,
+            cache=Path(cache) if cache else None,
+        )
         self._build(prepared.preprocessing, prepared.mean_frame())
         self.log_ = train(
             self.network_, self.var_, prepared, self, Path(checkpoints) if checkpoints else None, progress
@@ -177,7 +207,7 @@ class LatentVAR(Settings):
             "seconds": round(time.monotonic() - started, 1),
             "command": sys.argv,
             "simulated": session.simulated,
-            "inputs": describe_inputs(run.path for run in session),
+            "inputs": describe_inputs(path for run in session for path in run.files),
             "seed": self.seed,
             "versions": describe_versions(),
             "git": git_commit(),
@@ -193,16 +223,20 @@ class LatentVAR(Settings):
     def forecast(self, session: Session) -> list[Float[NDArray[np.float32], "n height width"]]:
         """Return the one-step-ahead forecasts of frames order .. T - 1 of each run, in the session's [0, 1].
 
-        Each run's coefficients are fitted to its own latents.
+        Each run's coefficients are fitted to its own latents. A frame that is masked, or preceded by a masked one
+        within `order`, is NaN.
         """
         network, prepared = self._fitted_network(), self._prepare_new(session)
         lag = 1 if self.pooling == "previous" else 0
         forecasts = []
         for run in range(len(session)):
+            latent = encode_run(network, prepared, run, self.window)
             with torch.no_grad():
-                fit = self.var_(encode_run(network, prepared, run, self.window))
-            images = decode_run(network, prepared, run, fit.forecast, self.window, lag)
-            forecasts.append(torch.cat([image for _, image in images]).cpu().numpy())
+                fit = self.var_(latent, torch.from_numpy(prepared.runs[run].missing).to(latent.device))
+            forecast = np.full((len(fit.forecast), *self.mean_frame_.shape), np.nan, np.float32)
+            for start, images in decode_run(network, prepared, run, fit.forecast, self.window, lag):
+                forecast[start - self.order : start - self.order + len(images)] = images.cpu().numpy()
+            forecasts.append(forecast)
         return forecasts
 
     def score(self, session: Session) -> pd.DataFrame:
@@ -254,9 +288,7 @@ class LatentVAR(Settings):
             A group is unknown, both are the same or share runs, or none has two runs.
         """
         runs, label, design = self._two_groups(first, second, by, groups)
-        n_frames = min(len(self.latents_[run]) for run in runs)
-        latents = [self.latents_[run][:n_frames] for run in runs]
-        coefs = [self._coef_of(run, n_frames) for run in runs]
+        latents, coefs = self._equally_fitted(runs)
         how: dict[str, Any] = {**design, "n_permutations": n_permutations, "seed": seed}
         if test == "influence":
             return influence_test(coefs, label, direction=direction, **how)
@@ -376,9 +408,8 @@ class LatentVAR(Settings):
         """
         network = self._fitted_network()
         runs, label, design = self._two_groups(first, second, by, groups)
-        n_frames = min(len(self.latents_[run]) for run in runs)
         return edge_differences(
-            [self._coef_of(run, n_frames) for run in runs],
+            self._equally_fitted(runs)[1],
             label,
             network.latent_shape,
             self.preprocessing_.crop,
@@ -491,7 +522,7 @@ class LatentVAR(Settings):
         self, runs: Sequence[int], label: Sequence[str], session: Session | None, how: Mapping[str, Any]
     ) -> Float[NDArray[np.float32], "runs height width"]:
         """Return a map a run, of coefficients fitted on as many frames of every run where the frames are at hand."""
-        lengths = np.array([len(self.latents_[run]) for run in runs])
+        lengths = np.array([np.isfinite(self.latents_[run]).all(axis=1).sum() for run in runs])
         at_hand = session is not None or hasattr(self, "_session")
         if not how and (np.ptp(lengths) == 0 or not at_hand):
             first = np.array(label) == label[0]
@@ -505,7 +536,7 @@ class LatentVAR(Settings):
             stored: Float[NDArray[np.float32], "runs height width"] = self.contribution_maps_[runs]
             return stored
         prepared = self._prepare_new(self._known_session(session))
-        coefs = {run: self._coef_of(run, int(lengths.min())) for run in runs}
+        coefs = dict(zip(runs, self._equally_fitted(runs)[1], strict=True))
         return self._map(prepared, runs, coefs=coefs, **how)
 
     def _known_session(self, session: Session | None) -> Session:
@@ -539,13 +570,18 @@ class LatentVAR(Settings):
             ]
         )
 
-    def _coef_of(self, run: int, n_frames: int) -> Float[NDArray[np.floating[Any]], "order K K"]:
-        """Return a run's coefficients as its first `n_frames` frames give them."""
-        latent = self.latents_[run]
-        if len(latent) == n_frames:
-            return self.coef_[run]  # type: ignore[no-any-return]
-        with torch.no_grad():
-            return self.var_(torch.from_numpy(latent[:n_frames])).coef.numpy()  # type: ignore[no-any-return]
+    def _equally_fitted(self, runs: Sequence[int]) -> tuple[list[Series], list[Float[NDArray[Any], "order K K"]]]:
+        """Return each run's latents, as many frames as the shortest run has, and the coefficients of those frames."""
+        latents = equally_long([self.latents_[run] for run in runs])
+        coefs = []
+        for run, latent in zip(runs, latents, strict=True):
+            if len(latent) == len(self.latents_[run]):
+                coefs.append(self.coef_[run])
+                continue
+            with torch.no_grad():
+                series = torch.from_numpy(latent)
+                coefs.append(self.var_(series, series.isnan().all(1)).coef.numpy())
+        return latents, coefs
 
     def _two_groups(
         self, first: str, second: str, by: str, groups: Groups | None
@@ -616,12 +652,12 @@ class LatentVAR(Settings):
         )
 
     def _evaluate(self, prepared: PreparedSession, progress: bool) -> list[RunEvaluation]:
-        runs = track(range(len(prepared.stacks)), "Fitting each run's VAR", disable=not progress)
+        runs = track(range(len(prepared.runs)), "Fitting each run's VAR", disable=not progress)
         return [evaluate_run(self.network_, self.var_, prepared, run, self) for run in runs]
 
     def _prepare_new(self, session: Session) -> PreparedSession:
         require_frames(session, self.order + 2, f"order {self.order} and two to forecast")
-        return _prepare(session, progress=False, preprocessing=self.preprocessing_)
+        return _prepare(session, progress=False, preprocessing=self.preprocessing_, nan=self.nan)
 
     def _fitted_network(self) -> Autoencoder:
         if not hasattr(self, "network_"):
@@ -655,7 +691,7 @@ def load(folder: str | Path) -> LatentVAR:
     model.log_ = result.log
     model.provenance_ = dict(result.provenance)
     model.simulated_ = bool(dataset.attrs["simulated"])
-    model.runs_ = _columns(dataset, ["run", *RUN_COLUMNS, "path", "n_frames"])
+    model.runs_ = _columns(dataset, [name for name in ("run", *RUN_COLUMNS, "path", "n_frames") if name in dataset])
     score_names = [name for name in SCORE_NAMES if name in dataset]
     model.scores_ = _columns(dataset, ["run", "condition", "n_frames", *score_names])
     lengths = dataset["n_frames"].to_numpy()
@@ -694,8 +730,8 @@ CURVE_NAMES = ("penalty", *(f"curve_{name}" for name in ("run", "n_active", "exp
 
 def _prepare(session: Session, progress: bool, **how: Any) -> PreparedSession:
     with Progress(disable=not progress) as bar:
-        task = bar.add_task("Reading", total=len(session))
-        return prepare(session, on_run=lambda run: bar.advance(task), **how)
+        task = bar.add_task("Reading", total=sum(run.n_frames for run in session))
+        return prepare(session, on_frames=lambda n_frames: bar.advance(task, n_frames), **how)
 
 
 def _run_table(session: Session) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """What a trained network and a VAR say about whole runs (sec. 3.5): latents, forecasts and their errors."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -12,9 +13,9 @@ from torch import Tensor
 
 from larscope.influence import Decode, brightening, contribution_map, influence
 from larscope.network import Autoencoder
-from larscope.session import PreparedSession
+from larscope.preprocessing import PreparedSession, true_ranges
 from larscope.settings import Settings
-from larscope.var import SparseVAR, VARFit, measure
+from larscope.var import SparseVAR, VARFit, complete_rows, measure
 
 CLIP_FRAMES = 32
 """Length of the clip that is kept of a run, around the frame in which its latents moved most."""
@@ -50,14 +51,13 @@ class RunEvaluation:
 
 
 def encode_run(network: Autoencoder, prepared: PreparedSession, run: int, window: int) -> Float[Tensor, "T K"]:
-    """Return the latent series of a whole run, encoded `window` frames at a time."""
-    n_frames = len(prepared.stacks[run])
+    """Return the latent series of a whole run, encoded `window` frames at a time; NaN where a frame is missing."""
+    device = network.mean_frame.device
+    latent = torch.full((prepared.runs[run].n_frames, math.prod(network.latent_shape)), float("nan"), device=device)
     with torch.no_grad():
-        parts = [
-            network.encode(_frames(network, prepared, run, start, min(start + window, n_frames)))[0]
-            for start in range(0, n_frames, window)
-        ]
-    return torch.cat(parts)
+        for start, stop in _batches(prepared, run, window):
+            latent[start:stop] = network.encode(_frames(network, prepared, run, start, stop))[0]
+    return latent
 
 
 def decode_run(
@@ -72,14 +72,16 @@ def decode_run(
 
     Yields the number of the first frame, and the images. Pooling indices come from the frame `pooling_lag`
     before each: they are computed again rather than kept, since they take more memory than the movie.
+    Frames whose latents are NaN, as those of missing frames are, are left out.
     """
-    n_frames = len(prepared.stacks[run])
-    first = n_frames - len(latent)
+    first = prepared.runs[run].n_frames - len(latent)
+    there = torch.isfinite(latent).all(1).cpu().numpy()
     with torch.no_grad():
-        for start in range(first, n_frames, window):
-            stop = min(start + window, n_frames)
-            _, indices = network.encode(_frames(network, prepared, run, start - pooling_lag, stop - pooling_lag))
-            yield start, network.decode(latent[start - first : stop - first], indices)
+        for begin, end in true_ranges(there):
+            for start in range(first + begin, first + end, window):
+                stop = min(start + window, first + end)
+                _, indices = network.encode(_frames(network, prepared, run, start - pooling_lag, stop - pooling_lag))
+                yield start, network.decode(latent[start - first : stop - first], indices)
 
 
 def evaluate_run(
@@ -92,10 +94,13 @@ def evaluate_run(
     the latents themselves in `"sequential"` training, else the forecast (Table 2).
     """
     latent = encode_run(network, prepared, run, settings.window)
+    missing = torch.from_numpy(prepared.runs[run].missing).to(latent.device)
     with torch.no_grad():
-        fit = var(latent)
+        fit = var(latent, missing)
     pooling_lag = 1 if settings.pooling == "previous" else 0
-    liveliest = settings.order + int((latent - latent.mean(0))[settings.order :].square().sum(1).argmax())
+    energy = (latent - latent[~missing].mean(0))[settings.order :].square().sum(1)
+    forecastable = complete_rows(missing, settings.order)
+    liveliest = settings.order + int(energy.masked_fill(~forecastable, -1).argmax())
 
     def render(series: Tensor, lag: int) -> tuple[float, Float[NDArray[np.float32], "height width"]]:
         return _error_and_frame(network, prepared, run, series, settings.window, lag, liveliest)
@@ -103,11 +108,13 @@ def evaluate_run(
     forecast_error, forecast = render(fit.forecast, pooling_lag)
     reconstruction_error, reconstruction = forecast_error, forecast
     if settings.training == "sequential":
-        reconstruction_error, reconstruction = render(latent[settings.order :], 0)
+        reconstruction_error, reconstruction = render(
+            fit.forecast.where(fit.forecast.isnan(), latent[settings.order :]), 0
+        )
     scores: dict[str, float] = {
         "reconstruction_error": reconstruction_error,
         "forecast_error": forecast_error,
-        **asdict(measure(var, latent, fit)),
+        **asdict(measure(var, latent, fit, missing)),
         "n_active": int(fit.n_active),
     }
     observed = prepared.frames(run, liveliest, liveliest + 1)[0]
@@ -161,8 +168,8 @@ def map_run(
     preset: Literal["default", "paper"] = "default",
 ) -> Float[NDArray[np.float32], "height width"]:
     """Return a run's contribution map (sec. 2.4), averaged over the pooling indices of all its frames."""
-    mean, sigma = (value[0].numpy() for value in var.mean_and_scale(torch.from_numpy(latent)))
-    decode = _decoder(network, prepared, run, len(prepared.stacks[run]), window)
+    mean, sigma = _mean_and_scale(var, latent)
+    decode = _decoder(network, prepared, run, None, window)
     c = influence(coef, direction, exclude_radius, network.latent_shape)
     return contribution_map(c, decode, _static_image(network), mean, sigma, sign, gain, preset).astype(np.float32)
 
@@ -180,28 +187,45 @@ def bright_direction(
     """
     total = 0.0
     for run, latent in enumerate(latents):
-        mean, sigma = (value[0].numpy() for value in var.mean_and_scale(torch.from_numpy(latent)))
-        decode = _decoder(network, prepared, run, min(window, len(latent)), window)
+        mean, sigma = _mean_and_scale(var, latent)
+        decode = _decoder(network, prepared, run, 1, window)
         total += brightening(decode, _static_image(network), mean, sigma)
     return -1.0 if total < 0 else 1.0
 
 
-def _decoder(network: Autoencoder, prepared: PreparedSession, run: int, n_frames: int, window: int) -> Decode:
-    """Return a decoder of latent maps, averaged over the pooling indices of a run's first `n_frames` frames."""
+def _mean_and_scale(
+    var: SparseVAR, latent: Float[NDArray[np.float32], "T K"]
+) -> tuple[Float[NDArray[np.float32], " K"], Float[NDArray[np.float32], " _"]]:
+    there = torch.from_numpy(latent[np.isfinite(latent).all(axis=1)])
+    mean, sigma = var.mean_and_scale(there)
+    return mean[0].numpy(), sigma[0].numpy()
+
+
+def _decoder(network: Autoencoder, prepared: PreparedSession, run: int, n_batches: int | None, window: int) -> Decode:
+    """Return a decoder of latent maps, averaged over the pooling indices of a run's first batches of frames, or all."""
 
     def decode(maps: Float[NDArray[np.float64], "m K"]) -> Float[NDArray[np.float64], "m height width"]:
         latents = torch.from_numpy(maps).to(network.mean_frame)
-        total = torch.zeros(len(maps), *network.mean_frame.shape, dtype=torch.float64)
+        total, n_frames = torch.zeros(len(maps), *network.mean_frame.shape, dtype=torch.float64), 0
         with torch.no_grad():
-            for start in range(0, n_frames, window):
-                frames = _frames(network, prepared, run, start, min(start + window, n_frames))
-                _, indices = network.encode(frames)
+            for start, stop in _batches(prepared, run, window)[:n_batches]:
+                _, indices = network.encode(_frames(network, prepared, run, start, stop))
+                n_frames += stop - start
                 for number, one in enumerate(latents):
-                    images = network.decode_residual(one.expand(len(frames), -1), indices)
+                    images = network.decode_residual(one.expand(stop - start, -1), indices)
                     total[number] += images.sum(0, dtype=torch.float64).cpu()
         return (total / n_frames).numpy()
 
     return decode
+
+
+def _batches(prepared: PreparedSession, run: int, window: int) -> list[tuple[int, int]]:
+    """Return ranges of at most `window` consecutive frames, none of them missing."""
+    return [
+        (start, min(start + window, stop))
+        for first, stop in prepared.runs[run].stretches
+        for start in range(first, stop, window)
+    ]
 
 
 def _static_image(network: Autoencoder) -> Float[NDArray[np.float32], "height width"]:

@@ -1,20 +1,44 @@
 """What a result was made from, with and by. No torch."""
 
 import hashlib
+import json
 import platform
 import subprocess
 from collections.abc import Iterable
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from larscope.errors import LarscopeError
+
 PACKAGES = ("larscope", "torch", "lightning", "numba", "numpy", "scipy", "tifffile", "h5py", "xarray")
 
 
-def describe_inputs(paths: Iterable[Path | None]) -> list[dict[str, Any]]:
-    """Return path, size and SHA-256 of each distinct file."""
-    distinct = dict.fromkeys(path for path in paths if path is not None)
-    return [{"path": str(path), "bytes": path.stat().st_size, "sha256": _sha256(path)} for path in distinct]
+def describe_inputs(paths: Iterable[Path]) -> list[dict[str, Any]]:
+    """Return path, size and SHA-256 of each distinct file; of a folder, those of all files in it together.
+
+    Raises
+    ------
+    LarscopeError
+        A file is gone or cannot be read.
+    """
+    described = []
+    for path in dict.fromkeys(paths):
+        try:
+            parts = [(str(part.relative_to(path)), *_content(part, *_stat(part))) for part in _files_in(path)]
+        except OSError as error:
+            raise LarscopeError(
+                f"Expected the movie {path}; it cannot be read: {error}. Put it back, or correct the `path` column."
+            ) from error
+        whole = parts[0][2] if path.is_file() else hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        described.append({"path": str(path), "bytes": sum(size for _, size, _ in parts), "sha256": whole})
+    return described
+
+
+def fingerprint(paths: Iterable[Path]) -> list[tuple[int, int, int]]:
+    """Return what changes when files are written to: cheap, and not comparable across machines."""
+    return [_stat(part) for path in dict.fromkeys(paths) for part in _files_in(path)]
 
 
 def describe_versions() -> dict[str, str]:
@@ -44,6 +68,19 @@ def git_commit() -> str | None:
     return done.stdout.strip() if done.returncode == 0 and tracked.returncode == 0 else None
 
 
-def _sha256(path: Path) -> str:
+def _files_in(path: Path) -> list[Path]:
+    if path.is_dir():
+        return sorted(part for part in path.rglob("*") if part.is_file())
+    return [path]
+
+
+def _stat(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+@lru_cache(maxsize=4096)
+def _content(path: Path, inode: int, size: int, changed: int) -> tuple[int, str]:
+    """Return size and SHA-256 of a file; read again only where its inode, size or time of change are others."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return size, hashlib.file_digest(file, "sha256").hexdigest()

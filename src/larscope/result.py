@@ -27,8 +27,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from larscope.errors import LarscopeError
+from larscope.preprocessing import Preprocessing
 from larscope.schema import SCHEMA_VERSION, update
-from larscope.session import POOLING, Preprocessing
+from larscope.session import POOLING
 
 PACKED = ("clip_observed", "clip_reconstruction")
 """Images that are for looking at: kept with 16 bits."""

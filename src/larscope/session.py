@@ -1,24 +1,21 @@
-"""Runs, sessions, training windows and preprocessing (sec. 3.1). No torch, no file formats.
+"""Runs, sessions and training windows (sec. 3.1). No torch, no file formats.
 
 A movie is anything with a shape, a dtype and `read(start, stop)`; `larscope.io` makes them from files.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Shaped
 from numpy.typing import NDArray
 
 from larscope.errors import LarscopeError
 
 POOLING = 8
 """Frame sides must be multiples of this: three 2x2 poolings."""
-
-READ_FRAMES = 256
-"""Frames read from a movie at once."""
 
 
 @runtime_checkable
@@ -81,6 +78,8 @@ class Run:
         The animal.
     frame_rate, pixel_size
         Frames a second, and micrometres a pixel; None when unknown.
+    dataset, channel, plane
+        What was chosen of a file that holds more than one movie.
     """
 
     name: str
@@ -93,6 +92,9 @@ class Run:
     subject: str | None = None
     frame_rate: float | None = None
     pixel_size: float | None = None
+    dataset: str | None = None
+    channel: str | None = None
+    plane: str | None = None
 
     def __post_init__(self) -> None:
         available = self.movie.shape[0]
@@ -113,6 +115,12 @@ class Run:
     def label(self) -> str:
         """The run and its file, as messages name them."""
         return f"run {self.name!r}" + (f" ({self.path})" if self.path else "")
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files or folders that the frames come from; none for a movie made in memory."""
+        parts: tuple[Path, ...] | None = getattr(self.movie, "paths", None)
+        return parts or (() if self.path is None else (self.path,))
 
     @property
     def n_frames(self) -> int:
@@ -175,7 +183,7 @@ class Session:
             if run.movie.shape[1:] != first.movie.shape[1:]:
                 raise LarscopeError(
                     f"All frames of a session must have one size: {first.label} has "
-                    f"{_times(first.movie.shape[1:])} pixels, {run.label} has {_times(run.movie.shape[1:])}. "
+                    f"{times(first.movie.shape[1:])} pixels, {run.label} has {times(run.movie.shape[1:])}. "
                     "Crop the movies to one size, or analyse these runs as two sessions."
                 )
 
@@ -217,174 +225,10 @@ def require_frames(session: Session, n_frames: int, why: str) -> None:
             )
 
 
-@dataclass(frozen=True)
-class Preprocessing:
-    """Centre crop, nearest-neighbour downscale, and intensities to [0, 1] with one scale for the session.
+def times(sizes: Sequence[int]) -> str:
+    """Write sizes as messages do.
 
-    `(x - low) / (high - low)`, where `low` and `high` are the extremes of the session that the network was
-    trained on, after the crop. Frames of another session may leave [0, 1]; nothing is clipped.
-
-    Parameters
-    ----------
-    crop
-        Height and width in input pixels, cut from the centre.
-    downscale
-        Every `downscale`-th pixel is kept, as nearest-neighbour interpolation by an integer factor does.
-    low, high
-        Intensities that become 0 and 1.
+    >>> times((768, 512))
+    '768 x 512'
     """
-
-    crop: tuple[int, int]
-    downscale: int = 1
-    low: float = 0.0
-    high: float = 1.0
-
-    @property
-    def frame_shape(self) -> tuple[int, int]:
-        """Height and width of the preprocessed frames."""
-        return self.crop[0] // self.downscale, self.crop[1] // self.downscale
-
-    def offset(self, frame_shape: Sequence[int]) -> tuple[int, int]:
-        """Return row and column of the crop's first pixel in frames of a given size."""
-        return (frame_shape[0] - self.crop[0]) // 2, (frame_shape[1] - self.crop[1]) // 2
-
-    def cut(
-        self, frames: Shaped[NDArray[np.generic], "frames height width"]
-    ) -> Shaped[NDArray[np.generic], "frames cropped_height cropped_width"]:
-        """Crop the centre."""
-        top, left = self.offset(frames.shape[1:])
-        return frames[:, top : top + self.crop[0], left : left + self.crop[1]]
-
-    def shrink(
-        self, frames: Shaped[NDArray[np.generic], "frames height width"]
-    ) -> Shaped[NDArray[np.generic], "frames small_height small_width"]:
-        """Keep the nearest pixel of every downscaled one."""
-        return frames[:, :: self.downscale, :: self.downscale]
-
-    def normalise(
-        self, frames: Shaped[NDArray[np.generic], "frames height width"]
-    ) -> Float[NDArray[np.float32], "frames height width"]:
-        """Scale intensities."""
-        scaled = (frames.astype(np.float64) - self.low) / (self.high - self.low)
-        return np.asarray(scaled, dtype=np.float32)
-
-
-@dataclass(frozen=True)
-class PreparedSession:
-    """The cropped and downscaled frames of a session, kept in their file's dtype until they are used."""
-
-    session: Session
-    preprocessing: Preprocessing
-    stacks: tuple[Shaped[NDArray[np.generic], "_frames height width"], ...]
-
-    def frames(self, run: int, start: int = 0, stop: int | None = None) -> Float[NDArray[np.float32], "t h w"]:
-        """Return frames `start` to `stop` of run number `run`, in [0, 1]."""
-        return self.preprocessing.normalise(self.stacks[run][start:stop])
-
-    def mean_frame(self) -> Float[NDArray[np.float32], "height width"]:
-        """Return the mean over runs of each run's mean over time: runs weigh equally, whatever their lengths."""
-        means = [stack.mean(axis=0, dtype=np.float64) for stack in self.stacks]
-        return self.preprocessing.normalise(np.mean(means, axis=0)[np.newaxis]).squeeze(axis=0)
-
-
-def prepare(
-    session: Session,
-    crop: tuple[int, int] | None = None,
-    downscale: int = 1,
-    preprocessing: Preprocessing | None = None,
-    on_run: Callable[[Run], None] = lambda run: None,
-) -> PreparedSession:
-    """Read and preprocess a session (sec. 3.1; the paper's sizes: `crop=(768, 512)`, `downscale=4`).
-
-    Parameters
-    ----------
-    session
-        Runs to read.
-    crop
-        Height and width in pixels; None takes the largest that three poolings allow after downscaling.
-    downscale
-        Integer factor.
-    preprocessing
-        A finished preprocessing, to treat a new session exactly as the one it came from.
-    on_run
-        Called after each run, to show progress.
-
-    Raises
-    ------
-    LarscopeError
-        A crop that does not fit, NaN or infinite pixels (run, file and first frame are named), or a
-        session whose pixels all have one value.
-    """
-    if preprocessing is None:
-        preprocessing = Preprocessing(_resolve_crop(session.frame_shape, crop, downscale), downscale)
-        fixed_scale = False
-    else:
-        _require_fit(session.frame_shape, preprocessing.crop)
-        fixed_scale = True
-    low, high = np.inf, -np.inf
-    stacks = []
-    for run in session:
-        parts = []
-        for start in range(0, run.n_frames, READ_FRAMES):
-            raw = preprocessing.cut(run.read(start, min(start + READ_FRAMES, run.n_frames)))
-            _require_finite(raw, run, start)
-            low, high = min(low, float(raw.min())), max(high, float(raw.max()))
-            parts.append(np.ascontiguousarray(preprocessing.shrink(raw)))
-        stacks.append(np.concatenate(parts))
-        on_run(run)
-    if not fixed_scale:
-        if low == high:
-            raise LarscopeError(
-                f"The frames must vary: every pixel of the session is {low:g} after the crop. "
-                "Check that the files hold the recorded movie."
-            )
-        preprocessing = replace(preprocessing, low=low, high=high)
-    return PreparedSession(session, preprocessing, tuple(stacks))
-
-
-def _resolve_crop(frame_shape: tuple[int, int], crop: tuple[int, int] | None, downscale: int) -> tuple[int, int]:
-    if min(downscale, *(crop or (1, 1))) < 1:
-        raise LarscopeError(
-            f"`crop` and `downscale` must be positive; got crop={crop}, downscale={downscale}. Pass at least 1."
-        )
-    unit = POOLING * downscale
-    if crop is None:
-        crop = (frame_shape[0] // unit * unit, frame_shape[1] // unit * unit)
-        if 0 in crop:
-            raise LarscopeError(
-                f"Frames must have at least {unit} x {unit} pixels (three poolings, downscale {downscale}); got "
-                f"{_times(frame_shape)}. Use a smaller `downscale` or larger frames."
-            )
-    _require_fit(frame_shape, crop)
-    if crop[0] % unit or crop[1] % unit:
-        fitting = (max(crop[0] // unit, 1) * unit, max(crop[1] // unit, 1) * unit)
-        raise LarscopeError(
-            f"`crop` must be multiples of {unit} (three poolings, downscale {downscale}); got {_times(crop)}. "
-            f"Pass crop=({fitting[0]}, {fitting[1]})."
-        )
-    return crop
-
-
-def _require_fit(frame_shape: tuple[int, int], crop: tuple[int, int]) -> None:
-    if crop[0] > frame_shape[0] or crop[1] > frame_shape[1]:
-        raise LarscopeError(
-            f"The crop must fit into the frames: got {_times(crop)} for frames of {_times(frame_shape)} pixels. "
-            "Pass a smaller `crop`."
-        )
-
-
-def _require_finite(frames: NDArray[np.generic], run: Run, start: int) -> None:
-    if frames.dtype.kind != "f":
-        return
-    finite = np.isfinite(frames).all(axis=(1, 2))
-    if not finite.all():
-        bad = int(np.argmin(finite))
-        raise LarscopeError(
-            f"Pixels must be finite: {run.label} has NaN or infinite values, first in frame {start + bad} of the "
-            f"run (frame {run.start + start + bad} of the movie), in {int((~finite).sum())} of the "
-            f"{len(finite)} frames read with it. Repair or cut these frames; they are never filled in silently."
-        )
-
-
-def _times(sizes: Sequence[int]) -> str:
     return " x ".join(str(size) for size in sizes)

@@ -43,6 +43,13 @@ class Settings:
         Field(description="Centre crop, height and width in pixels. Default: as large as three poolings allow."),
     ] = None
     downscale: Annotated[PositiveInt, Field(description="Keep every n-th pixel in both directions.")] = 1
+    nan: Annotated[
+        Literal["error", "mask", "interpolate"],
+        Field(
+            description="Frames with NaN or infinite pixels: refuse them, leave them out, or bridge up to 10 of them "
+            "from the whole frames before and after."
+        ),
+    ] = "error"
     skip: Annotated[bool, Field(description="Skip connection for the static image.")] = True
     output: Annotated[
         Literal["leaky", "linear"],

@@ -25,7 +25,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from larscope.errors import LarscopeError
 from larscope.network import Autoencoder
-from larscope.session import PreparedSession, windows
+from larscope.preprocessing import PreparedSession
+from larscope.session import windows
 from larscope.settings import MIN_STEPS, Settings
 from larscope.var import SparseVAR
 
@@ -42,14 +43,15 @@ class EmptyFitWarning(UserWarning):
 
 
 class Windows(Dataset[Float[Tensor, "t height width"]]):
-    """The training windows of all runs."""
+    """The training windows of all runs; none spans a missing frame."""
 
     def __init__(self, prepared: PreparedSession, length: int) -> None:
         self._prepared = prepared
         self._ranges = [
-            (run, start, stop)
-            for run, stack in enumerate(prepared.stacks)
-            for start, stop in windows(len(stack), length)
+            (run, first + start, first + stop)
+            for run, one in enumerate(prepared.runs)
+            for first, last in one.stretches
+            for start, stop in windows(last - first, length)
         ]
 
     def __len__(self) -> int:

@@ -181,20 +181,38 @@ class SparseVAR(nn.Module):
         """Return the penalty in scikit-learn's units, for `n_latents` targets."""
         return self.penalty * n_latents if self.penalty_scale == "mean" else self.penalty
 
-    def forward(self, latent: Float[Tensor, "*batch T K"]) -> VARFit:
-        """Fit every series of a batch and forecast it, in sample."""
+    def forward(self, latent: Float[Tensor, "*batch T K"], missing: Bool[Tensor, " T"] | None = None) -> VARFit:
+        """Fit every series of a batch and forecast it, in sample.
+
+        `missing` frames (whatever they hold) are left out: a frame is fitted and forecast only if it and the `order`
+        frames before it are there; other forecasts are NaN.
+        """
+        if missing is not None and bool(missing.any()):
+            return self._fit_around_gaps(latent, missing)
         mean, sigma = self.mean_and_scale(latent)
         scaled = (latent - mean) / sigma
         design = lag_matrix(scaled, self.order)
-        weights = lasso(
-            design,
-            scaled[..., self.order :, :],
-            self.alpha(latent.shape[-1]),
-            gradient=self.gradient,
-            mask=self.mask,
-        )
+        weights = self._solve(design, scaled[..., self.order :, :])
         forecast = sigma * (design @ weights) + mean
         return VARFit(from_design_layout(weights, self.order), forecast, mean, sigma)
+
+    def _fit_around_gaps(self, latent: Float[Tensor, "*batch T K"], missing: Bool[Tensor, " T"]) -> VARFit:
+        rows = complete_rows(missing, self.order)
+        if not bool(rows.any()):
+            raise LarscopeError(
+                f"A fit of order {self.order} needs {self.order + 1} consecutive frames: got {len(missing)} frames "
+                f"with {int(missing.sum())} missing and no such stretch. Drop the run, or lower `order`."
+            )
+        mean, sigma = self.mean_and_scale(latent[..., ~missing, :])
+        scaled = ((latent - mean) / sigma).masked_fill(missing.unsqueeze(-1), 0)  # NaN times zero is NaN
+        design = lag_matrix(scaled, self.order)[..., rows, :]
+        weights = self._solve(design, scaled[..., self.order :, :][..., rows, :])
+        forecast = torch.full_like(latent[..., self.order :, :], float("nan"))
+        forecast[..., rows, :] = sigma * (design @ weights) + mean
+        return VARFit(from_design_layout(weights, self.order), forecast, mean, sigma)
+
+    def _solve(self, design: Float[Tensor, "*batch n p"], target: Float[Tensor, "*batch n K"]) -> Tensor:
+        return lasso(design, target, self.alpha(target.shape[-1]), gradient=self.gradient, mask=self.mask)
 
     def mean_and_scale(
         self, latent: Float[Tensor, "*batch T K"]
@@ -239,35 +257,58 @@ class Measures:
     var_error_heldout: float
 
 
-def measure(var: SparseVAR, latent: Float[Tensor, "T K"], fit: VARFit) -> Measures:
+def measure(
+    var: SparseVAR, latent: Float[Tensor, "T K"], fit: VARFit, missing: Bool[Tensor, " T"] | None = None
+) -> Measures:
     """Return the errors of a fit on its own run, and of a fit to the run's first 80 % on the rest.
 
     `var_error` is R_var, the mean over frames of `||z_t - zhat_t||^2 / ||z_t||^2`, on the centred series when
     `var.center`. `var_explained` is 1 - squared error / variance, both summed over frames and latents.
     `var_error_heldout` is R_var on the last 20 % of the frames, with coefficients, mean and scale from the
-    first 80 %. All are NaN for a series without variance, which has nothing to forecast.
+    first 80 %. All are NaN for a series without variance, which has nothing to forecast, and the last where
+    `missing` frames leave nothing to fit or to forecast on its side.
     """
+    gone = torch.zeros(len(latent), dtype=torch.bool) if missing is None else missing
     split = round(latent.shape[0] * (1 - HELD_OUT))
+    rows = complete_rows(gone, var.order)
     with torch.no_grad():
-        early = var(latent[:split])
-        # the last `order` frames before the split are the past of the first held-out frame
-        late = latent[split - var.order :]
-        target = latent[var.order :]
-        residual = (target - fit.forecast).square().sum()
+        target = latent[var.order :][rows]
+        forecast = fit.forecast[rows]
+        residual = (target - forecast).square().sum()
         spread = (target - target.mean(0)).square().sum()
         if spread <= rounding_energy(target).sum():
             return Measures(float("nan"), float("nan"), float("nan"))
         return Measures(
-            var_error=_relative_error(target, fit.forecast, fit.mean),
+            var_error=_relative_error(target, forecast, fit.mean),
             var_explained=float(1 - residual / spread),
-            var_error_heldout=_relative_error(late[var.order :], early.predict(late), early.mean),
+            var_error_heldout=_heldout_error(var, latent, gone, split),
         )
+
+
+def _heldout_error(var: SparseVAR, latent: Tensor, missing: Tensor, split: int) -> float:
+    # the last `order` frames before the split are the past of the first held-out frame
+    late, late_missing = latent[split - var.order :], missing[split - var.order :]
+    rows = complete_rows(late_missing, var.order)
+    if not (bool(rows.any()) and bool(complete_rows(missing[:split], var.order).any())):
+        return float("nan")
+    early = var(latent[:split], missing[:split])
+    return _relative_error(late[var.order :][rows], early.predict(late)[rows], early.mean)
 
 
 def _relative_error(target: Tensor, forecast: Tensor, mean: Tensor) -> float:
     energy = (target - mean).square().sum(-1)
     error = (target - forecast).square().sum(-1)
     return float((error / energy)[energy > 0].mean())
+
+
+def complete_rows(missing: Bool[Tensor, " T"], order: int) -> Bool[Tensor, " n"]:
+    """Return which of the frames order .. T - 1 are there together with the `order` frames before them.
+
+    >>> complete_rows(torch.tensor([False, True, False, False, False]), order=1).tolist()
+    [False, False, True, True]
+    """
+    gone = torch.stack([missing[order - k : len(missing) - k] for k in range(order + 1)])
+    return ~gone.any(dim=0)
 
 
 class SparseCoefficients(Sequence[Float[NDArray[np.floating[Any]], "order K K"]]):
