@@ -129,6 +129,22 @@ def test_errors_equal_brute_force(density):
                 assert errors[s, r] == pytest.approx(total / (len(z) - 3))
 
 
+def test_missing_frames_are_left_out_of_errors_and_of_the_length():
+    rng = np.random.default_rng(1)
+    latents = [rng.normal(size=(n, 4)) for n in (20, 25, 23)]
+    gone = {0: [7], 1: [3, 4, 12], 2: []}
+    for run, frames in gone.items():
+        latents[run][frames] = np.nan
+    coefs = rng.normal(size=(3, 2, 4, 4))
+    errors = swap_errors(latents, coefs)
+    for s, n_frames in enumerate((20, 22, 19)):  # 19 frames of each are there
+        z = latents[s][:n_frames] - np.nanmean(latents[s][:n_frames], axis=0)
+        rows = [t for t in range(2, n_frames) if not {t, t - 1, t - 2} & set(gone[s])]
+        for r in range(3):
+            residuals = [z[t] - coefs[r, 0] @ z[t - 1] - coefs[r, 1] @ z[t - 2] for t in rows]
+            assert errors[s, r] == pytest.approx(np.mean(np.sum(np.square(residuals), axis=1)))
+
+
 def test_sparse_storage_gives_the_same_result():
     latents, coefs, _ = simulated_session()
     dense = quiet(coefficient_swap_test, latents, coefs, list("aaaabbbb"))
@@ -388,7 +404,9 @@ def test_differing_spread_is_told_when_it_may_explain_the_result():
         (lambda z, c: (z[:3], c), "got 3 series and 8 arrays"),
         (lambda z, c: ([*z[:7], z[7][:2]], c), r"got shape \(2, 5\) for run 7"),
         (lambda z, c: ([*z[:7], z[7][:, :4]], c), r"got shape \(80, 4\) for run 7"),
-        (lambda z, c: ([*z[:7], z[7] * np.nan], c), "got NaN or infinity in run 7"),
+        (lambda z, c: ([*z[:7], z[7] * [np.nan, 1, 1, 1, 1]], c), "got NaN or infinity in run 7"),
+        (lambda z, c: ([*z[:7], z[7] * np.inf], c), "got NaN or infinity in run 7"),
+        (lambda z, c: ([*z[:7], z[7] * np.nan], c), "run 7 has too many missing"),
         (lambda z, c: (z, c[:5]), "got 5 for 8 runs"),
         (lambda z, c: (z, c[..., :4]), r"got \(2, 5, 4\) for run 0"),
         (lambda z, c: ([*z[:7], z[7] * 0], c), "got error 0.0 in run 7"),

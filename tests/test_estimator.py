@@ -6,9 +6,11 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from conftest import blinking_movie
 
 from larscope import LarscopeError, LatentVAR, coefficient_swap_test, load
 from larscope.comparison import ComparisonWarning
+from larscope.report import write_report
 from larscope.session import ArrayMovie, Run, Session
 from larscope.settings import Settings
 from larscope.training import ShortTrainingWarning
@@ -16,10 +18,10 @@ from larscope.training import ShortTrainingWarning
 SMALL = {"order": 2, "window": 32, "penalty": 0.002, "epochs": 3}
 
 
-def fit(session, **options):
+def fit(session, cache=None, **options):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ShortTrainingWarning)
-        return LatentVAR(**{**SMALL, **options}).fit(session)
+        return LatentVAR(**{**SMALL, **options}).fit(session, cache=cache)
 
 
 @pytest.fixture(scope="module")
@@ -362,3 +364,45 @@ def test_score_names_a_run_too_short_for_its_held_out_part(model, session):
     short = Session((Run("short", "novel", ArrayMovie(session.runs[0].movie.array[:4])),))
     with pytest.raises(LarscopeError, match="run 'short' has 4"):
         model.score(short)
+
+
+@pytest.mark.parametrize("training", ["sequential", "end-to-end"])
+@pytest.mark.parametrize("batch_norm", ["running", "window"])
+def test_masked_frames_touch_nothing_from_training_to_comparison(training, batch_norm, tmp_path):
+    gone = [10, 11, 50]
+
+    def session_with(pixel):
+        runs = []
+        for i in range(4):
+            frames = blinking_movie(84, seed=i).astype(np.float32)
+            frames[gone, 3, 5] = np.nan
+            frames[gone, 4, 4] = pixel  # of a frame that is masked: nobody may look at it
+            runs.append(Run(f"run-{i}", ("familiar", "novel")[i % 2], ArrayMovie(frames)))
+        return Session(tuple(runs))
+
+    options = {"nan": "mask", "training": training, "batch_norm": batch_norm, "window": 16, "penalty": 0.0005}
+    model = fit(session_with(0.0), **options)
+    other = fit(session_with(1e6), **options)
+    for one, another in zip(model.latents_, other.latents_, strict=True):
+        np.testing.assert_array_equal(one, another)
+        assert np.flatnonzero(np.isnan(one).all(1)).tolist() == gone
+        assert np.isfinite(np.delete(one, gone, axis=0)).all()
+    scores = model.scores_.select_dtypes("number")
+    assert np.isfinite(scores.to_numpy()).all()
+    unforecast = sorted({t + k - 2 for t in gone for k in range(3)})
+    for forecast in model.forecast(session_with(0.0)):
+        assert np.flatnonzero(np.isnan(forecast).any((1, 2))).tolist() == unforecast
+    assert np.isfinite(model.contribution_maps_).all()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ComparisonWarning)
+        assert np.isfinite(model.compare("familiar", "novel").statistic)
+        model.save(tmp_path / "result")
+        again = load(tmp_path / "result")
+        assert again.compare("familiar", "novel").pvalue == model.compare("familiar", "novel").pvalue
+    assert write_report(tmp_path / "result").stat().st_size > 0
+
+
+def test_a_cached_fit_is_the_fit_in_memory(session, tmp_path):
+    in_memory, cached = fit(session), fit(session, cache=tmp_path / "cache")
+    assert cached.log_ == in_memory.log_
+    assert cached.scores_.equals(in_memory.scores_)

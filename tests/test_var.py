@@ -11,6 +11,7 @@ from larscope.errors import LarscopeError
 from larscope.var import (
     SparseCoefficients,
     SparseVAR,
+    complete_rows,
     from_design_layout,
     lag_matrix,
     measure,
@@ -197,3 +198,50 @@ def test_sparse_coefficients_round_trip(data):
     assert np.array_equal(coefs.n_active, (dense != 0).sum((1, 2, 3)))
     with pytest.raises(IndexError):
         coefs[4]
+
+
+def test_a_fit_around_missing_frames_is_scikit_learns_on_the_whole_rows():
+    latent, missing = simulate(60, PLANTED) + 3, torch.zeros(60, dtype=torch.bool)
+    missing[[0, 20, 21, 59]] = True
+    holed = latent.clone()
+    holed[missing] = float("nan")
+    var = SparseVAR(order=2, penalty=0.02)
+    fit = var(holed, missing)
+    kept = latent[~missing]
+    scaled = (latent - kept.mean(0)) / (kept - kept.mean(0)).square().mean().sqrt()
+    rows = [t for t in range(2, 60) if not missing[t - 2 : t + 1].any()]
+    assert (2 + complete_rows(missing, 2).nonzero().flatten()).tolist() == rows
+    design = np.stack([np.concatenate([scaled[t - 1], scaled[t - 2]]) for t in rows])
+    for target in range(3):
+        theirs = SklearnLasso(alpha=0.06, fit_intercept=False, tol=1e-12, max_iter=100_000)
+        theirs.fit(design, scaled[rows, target].numpy())
+        ours = to_design_layout(fit.coef)[:, target].numpy()
+        np.testing.assert_allclose(ours, theirs.coef_, atol=1e-8)
+    finite = torch.isfinite(fit.forecast).all(1)
+    assert (2 + finite.nonzero().flatten()).tolist() == rows
+    # whatever a missing frame holds is not looked at
+    other = latent.clone()
+    other[missing] = 1e6
+    assert torch.equal(var(other, missing).coef, fit.coef)
+    explained = measure(var, holed, fit, missing).var_explained
+    target = latent[rows]
+    residual = (target - fit.forecast[finite]).square().sum()
+    assert explained == pytest.approx(float(1 - residual / (target - target.mean(0)).square().sum()))
+
+
+def test_a_fit_without_missing_frames_is_unchanged_by_saying_so():
+    latent, none = simulate(60, PLANTED), torch.zeros(60, dtype=torch.bool)
+    var = SparseVAR(order=2, penalty=0.02)
+    fit = var(latent)
+    assert torch.equal(var(latent, none).forecast, fit.forecast)
+    assert measure(var, latent, fit, none) == measure(var, latent, fit)
+
+
+def test_gaps_that_leave_nothing_to_fit_are_said_and_those_of_a_held_out_part_give_nan():
+    latent, missing = simulate(20, PLANTED), torch.arange(20) % 3 == 2
+    with pytest.raises(LarscopeError, match="needs 3 consecutive frames: got 20 frames with 6 missing"):
+        SparseVAR(order=2)(latent, missing)
+    var, late = SparseVAR(order=2, penalty=0.01), torch.arange(20) >= 16
+    measures = measure(var, latent, var(latent, late), late)
+    assert np.isnan(measures.var_error_heldout)
+    assert np.isfinite(measures.var_error)
