@@ -1,5 +1,6 @@
-"""Checkpoints of a training, beside its result folder and never inside it."""
+"""What an unfinished fit leaves beside its result folder, and never inside it: checkpoints, and the next result."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -16,57 +17,80 @@ from larscope.session import Session
 from larscope.settings import Settings, plain
 
 
-@contextmanager
-def open_checkpoints(out: Path, settings: Settings, session: Session) -> Iterator[Path]:
-    """Give a folder for the checkpoints of one fit, and remove it once the fit has succeeded, or if it is empty.
+def identify_fit(settings: Settings, session: Session, n_seeds: int = 1) -> str:
+    """Return a digest of everything that decides a fit's numbers: settings, run table, contents of the movies,
+    versions and number of threads. A training never goes on from a checkpoint of another one.
+    """
+    runs = [
+        (run.name, run.condition, run.start, run.stop, run.dataset, run.channel, run.plane, list(run.movie.shape))
+        for run in session
+    ]
+    inputs = describe_inputs(path for run in session for path in run.files)
+    # the last bits of a sum depend on how many threads share it
+    made_with = [describe_versions(), torch.get_num_threads(), torch.cuda.is_available()]
+    decisive = json.dumps([plain(settings), n_seeds, runs, inputs, made_with], sort_keys=True, default=str)
+    return hashlib.sha256(decisive.encode()).hexdigest()[:12]
 
-    It lies beside `out` and its name holds a digest of everything that decides the numbers (settings, run table,
-    contents of the movies, versions, number of threads): a training never goes on from a checkpoint of another one.
+
+@contextmanager
+def open_checkpoints(out: Path, fit: str) -> Iterator[Path]:
+    """Give a folder for what a fit has to keep until its result is whole; hold every other process off `out`.
+
+    Parameters
+    ----------
+    out
+        The result folder to be.
+    fit
+        From `identify_fit`: another fit into the same `out` does not see these checkpoints.
+
+    Yields
+    ------
+    folder
+        `.out.unfinished/fit`, beside `out`. Removed once the fit has succeeded, and if it is empty; otherwise the next
+        process finds what was left in it, however this one ended.
 
     Raises
     ------
     LarscopeError
-        Another process is fitting into the same result folder.
+        Another process is fitting into `out`, or nothing can be written beside it.
     """
-    folder = out.with_name(f".{out.name}.checkpoints-{_digest(settings, session)}")
-    lock = folder / "lock"
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    unfinished = out.with_name(f".{out.name}.unfinished")
+    folder = unfinished / fit
+    made = [path for path in unfinished.parents if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        # the system lets go of it however the process ends
+        lock = os.open(unfinished / "lock", os.O_RDWR | os.O_CREAT)
     except OSError as error:
         raise LarscopeError(f"Checkpoints must be written beside {out}: {error}. Pass another `--out`.") from error
-    _take(lock, out)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        holder = os.pread(lock, 20, 0).decode() or "of another user"
+        os.close(lock)
+        raise LarscopeError(
+            f"Process {holder} is already fitting into {out}. Wait for it, stop it, or pass another `--out`."
+        ) from error
+    os.pwrite(lock, f"{os.getpid():<20}".encode(), 0)
     try:
         yield folder
     except BaseException:
-        lock.unlink(missing_ok=True)
-        for path in made or [folder]:
-            if any(path.iterdir()):
-                break
-            path.rmdir()
+        if not any(folder.iterdir()):
+            folder.rmdir()
+            _remove_if_only_locked(unfinished, made)
         raise
-    shutil.rmtree(folder)
+    else:
+        shutil.rmtree(unfinished)
+    finally:
+        os.close(lock)
 
 
-def _digest(settings: Settings, session: Session) -> str:
-    runs = [(run.name, run.condition, run.start, run.stop, str(run.path), list(run.movie.shape)) for run in session]
-    inputs = describe_inputs(run.path for run in session)
-    # the last bits of a sum depend on how many threads share it
-    made_with = [describe_versions(), torch.get_num_threads(), torch.cuda.is_available()]
-    decisive = json.dumps([plain(settings), runs, inputs, made_with], sort_keys=True, default=str)
-    return hashlib.sha256(decisive.encode()).hexdigest()[:12]
-
-
-def _take(lock: Path, out: Path) -> None:
-    """Claim the folder, unless a living process holds it."""
-    try:
-        holder = int(lock.read_text())
-        os.kill(holder, 0)
-    except (FileNotFoundError, ValueError, ProcessLookupError):
-        lock.write_text(str(os.getpid()))
+def _remove_if_only_locked(unfinished: Path, made: list[Path]) -> None:
+    """Remove the folder unless another fit's checkpoints are in it; and the empty folders that were made for it."""
+    if [path.name for path in unfinished.iterdir()] != ["lock"]:
         return
-    except PermissionError:
-        holder = int(lock.read_text())
-    raise LarscopeError(
-        f"Process {holder} is already fitting into {out}. Wait for it, stop it, or pass another `--out`."
-    )
+    shutil.rmtree(unfinished)
+    for path in made:
+        if any(path.iterdir()):
+            return
+        path.rmdir()

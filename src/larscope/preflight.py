@@ -1,0 +1,160 @@
+"""What a fit will take, said before it starts: memory, disk and time."""
+
+import time
+import warnings
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from shutil import disk_usage
+
+import torch
+from torch.nn import functional as F
+
+from larscope.errors import LarscopeError
+from larscope.network import Autoencoder
+from larscope.preprocessing import chunk_ranges, prepared_bytes, resolve_crop
+from larscope.session import Session, windows
+from larscope.settings import Settings
+from larscope.training import TrainingStep, n_epochs
+from larscope.var import SparseVAR
+
+PROGRAM = 620 << 20
+"""Bytes of Python with torch and the compiled lasso, before any frame: measured."""
+
+STEP_PLANES, LEAN_STEP_PLANES = 380, 245
+"""Float32 copies of a window that a training step needs at its peak, measured from 96 x 64 to 256 x 256 pixels: when
+freed memory is kept for the next step, and when it is handed back."""
+
+FIT_DESIGNS = 5
+"""Float64 copies of a run's lag matrix that the fit of its VAR needs at its peak: measured."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a fit will take.
+
+    Attributes
+    ----------
+    memory, lean_memory
+        Peak resident bytes of the process: at full speed, and when freed memory is handed back after every operation.
+    disk
+        Bytes that the prepared frames take in the cache.
+    n_latents, n_steps
+        K, and the number of training steps.
+    """
+
+    memory: int
+    lean_memory: int
+    disk: int
+    n_latents: int
+    n_steps: int
+
+    def freed_memory(self, max_memory: int | None) -> int:
+        """Return how many freed bytes training may keep for its next step under a limit on the whole process.
+
+        Raises
+        ------
+        LarscopeError
+            The fit does not fit.
+        """
+        if max_memory is None or self.memory <= max_memory:
+            return self.memory
+        if self.lean_memory <= max_memory:
+            return 0
+        raise LarscopeError(
+            f"The fit must stay below {size(max_memory)} (`--max-memory`); it would need about "
+            f"{size(self.lean_memory)}. Raise the limit, or make the frames smaller with `--downscale` or `--crop`, or "
+            "the windows with `--window`."
+        )
+
+
+def estimate_fit(settings: Settings, session: Session, cached: bool) -> Estimate:
+    """Estimate what a fit will take, from sizes alone.
+
+    Parameters
+    ----------
+    settings, session
+        Of the fit.
+    cached
+        Whether prepared frames are kept on disk instead of in memory.
+
+    Examples
+    --------
+    >>> from larscope.simulate import simulate_session
+    >>> session = simulate_session(n_runs=2, n_frames=80, frame_shape=(48, 48), seed=0)
+    >>> estimate = estimate_fit(Settings(window=64), session, cached=True)
+    >>> estimate.n_latents, estimate.n_steps, estimate.disk == 2 * 80 * 48 * 48 * 2
+    (36, 500, True)
+    """
+    shape = _frame_shape(settings, session)
+    n_latents = prod(shape) // 64
+    n_windows = sum(len(windows(run.n_frames, settings.window)) for run in session)
+    prepared = prepared_bytes(session, settings.crop, settings.downscale)
+    longest = max(run.n_frames for run in session)
+    # the frames of one chunk as read, cropped and checked
+    reading = max(3 * prod(run.movie.shape[1:]) * run.movie.dtype.itemsize * _chunk(run) for run in session)
+    plane = settings.batch_size * settings.window * prod(shape) * 4
+    design = longest * settings.order * n_latents * 8
+    fitting = FIT_DESIGNS * design + 3 * settings.order * n_latents**2 * 8
+    # latents and forecasts of every run are kept
+    kept = 3 * sum(run.n_frames for run in session) * n_latents * 4 + (0 if cached else 2 * prepared)
+    peak, lean = (PROGRAM + kept + max(reading, planes * plane, fitting) for planes in (STEP_PLANES, LEAN_STEP_PLANES))
+    n_steps = n_epochs(settings, n_windows) * -(-n_windows // settings.batch_size)
+    return Estimate(peak, lean, prepared if cached else 0, n_latents, n_steps)
+
+
+def require_disk(estimate: Estimate, folder: Path) -> None:
+    """Raise unless the prepared frames have room in the cache folder to be."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    free = disk_usage(there).free
+    if estimate.disk > free:
+        raise LarscopeError(
+            f"The prepared frames need {size(estimate.disk)} in {folder}; {size(free)} are free. Free some space, or "
+            "pass another `--cache`."
+        )
+
+
+def time_training(settings: Settings, session: Session, n_steps: int) -> float:
+    """Return the seconds that training will take on this machine: one step on random frames is timed."""
+    shape = _frame_shape(settings, session)
+    generator = torch.Generator().manual_seed(0)
+    frames = torch.rand((settings.batch_size, settings.window, *shape), generator=generator)
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        network = Autoencoder(frames.mean((0, 1)))
+        step = TrainingStep(network, SparseVAR(settings.order, settings.penalty), settings)
+        for _ in range(2):  # the first compiles and fills the allocator
+            started = time.monotonic()
+            rendered, target = step.output(frames)
+            F.mse_loss(rendered, target).backward()
+            seconds = time.monotonic() - started
+    return n_steps * seconds
+
+
+def size(n_bytes: float) -> str:
+    """Write a number of bytes for people.
+
+    >>> size(3 << 30), size(5_000_000)
+    ('3.0 GiB', '5 MiB')
+    """
+    return f"{n_bytes / 2**30:.1f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.0f} MiB"
+
+
+def duration(seconds: float) -> str:
+    """Write a length of time for people.
+
+    >>> duration(42), duration(600), duration(5400)
+    ('42 s', '10 min', '1.5 h')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _frame_shape(settings: Settings, session: Session) -> tuple[int, int]:
+    crop = resolve_crop(session.frame_shape, settings.crop, settings.downscale)
+    return crop[0] // settings.downscale, crop[1] // settings.downscale
+
+
+def _chunk(run: object) -> int:
+    raise NotImplementedError
