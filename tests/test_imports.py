@@ -20,7 +20,7 @@ FLOORS = [
     {"preprocessing"},
     {"result", "network", "influence", "checkpoints", "penalties", "quality"},
     {"training", "evaluation", "comparison", "stability"},
-    {"record"},
+    {"record", "preflight"},
     {"estimator", "report"},
     {"cli", "sklearn"},
     {"__main__", "__init__"},

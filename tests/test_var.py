@@ -196,6 +196,8 @@ def test_sparse_coefficients_round_trip(data):
     assert np.array_equal(np.stack(coefs[1:3]), dense[1:3])
     assert np.array_equal(np.stack(list(coefs)), dense)
     assert np.array_equal(coefs.n_active, (dense != 0).sum((1, 2, 3)))
+    joined = SparseCoefficients.join([SparseCoefficients.from_dense(part) for part in (dense[:1], dense[1:])])
+    assert np.array_equal(np.stack(list(joined)), dense)
     with pytest.raises(IndexError):
         coefs[4]
 

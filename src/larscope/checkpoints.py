@@ -18,8 +18,9 @@ from larscope.settings import Settings, plain
 
 
 def identify_fit(settings: Settings, session: Session, n_seeds: int = 1) -> str:
-    """Return a digest of everything that decides a fit's numbers: settings, run table, contents of the movies,
-    versions and number of threads. A training never goes on from a checkpoint of another one.
+    """Return a digest of all that decides a fit's numbers, so that none goes on from another one's checkpoint.
+
+    Settings, run table, contents of the movies, versions and number of threads.
     """
     runs = [
         (run.name, run.condition, run.start, run.stop, run.dataset, run.channel, run.plane, list(run.movie.shape))
@@ -66,7 +67,7 @@ def open_checkpoints(out: Path, fit: str) -> Iterator[Path]:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        holder = os.pread(lock, 20, 0).decode() or "of another user"
+        holder = os.pread(lock, 20, 0).decode().strip() or "of another user"
         os.close(lock)
         raise LarscopeError(
             f"Process {holder} is already fitting into {out}. Wait for it, stop it, or pass another `--out`."

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -115,13 +116,21 @@ def fit(
     on_truncated: Annotated[
         OnTruncated, typer.Option(help="A movie that was cut short: an error, or keep its whole frames up to there.")
     ] = "error",
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Folder for preprocessed frames, shared by fits. Default: `.larscope-cache` beside --out."),
+    ] = None,
+    max_memory: Annotated[
+        str | None, typer.Option(help="Resident memory to stay below, such as 2GiB; a fit that cannot is refused.")
+    ] = None,
     **settings: Any,
 ) -> None:
     """Train on a session, fit each run's VAR, and write a result folder.
 
     Example: `larscope fit session.csv --out result --penalty 0.01`
 
-    An interrupted fit goes on from its last epoch when the same command is given again.
+    An interrupted fit goes on where it was when the same command is given again. Preprocessed frames stay in the cache
+    for the next fit of the same movies; remove that folder whenever you like.
     """
     with reported_errors():
         if config is not None:
@@ -129,8 +138,11 @@ def fit(
 
             settings = read_config(config, settings)
         from larscope.io import read_session
+        from larscope.settings import parse_size
 
-        _fit_and_report(lambda: read_session(session, on_truncated=on_truncated), out, settings, seeds)
+        folder = out.resolve().with_name(".larscope-cache") if cache is None else cache.resolve()
+        limit = None if max_memory is None else parse_size(max_memory)
+        _fit_and_report(lambda: read_session(session, on_truncated=on_truncated), out, settings, seeds, folder, limit)
 
 
 @app.command()
@@ -306,36 +318,98 @@ def schema() -> None:
     _print_plain(json.dumps(config_schema(), indent=2))
 
 
-def _fit_and_report(open_session: Callable[[], Any], out: Path, settings: dict[str, Any], n_seeds: int = 1) -> None:
-    from larscope.checkpoints import open_checkpoints
+def _fit_and_report(
+    open_session: Callable[[], Any],
+    out: Path,
+    settings: dict[str, Any],
+    n_seeds: int = 1,
+    cache: Path | None = None,
+    max_memory: int | None = None,
+) -> None:
+    from larscope.checkpoints import identify_fit, open_checkpoints
     from larscope.estimator import LatentVAR
-    from larscope.report import write_report
-    from larscope.result import read_result, require_free, write_dataset
-    from larscope.training import finished_epochs
+    from larscope.result import find_fit, read_result, require_free
 
     model = LatentVAR(**settings)
     out = out.resolve()  # `.`, `..` and links name a folder too
-    require_free(out)
-    session = open_session()
-    with open_checkpoints(out, model, session) as checkpoints:
-        if (epoch := finished_epochs(checkpoints)) is not None:
-            console.print(f"An interrupted fit was found: it goes on from epoch {epoch}.")
-        try:
-            model.fit(session, progress=True, checkpoints=checkpoints)
-            stability = _train_again(model, session, settings, n_seeds, checkpoints) if n_seeds > 1 else None
-        except KeyboardInterrupt:
-            _print_plain("Stopped. Give the same command again to go on from the last finished epoch.", complaints)
-            raise typer.Exit(130) from None
-        model.save(out)
-        if stability is not None:
-            write_dataset(stability, out / "stability.nc")
-    page = write_report(out)
-    console.print(_score_table(model.scores_, "Simulated session" if session.simulated else "Session"))
+    try:
+        session = open_session()
+        with console.status("Reading the files once, to know them again", spinner="line"):
+            fit = identify_fit(model, session, n_seeds)
+        done = find_fit(out) == fit
+        if not done:
+            require_free(out)
+        with open_checkpoints(out, fit) as folder:
+            if done:
+                _print_plain(f"This fit is in {out} already; nothing was done again.")
+            else:
+                _fit_whole(model, session, out, settings, n_seeds, folder, cache, max_memory)
+    except KeyboardInterrupt:
+        _print_plain("Stopped. Give the same command again to go on from what was finished.", complaints)
+        raise typer.Exit(130) from None
+    except OSError as error:
+        raise LarscopeError(
+            f"A file could not be read or written: {error}. What was finished is kept: give the same command again "
+            "when it can."
+        ) from error
+    result = read_result(out)
+    console.print(_score_table(result.dataset, "Simulated session" if session.simulated else "Session"))
     from larscope.report.words import describe
 
-    for sentence in describe(read_result(out)):
+    for sentence in describe(result):
         _print_plain(sentence)
-    _print_plain(f"The result is in {out}. Open {page} in any browser.")
+    _print_plain(f"The result is in {out}. Open {out / 'report.html'} in any browser.")
+
+
+def _fit_whole(
+    model: Any,
+    session: Any,
+    out: Path,
+    settings: dict[str, Any],
+    n_seeds: int,
+    folder: Path,
+    cache: Path | None,
+    max_memory: int | None,
+) -> None:
+    """Fit, and put the whole result in its place in one step; what is not finished stays in `folder`."""
+    from larscope.report import write_report
+    from larscope.result import publish_result, write_dataset
+    from larscope.training import finished_epochs
+
+    _announce(model, session, cache, max_memory, n_seeds)
+    if (epoch := finished_epochs(folder)) is not None:
+        console.print(f"An interrupted fit was found: it goes on from epoch {epoch}.")
+    how: dict[str, Any] = {"progress": True, "cache": cache, "max_memory": max_memory}
+    model.fit(session, checkpoints=folder, **how)
+    model.provenance_["fit"] = folder.name
+    finished = folder / "result"
+    shutil.rmtree(finished, ignore_errors=True)
+    model.save(finished)
+    if n_seeds > 1:
+        write_dataset(_train_again(model, session, settings, n_seeds, folder, how), finished / "stability.nc")
+    write_report(finished)
+    publish_result(finished, out)
+
+
+def _announce(model: Any, session: Any, cache: Path | None, max_memory: int | None, n_seeds: int) -> None:
+    """Say before a fit starts what it will take, and refuse it if that is not there."""
+    from larscope.preflight import duration, estimate_fit, require_disk, size, time_training
+
+    estimate = estimate_fit(model, session, cached=cache is not None)
+    keep = estimate.may_keep_memory(max_memory)
+    if cache is not None:
+        require_disk(estimate, cache)
+    n_steps = n_seeds * estimate.n_steps
+    with console.status("Timing one training step", spinner="line"):
+        seconds = time_training(model, session, n_steps)
+    n_frames = sum(run.n_frames for run in session)
+    limit = "" if max_memory is None else f" of {size(max_memory)} allowed"
+    disk = "" if cache is None else f", {size(estimate.disk)} of disk in {cache} for the prepared frames"
+    _print_plain(
+        f"{len(session)} runs, {n_frames} frames, {estimate.n_latents} latents. This will take up to about "
+        f"{size(estimate.memory if keep else estimate.lean_memory)} of memory{limit}{disk}, and about "
+        f"{duration(seconds)} for {n_steps} training steps."
+    )
 
 
 SCORE_HEADERS = {
@@ -350,7 +424,9 @@ SCORE_HEADERS = {
 }
 
 
-def _train_again(model: Any, session: Any, settings: dict[str, Any], n_seeds: int, checkpoints: Path) -> Any:
+def _train_again(
+    model: Any, session: Any, settings: dict[str, Any], n_seeds: int, folder: Path, how: dict[str, Any]
+) -> Any:
     """Train with further seeds, each with checkpoints of its own, and return how often each edge and pixel is found."""
     from larscope.estimator import LatentVAR
     from larscope.stability import describe_stability, find_in_conditions
@@ -359,20 +435,18 @@ def _train_again(model: Any, session: Any, settings: dict[str, Any], n_seeds: in
     findings = {model.seed: find_in_conditions(model.coef_, model.contribution_maps_, conditions)}
     for seed in range(model.seed + 1, model.seed + n_seeds):
         console.print(f"Training with seed {seed}, {len(findings) + 1} of {n_seeds}.", highlight=False)
-        again = LatentVAR(**{**settings, "seed": seed}).fit(
-            session, progress=True, checkpoints=checkpoints / f"seed-{seed}"
-        )
+        again = LatentVAR(**{**settings, "seed": seed}).fit(session, checkpoints=folder / f"seed-{seed}", **how)
         findings[seed] = find_in_conditions(again.coef_, again.contribution_maps_, conditions)
     return describe_stability(findings, session.conditions, session.simulated)
 
 
-def _score_table(scores: Any, title: str) -> Table:
+def _score_table(dataset: Any, title: str) -> Table:
     table = Table(title=f"{title}: each run", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for header in SCORE_HEADERS.values():
         if header in ("run", "condition"):
             table.add_column(header, overflow="fold", max_width=16)
         else:
             table.add_column(header, justify="right", no_wrap=True)
-    for row in scores[list(SCORE_HEADERS)].itertuples(index=False):
+    for row in zip(*(dataset[name].to_numpy().tolist() for name in SCORE_HEADERS), strict=True):
         table.add_row(*(f"{cell:.3g}" if isinstance(cell, float) else escape(str(cell)) for cell in row))
     return table

@@ -44,6 +44,7 @@ from larscope.influence import EdgeDifferences, difference_map, edge_differences
 from larscope.network import Autoencoder
 from larscope.penalties import PenaltyCurve, chosen_runs, trace_penalties
 from larscope.permutation import MaxT
+from larscope.preflight import estimate_fit
 from larscope.preprocessing import PreparedSession, Preprocessing, prepare
 from larscope.provenance import describe_inputs, describe_versions, git_commit
 from larscope.record import ComparisonRecord, build_record
@@ -145,6 +146,7 @@ class LatentVAR(Settings):
         progress: bool = False,
         checkpoints: str | Path | None = None,
         cache: str | Path | None = None,
+        max_memory: int | None = None,
     ) -> Self:
         """Train the network on a session, then fit and measure the VAR of each whole run.
 
@@ -159,14 +161,17 @@ class LatentVAR(Settings):
         cache
             Folder for the preprocessed frames, for movies larger than memory; None keeps them in memory. Frames of
             the same files, preprocessed in the same way, are found there again.
+        max_memory
+            Bytes of resident memory that the process should stay below (see `larscope.preflight.estimate_fit`).
 
         Raises
         ------
         LarscopeError
-            A run is too short, or a frame cannot be used.
+            A run is too short, a frame cannot be used, or the fit needs more than `max_memory`.
         """
         started = time.monotonic()
         require_frames(session, self.order + self.window, f"order {self.order} + window {self.window}")
+        keep_memory = estimate_fit(self, session, cached=cache is not None).may_keep_memory(max_memory)
         prepared = _prepare(
             session,
             progress,
@@ -177,15 +182,21 @@ class LatentVAR(Settings):
         )
         self._build(prepared.preprocessing, prepared.mean_frame())
         self.log_ = train(
-            self.network_, self.var_, prepared, self, Path(checkpoints) if checkpoints else None, progress
+            self.network_,
+            self.var_,
+            prepared,
+            self,
+            Path(checkpoints) if checkpoints else None,
+            progress,
+            keep_memory,
         )
         evaluations = self._evaluate(prepared, progress)
         self.crop_offset_ = prepared.preprocessing.offset(session.frame_shape)
         self.runs_ = _run_table(session)
         self.scores_ = _score_table(session, evaluations)
         self.latents_ = [evaluation.latent for evaluation in evaluations]
-        self.forecasts_ = [evaluation.fit.forecast.cpu().numpy() for evaluation in evaluations]
-        self.coef_ = SparseCoefficients.from_dense(evaluation.fit.coef.cpu().numpy() for evaluation in evaluations)
+        self.forecasts_ = [evaluation.forecast for evaluation in evaluations]
+        self.coef_ = SparseCoefficients.join([evaluation.coef for evaluation in evaluations])
         self._examples = _stack_examples(evaluations)
         conditions = [run.condition for run in session]
         # one clip a condition: they are for looking at, and large

@@ -15,7 +15,7 @@ from larscope.influence import Decode, brightening, contribution_map, influence
 from larscope.network import Autoencoder
 from larscope.preprocessing import PreparedSession, true_ranges
 from larscope.settings import Settings
-from larscope.var import SparseVAR, VARFit, complete_rows, measure
+from larscope.var import SparseCoefficients, SparseVAR, complete_rows, measure
 
 CLIP_FRAMES = 32
 """Length of the clip that is kept of a run, around the frame in which its latents moved most."""
@@ -45,7 +45,8 @@ class RunEvaluation:
     """One run, evaluated with coefficients of its own."""
 
     latent: Float[NDArray[np.float32], "T K"]
-    fit: VARFit
+    forecast: Float[NDArray[np.float32], "n K"]
+    coef: SparseCoefficients
     scores: dict[str, float]
     example: Example
 
@@ -119,24 +120,26 @@ def evaluate_run(
     }
     observed = prepared.frames(run, liveliest, liveliest + 1)[0]
     example = Example(liveliest, observed, reconstruction, forecast)
-    return RunEvaluation(latent.cpu().numpy(), fit, scores, example)
+    # a matrix of all pairs of latents for each lag: of many runs, only what is not zero can be kept
+    coef = SparseCoefficients.from_dense([fit.coef.cpu().numpy()])
+    return RunEvaluation(latent.cpu().numpy(), fit.forecast.cpu().numpy(), coef, scores, example)
 
 
 def clip_run(
     network: Autoencoder, prepared: PreparedSession, run: int, evaluation: RunEvaluation, settings: Settings
 ) -> Clip:
     """Return some consecutive frames of an evaluated run around its example, and their reconstructions."""
-    forecast = evaluation.fit.forecast
+    forecast = evaluation.forecast
     start, stop = _stretch_around(
-        torch.isfinite(forecast).all(1).cpu().numpy(), evaluation.example.frame - settings.order
+        np.asarray(np.isfinite(forecast).all(axis=1)), evaluation.example.frame - settings.order
     )
     first, last = start + settings.order, stop + settings.order
     series, lag = forecast[start:stop], 1 if settings.pooling == "previous" else 0
     if settings.training == "sequential":
-        series, lag = torch.from_numpy(evaluation.latent[first:last]).to(forecast), 0
+        series, lag = evaluation.latent[first:last], 0
     with torch.no_grad():
         _, indices = network.encode(_frames(network, prepared, run, first - lag, last - lag))
-        images = network.decode(series, indices).cpu().numpy()
+        images = network.decode(torch.from_numpy(series).to(network.mean_frame), indices).cpu().numpy()
     return Clip(np.arange(first, last), prepared.frames(run, first, last), images)
 
 

@@ -49,18 +49,18 @@ class Estimate:
     n_latents: int
     n_steps: int
 
-    def freed_memory(self, max_memory: int | None) -> int:
-        """Return how many freed bytes training may keep for its next step under a limit on the whole process.
+    def may_keep_memory(self, max_memory: int | None) -> bool:
+        """Say whether a step's freed memory may be kept for the next one under a limit on the whole process.
 
         Raises
         ------
         LarscopeError
-            The fit does not fit.
+            The fit does not fit into the limit even if all of it is handed back.
         """
         if max_memory is None or self.memory <= max_memory:
-            return self.memory
+            return True
         if self.lean_memory <= max_memory:
-            return 0
+            return False
         raise LarscopeError(
             f"The fit must stay below {size(max_memory)} (`--max-memory`); it would need about "
             f"{size(self.lean_memory)}. Raise the limit, or make the frames smaller with `--downscale` or `--crop`, or "
@@ -92,7 +92,8 @@ def estimate_fit(settings: Settings, session: Session, cached: bool) -> Estimate
     prepared = prepared_bytes(session, settings.crop, settings.downscale)
     longest = max(run.n_frames for run in session)
     # the frames of one chunk as read, cropped and checked
-    reading = max(3 * prod(run.movie.shape[1:]) * run.movie.dtype.itemsize * _chunk(run) for run in session)
+    chunks = [prod(run.movie.shape[1:]) * chunk_ranges(run.movie, run.n_frames)[0][1] for run in session]
+    reading = 3 * max(run.movie.dtype.itemsize * chunk for run, chunk in zip(session, chunks, strict=True))
     plane = settings.batch_size * settings.window * prod(shape) * 4
     design = longest * settings.order * n_latents * 8
     fitting = FIT_DESIGNS * design + 3 * settings.order * n_latents**2 * 8
@@ -154,7 +155,3 @@ def duration(seconds: float) -> str:
 def _frame_shape(settings: Settings, session: Session) -> tuple[int, int]:
     crop = resolve_crop(session.frame_shape, settings.crop, settings.downscale)
     return crop[0] // settings.downscale, crop[1] // settings.downscale
-
-
-def _chunk(run: object) -> int:
-    raise NotImplementedError

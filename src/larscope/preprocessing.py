@@ -171,7 +171,7 @@ def prepare(
         pixels all have one value, a cache that cannot be written, or a file that changes while it is read.
     """
     if preprocessing is None:
-        preprocessing = Preprocessing(_resolve_crop(session.frame_shape, crop, downscale), downscale)
+        preprocessing = Preprocessing(resolve_crop(session.frame_shape, crop, downscale), downscale)
         fixed_scale = False
     else:
         _require_fit(session.frame_shape, preprocessing.crop)
@@ -193,7 +193,7 @@ def prepare(
 
 def prepared_bytes(session: Session, crop: tuple[int, int] | None, downscale: int) -> int:
     """Return the size of a session's prepared frames, in memory or on disk, without reading any."""
-    shape = Preprocessing(_resolve_crop(session.frame_shape, crop, downscale), downscale).frame_shape
+    shape = Preprocessing(resolve_crop(session.frame_shape, crop, downscale), downscale).frame_shape
     return sum(run.n_frames * prod(shape) * run.movie.dtype.itemsize for run in session)
 
 
@@ -398,7 +398,12 @@ def true_ranges(which: Bool[NDArray[np.bool_], " n"]) -> list[tuple[int, int]]:
     return [(stop - length, stop) for (value, length), stop in zip(groups, stops, strict=True) if value]
 
 
-def _resolve_crop(frame_shape: tuple[int, int], crop: tuple[int, int] | None, downscale: int) -> tuple[int, int]:
+def resolve_crop(frame_shape: tuple[int, int], crop: tuple[int, int] | None, downscale: int) -> tuple[int, int]:
+    """Return the crop for frames of a given size: the one asked for, or the largest that three poolings allow.
+
+    >>> resolve_crop((100, 70), None, downscale=2)
+    (96, 64)
+    """
     if min(downscale, *(crop or (1, 1))) < 1:
         raise LarscopeError(
             f"`crop` and `downscale` must be positive; got crop={crop}, downscale={downscale}. Pass at least 1."

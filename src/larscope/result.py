@@ -84,9 +84,7 @@ def write_result(result: Result, folder: str | Path) -> Path:
         metadata = {name: str(value) for name, value in version.items()}
         (filling / "model.safetensors").write_bytes(save(weights, metadata))
         write_dataset(result.dataset, filling / "results.nc")
-        if folder.is_dir():
-            folder.rmdir()  # require_free has seen that it is empty
-        filling.rename(folder)
+        publish_result(filling, folder)
     except OSError as error:
         raise LarscopeError(
             f"The result must be written to {folder}: {error}. Nothing was left behind; free some space or pass "
@@ -138,6 +136,35 @@ def _read_files(folder: Path) -> Result:
         weights=update(weights, weights_version, model),
         dataset=read_dataset(results),
     )
+
+
+def publish_result(finished: Path, folder: Path) -> None:
+    """Give a finished result folder its place, in one step: where there was nothing, or an empty folder.
+
+    Raises
+    ------
+    LarscopeError
+        `folder` holds something, or cannot be written.
+    """
+    require_free(folder)
+    try:
+        if folder.is_dir():
+            folder.rmdir()
+        finished.rename(folder)
+    except OSError as error:
+        raise LarscopeError(
+            f"The result must be moved to {folder}: {error}. It is whole in {finished}: move it yourself, or give the "
+            "same command again."
+        ) from error
+
+
+def find_fit(folder: Path) -> str | None:
+    """Return which fit made the result in a folder (`larscope.checkpoints.identify_fit`); None without a result."""
+    try:
+        found: str | None = json.loads((folder / "provenance.json").read_text(encoding="utf-8")).get("fit")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return found
 
 
 def require_free(folder: str | Path) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, get_type_hints
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ByteSize, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from larscope.errors import LarscopeError, suggest
@@ -144,3 +144,25 @@ def plain(settings: Settings) -> dict[str, Any]:
     return {
         name: list(value) if isinstance(value, tuple) else value for name, value in values.items() if value is not None
     }
+
+
+def parse_size(text: str) -> int:
+    """Read a number of bytes such as `2GiB`, `500 MB` or `1073741824`.
+
+    Raises
+    ------
+    LarscopeError
+        It is none, or not positive.
+
+    Examples
+    --------
+    >>> parse_size("2GiB")
+    2147483648
+    """
+    try:
+        n_bytes = int(TypeAdapter(ByteSize).validate_python(text))
+    except (ValidationError, OverflowError):
+        n_bytes = 0
+    if n_bytes < 1:
+        raise LarscopeError(f"Expected a size of memory such as 2GiB or 500MB; got {text!r}. Pass a number and a unit.")
+    return n_bytes

@@ -352,6 +352,15 @@ class SparseCoefficients(Sequence[Float[NDArray[np.floating[Any]], "order K K"]]
             shapes.append(coef.shape)
         return cls((len(shapes), *shapes[0]), np.concatenate(indices, axis=1), np.concatenate(values))
 
+    @classmethod
+    def join(cls, parts: Sequence["SparseCoefficients"]) -> "SparseCoefficients":
+        """Put the runs of several one after the other."""
+        first = np.cumsum([0, *(len(part) for part in parts)])
+        shift = [np.array([[start], [0], [0], [0]]) for start in first[:-1]]
+        nonzero = [part.nonzero + by for part, by in zip(parts, shift, strict=True)]
+        shape = (int(first[-1]), *parts[0].shape[1:])
+        return cls(shape, np.concatenate(nonzero, axis=1), np.concatenate([part.value for part in parts]))
+
     def __len__(self) -> int:
         return self.shape[0]
 

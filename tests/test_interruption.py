@@ -1,0 +1,232 @@
+"""A fit that is killed anywhere, and started again, ends as one that was not: bit for bit, with nothing left behind.
+
+A process that serves forks has imported everything once; each fit is a fork of it, and kills itself at a chosen call of
+a chosen function.
+"""
+
+import contextlib
+import functools
+import importlib
+import io
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from larscope.cli import app
+from larscope.result import FILES
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["larscope.cli", "larscope.estimator", "larscope.report", "test_interruption"])
+
+ORDERS = ["--order", "2", "--window", "32", "--penalty", "0.002", "--epochs", "4"]
+
+# Where a fit kills itself: the function, at which of its calls, and whether before or after it.
+POINTS = {
+    "preprocessing": [
+        ("larscope.session:Run.read", 1, "before"),
+        ("larscope.session:Run.read", 3, "after"),
+        ("larscope.preprocessing:_store", 2, "before"),
+        ("larscope.preprocessing:_store", 3, "after"),
+        ("pathlib:Path.rename", 1, "before"),
+        ("pathlib:Path.rename", 4, "after"),
+    ],
+    "training": [
+        ("larscope.training:TrainingStep.training_step", 1, "before"),
+        ("larscope.training:TrainingStep.training_step", 9, "after"),
+        ("larscope.training:TrainingStep.training_step", 20, "before"),
+        ("torch:save", 1, "before"),
+        ("torch:save", 2, "after"),
+        ("torch:save", 4, "before"),
+        ("larscope.training:train", 1, "after"),
+    ],
+    "analysis": [
+        ("larscope.evaluation:evaluate_run", 1, "before"),
+        ("larscope.evaluation:evaluate_run", 3, "after"),
+        ("larscope.penalties:trace_penalties", 2, "before"),
+        ("larscope.evaluation:clip_run", 1, "after"),
+        ("larscope.evaluation:map_run", 4, "before"),
+    ],
+    "writing": [
+        ("larscope.result:build_dataset", 1, "before"),
+        ("larscope.result:write_dataset", 1, "before"),
+        ("larscope.result:write_dataset", 1, "after"),
+        ("larscope.result:publish_result", 1, "after"),
+        ("larscope.report:write_report", 1, "before"),
+        ("larscope.report:write_report", 1, "after"),
+        ("larscope.result:publish_result", 2, "before"),
+        ("larscope.result:publish_result", 2, "after"),
+        ("shutil:rmtree", -1, "before"),
+    ],
+}
+QUICK = {"preprocessing": (3,), "training": (1, 4), "analysis": (1,), "writing": (2, 6, 7)}
+
+
+def kill_at(target: str, call: int, when: str) -> None:
+    """Replace a function wherever larscope holds it by one that kills this process at its `call`-th call."""
+    module, _, name = target.partition(":")
+    owner, _, attribute = name.rpartition(".")
+    holder = importlib.import_module(module)
+    place = getattr(holder, owner) if owner else holder
+    original: Callable = getattr(place, attribute)
+    calls = 0
+
+    @functools.wraps(original)
+    def deadly(*arguments, **options):
+        nonlocal calls
+        calls += 1
+        # -1: the removal of what was unfinished, the last of all
+        due = calls == call or (call == -1 and str(arguments[0]).endswith(".unfinished"))
+        if due and when == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        outcome = original(*arguments, **options)
+        if due:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return outcome
+
+    setattr(place, attribute, deadly)
+    if not owner:
+        for known in [known for name, known in sys.modules.items() if name.startswith("larscope")]:
+            for alias, value in list(vars(known).items()):
+                if value is original:
+                    setattr(known, alias, deadly)
+
+
+def fit(arguments: list[str], said: str, point: tuple[str, int, str] | None = None) -> None:
+    """Run the command line in this process, which may kill itself; what it prints goes to a file."""
+    if point is not None:
+        kill_at(*point)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        try:
+            app(arguments)
+        finally:
+            Path(said).write_text(printed.getvalue())
+
+
+def start(arguments: list[str], said: Path, point: tuple[str, int, str] | None = None):
+    process = FORKS.Process(target=fit, args=(arguments, str(said), point))
+    process.start()
+    return process
+
+
+@pytest.fixture(scope="module")
+def table(session, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("movies")
+    lines = ["path,condition"]
+    for run in session:
+        np.save(folder / f"{run.name}.npy", run.movie.array)
+        lines.append(f"{run.name}.npy,{run.condition}")
+    (folder / "session.csv").write_text("\n".join(lines))
+    return folder / "session.csv"
+
+
+@pytest.fixture(scope="module")
+def whole(table, tmp_path_factory) -> tuple[Path, float]:
+    """The result of an uninterrupted fit, and how long it took."""
+    folder = tmp_path_factory.mktemp("whole")
+    started = time.monotonic()
+    process = start(["fit", str(table), "--out", str(folder / "result"), *ORDERS], folder / "said")
+    process.join(120)
+    assert process.exitcode == 0, (folder / "said").read_text()
+    return folder / "result", time.monotonic() - started
+
+
+def require_same(result: Path, expected: Path) -> None:
+    for name in ("config.toml", "log.jsonl", "model.safetensors"):
+        assert (result / name).read_bytes() == (expected / name).read_bytes(), name
+    with xr.open_dataset(result / "results.nc") as ours, xr.open_dataset(expected / "results.nc") as theirs:
+        assert ours.identical(theirs)
+    assert {path.name for path in result.iterdir()} == {*FILES, "report.html", "figures"}
+
+
+def resume_and_compare(table: Path, folder: Path, expected: Path) -> str:
+    """Give the command again; return what it said."""
+    process = start(["fit", str(table), "--out", str(folder / "result"), *ORDERS], folder / "said")
+    process.join(120)
+    said = (folder / "said").read_text()
+    assert process.exitcode == 0, said
+    require_same(folder / "result", expected)
+    assert {path.name for path in folder.iterdir()} == {"result", "said", ".larscope-cache"}
+    for entry in (folder / ".larscope-cache").iterdir():
+        assert {path.name for path in entry.iterdir()} == {"frames.npy", "facts.json"}
+    return said
+
+
+def points(quick: bool) -> list:
+    return [
+        pytest.param(point, id=f"{phase}-{point[2]}-{point[0].partition(':')[2]}-{point[1]}")
+        for phase, all_points in POINTS.items()
+        for number, point in enumerate(all_points)
+        if quick == (number in QUICK[phase])
+    ]
+
+
+def require_killed_and_resumed(point, table: Path, whole: tuple[Path, float], folder: Path) -> None:
+    process = start(["fit", str(table), "--out", str(folder / "result"), *ORDERS], folder / "said", point)
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL, "the fit ended before it came to the point"
+    resume_and_compare(table, folder, whole[0])
+
+
+@pytest.mark.parametrize("point", points(quick=True))
+def test_a_fit_killed_in_any_phase_ends_as_if_it_had_not_been(point, table, whole, tmp_path):
+    require_killed_and_resumed(point, table, whole, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", points(quick=False))
+def test_a_fit_killed_anywhere_ends_as_if_it_had_not_been(point, table, whole, tmp_path):
+    require_killed_and_resumed(point, table, whole, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10))
+def test_a_fit_killed_three_times_at_any_moment_ends_as_if_it_had_not_been(seed, table, whole, tmp_path):
+    moments = random.Random(seed)
+    for _ in range(3):
+        process = start(["fit", str(table), "--out", str(tmp_path / "result"), *ORDERS], tmp_path / "said")
+        process.join(moments.uniform(0, whole[1]))
+        process.kill()
+        process.join()
+    resume_and_compare(table, tmp_path, whole[0])
+
+
+@pytest.mark.parametrize(
+    "marker", [".larscope-cache/*/facts.json", ".result.unfinished/*/last.ckpt", ".result.unfinished/*/result"]
+)
+def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(marker, table, whole, tmp_path):
+    process = start(["fit", str(table), "--out", str(tmp_path / "result"), *ORDERS], tmp_path / "said")
+    while not list(tmp_path.glob(marker)):
+        assert process.is_alive(), "ended before it came to the point"
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGINT)
+    process.join(60)
+    said = (tmp_path / "said").read_text()
+    assert process.exitcode != 0
+    assert "Give the same command again" in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "result").exists()
+    resume_and_compare(table, tmp_path, whole[0])
+
+
+def test_a_finished_fit_is_not_done_again_and_another_never_overwrites_it(table, whole, tmp_path):
+    out = whole[0]
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    process = start(["fit", str(table), "--out", str(out), *ORDERS], tmp_path / "said")
+    process.join(60)
+    assert process.exitcode == 0
+    assert "already; nothing was done again" in (tmp_path / "said").read_text()
+    process = start(["fit", str(table), "--out", str(out), *ORDERS, "--seed", "5"], tmp_path / "said")
+    process.join(60)
+    assert process.exitcode != 0
+    assert "holds another result" in (tmp_path / "said").read_text()
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
