@@ -21,7 +21,7 @@ FLOORS = [
     {"result", "network", "influence", "checkpoints", "penalties", "quality"},
     {"training", "evaluation", "comparison", "stability"},
     {"record", "preflight"},
-    {"estimator", "report"},
+    {"estimator", "report", "nwb"},
     {"cli", "sklearn"},
     {"__main__", "__init__"},
 ]
@@ -42,6 +42,7 @@ TORCH_FREE = (
     "permutation",
     "groups",
     "report",
+    "nwb",
     "cli",
 )
 

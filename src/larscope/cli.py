@@ -308,6 +308,25 @@ def report(result: Annotated[Path, typer.Argument(help="Result folder.", show_de
 
 
 @app.command()
+def export(
+    result: Annotated[Path, typer.Argument(help="Result folder.", show_default=False)],
+    nwb: Annotated[Path, typer.Option(help="The NWB file to write; must not exist yet.", show_default=False)],
+    metadata: Annotated[
+        Path | None,
+        typer.Option(help="TOML with NWB's general fields: needed where the inputs were not NWB.", show_default=False),
+    ] = None,
+) -> None:
+    """Write a result and its comparisons as an NWB file, with the metadata of the inputs where these were NWB.
+
+    Example: `larscope export result --nwb result.nwb --metadata session.toml`
+    """
+    with reported_errors():
+        from larscope.nwb import write_nwb
+
+        _print_plain(f"Written: {write_nwb(result, nwb, metadata)}")
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON schema of `config.toml`, with which editors complete and check it.
 
