@@ -21,7 +21,7 @@ FLOORS = [
     {"result", "network", "influence", "checkpoints", "penalties", "quality"},
     {"training", "evaluation", "comparison", "stability"},
     {"record", "preflight"},
-    {"estimator", "report", "nwb"},
+    {"estimator", "report", "nwb", "doctor"},
     {"cli", "sklearn"},
     {"__main__", "__init__"},
 ]
@@ -43,6 +43,7 @@ TORCH_FREE = (
     "groups",
     "report",
     "nwb",
+    "doctor",
     "cli",
 )
 

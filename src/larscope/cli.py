@@ -327,6 +327,24 @@ def export(
 
 
 @app.command()
+def doctor() -> None:
+    """Say what larscope finds on this machine, and the command that installs each part that is missing.
+
+    Example: `larscope doctor`
+    """
+    from larscope.doctor import describe, examine
+
+    with console.status("Trying torch and numba", spinner="line"):
+        findings = examine()
+    _print_plain(describe(findings))
+    if any(found.broken for found in findings):
+        _print_plain(
+            "\nlarscope cannot compute here: run the commands below the lines that begin with `!`.", complaints
+        )
+        raise typer.Exit(2)
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON schema of `config.toml`, with which editors complete and check it.
 
