@@ -18,7 +18,7 @@ from larscope.settings import Settings
 from larscope.training import TrainingStep, n_epochs
 from larscope.var import SparseVAR
 
-PROGRAM = 620 << 20
+PROGRAM = 720 << 20
 """Bytes of Python with torch and the compiled lasso, before any frame: measured."""
 
 STEP_PLANES, LEAN_STEP_PLANES = 380, 245
