@@ -62,7 +62,37 @@ def test_fit_says_what_was_found_and_which_file_to_open(table, tmp_path):
 def test_nothing_but_the_result_is_left(table, tmp_path):
     before = set(tmp_path.iterdir())
     larscope("fit", table, "--out", tmp_path / "result", *FIT)
-    assert set(tmp_path.iterdir()) - before == {tmp_path / "result"}
+    assert set(tmp_path.iterdir()) - before == {tmp_path / "result", tmp_path / ".larscope-cache"}
+
+
+def test_what_is_wrong_with_the_movies_is_said_once_and_kept(table, tmp_path, monkeypatch):
+    movie = np.load(tmp_path / "run-1.npy")
+    movie[:, 0] = 0
+    movie[30] = movie[29]
+    np.save(tmp_path / "run-1.npy", movie)
+    first = larscope("fit", table, "--out", tmp_path / "a", *FIT)
+    assert "run 'run-1'" in " ".join(first.stderr.split())
+    checks = load(tmp_path / "a").provenance_["checks"]
+    assert {"dead_rows", "repeated_frames"} <= {check["check"] for check in checks if check["level"] == "warn"}
+    monkeypatch.setattr("larscope.quality.check_session", lambda *_, **__: pytest.fail("checked again"))
+    larscope("fit", table, "--out", tmp_path / "b", *FIT, "--penalty", "0.01")
+    assert load(tmp_path / "b").provenance_["checks"] == checks
+
+
+def test_memory_that_is_not_allowed_is_refused_before_anything_is_written(table, tmp_path):
+    before = set(tmp_path.iterdir())
+    done = larscope("fit", table, "--out", tmp_path / "result", *FIT, "--max-memory", "100MB")
+    assert done.exit_code == 2
+    assert "must stay below 95 MiB (`--max-memory`)" in " ".join(done.stderr.split())
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_two_fits_share_the_cache_they_are_given(table, tmp_path):
+    for name in ("a", "b"):
+        larscope("fit", table, "--out", tmp_path / name / "result", *FIT, "--cache", tmp_path / "frames")
+        entries = [path for path in (tmp_path / "frames").iterdir() if path.is_dir()]
+        assert len(entries) == 4
+        assert [path.name for path in (tmp_path / name).iterdir()] == ["result"]
 
 
 def test_config_repeats_a_fit_and_options_override_it(table, tmp_path):
@@ -133,7 +163,7 @@ def test_bad_input_is_named_with_exit_code_2_and_nothing_is_written(case, table,
     for part in expected:
         assert part in message
     assert "Traceback" not in message
-    assert set(tmp_path.iterdir()) == before
+    assert set(tmp_path.iterdir()) - before <= {tmp_path / ".larscope-cache"}
 
 
 def test_names_from_strangers_are_printed_as_they_are(table, tmp_path):
@@ -256,7 +286,7 @@ def test_seeds_count_what_single_fits_find(table, tmp_path):
     before = set(tmp_path.iterdir())
     done = larscope("fit", table, "--out", tmp_path / "result", *FIT, "--seed", 3, "--seeds", 2)
     assert done.exit_code == 0, done.output
-    assert set(tmp_path.iterdir()) - before == {tmp_path / "result"}
+    assert set(tmp_path.iterdir()) - before == {tmp_path / "result", tmp_path / ".larscope-cache"}
     assert load(tmp_path / "result").seed == 3
     data = xr.load_dataset(tmp_path / "result" / "stability.nc", engine="h5netcdf")
     assert data["seed"].to_numpy().tolist() == [3, 4]

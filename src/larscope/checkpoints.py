@@ -7,7 +7,9 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,15 +24,23 @@ def identify_fit(settings: Settings, session: Session, n_seeds: int = 1) -> str:
 
     Settings, run table, contents of the movies, versions and number of threads.
     """
-    runs = [
-        (run.name, run.condition, run.start, run.stop, run.dataset, run.channel, run.plane, list(run.movie.shape))
-        for run in session
-    ]
-    inputs = describe_inputs(path for run in session for path in run.files)
     # the last bits of a sum depend on how many threads share it
     made_with = [describe_versions(), torch.get_num_threads(), torch.cuda.is_available()]
-    decisive = json.dumps([plain(settings), n_seeds, runs, inputs, made_with], sort_keys=True, default=str)
-    return hashlib.sha256(decisive.encode()).hexdigest()[:12]
+    return _digest([plain(settings), n_seeds, identify_session(session), made_with])
+
+
+def identify_session(session: Session) -> str:
+    """Return a digest of a session: its table and the contents of its movies."""
+    runs = [
+        {field.name: str(getattr(run, field.name)) for field in fields(run) if field.name != "movie"} for run in session
+    ]
+    shapes = [(run.movie.shape, run.movie.dtype.str) for run in session]
+    contents = [entry["sha256"] for entry in describe_inputs(path for run in session for path in run.files)]
+    return _digest([runs, shapes, contents])
+
+
+def _digest(decisive: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
 @contextmanager

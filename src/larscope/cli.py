@@ -13,6 +13,7 @@ import typer
 from rich.box import SIMPLE, SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import Progress
 from rich.table import Table
 
 from larscope.errors import LarscopeError
@@ -414,11 +415,12 @@ def _fit_whole(
     from larscope.training import finished_epochs
 
     _announce(model, session, cache, max_memory, n_seeds)
+    checks = _check_once(session, cache)
     if (epoch := finished_epochs(folder)) is not None:
         console.print(f"An interrupted fit was found: it goes on from epoch {epoch}.")
     how: dict[str, Any] = {"progress": True, "cache": cache, "max_memory": max_memory}
     model.fit(session, checkpoints=folder, **how)
-    model.provenance_["fit"] = folder.name
+    model.provenance_ |= {"fit": folder.name, "checks": checks}
     finished = folder / "result"
     shutil.rmtree(finished, ignore_errors=True)
     model.save(finished)
@@ -426,6 +428,29 @@ def _fit_whole(
         write_dataset(_train_again(model, session, settings, n_seeds, folder, how), finished / "stability.nc")
     write_report(finished)
     publish_result(finished, out)
+
+
+def _check_once(session: Any, cache: Path | None) -> list[dict[str, Any]]:
+    """Check the movies, unless the cache holds what was found in them before; say what is wrong with them."""
+    from larscope.checkpoints import identify_session
+    from larscope.quality import check_session, describe_findings
+    from larscope.quality.cached import find_checks, keep_checks
+
+    name = identify_session(session)
+    findings = None if cache is None else find_checks(cache, name)
+    if findings is None:
+        with Progress(console=console) as bar:
+            task = bar.add_task("Checking", total=sum(run.n_frames for run in session))
+            found = check_session(session, on_frames=lambda n_frames: bar.advance(task, n_frames))
+        findings = describe_findings(found)
+        if cache is not None:
+            keep_checks(findings, cache, name)
+    wrong = [finding for finding in findings if finding["level"] != "pass"]
+    for finding in wrong[:MOST_WARNINGS]:
+        _print_warning(f"{'' if finding['run'] is None else 'run ' + repr(finding['run']) + ': '}{finding['message']}")
+    if len(wrong) > MOST_WARNINGS:
+        _print_warning(f"{len(wrong) - MOST_WARNINGS} more findings; `larscope check` says all, with advice.")
+    return findings
 
 
 def _announce(model: Any, session: Any, cache: Path | None, max_memory: int | None, n_seeds: int) -> None:
@@ -448,6 +473,9 @@ def _announce(model: Any, session: Any, cache: Path | None, max_memory: int | No
         f"{duration(seconds)} for {n_steps} training steps."
     )
 
+
+MOST_WARNINGS = 5
+"""Findings about the movies that a fit prints; all are in the report."""
 
 SCORE_HEADERS = {
     "run": "run",

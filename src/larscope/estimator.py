@@ -170,7 +170,6 @@ class LatentVAR(Settings):
             A run is too short, a frame cannot be used, or the fit needs more than `max_memory`.
         """
         started = time.monotonic()
-        require_frames(session, self.order + self.window, f"order {self.order} + window {self.window}")
         keep_memory = estimate_fit(self, session, cached=cache is not None).may_keep_memory(max_memory)
         prepared = _prepare(
             session,

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from larscope.errors import LarscopeError
 from larscope.network import Autoencoder
 from larscope.preprocessing import chunk_ranges, prepared_bytes, resolve_crop
-from larscope.session import Session, windows
+from larscope.session import Session, require_frames, windows
 from larscope.settings import Settings
 from larscope.training import TrainingStep, n_epochs
 from larscope.var import SparseVAR
@@ -78,6 +78,11 @@ def estimate_fit(settings: Settings, session: Session, cached: bool) -> Estimate
     cached
         Whether prepared frames are kept on disk instead of in memory.
 
+    Raises
+    ------
+    LarscopeError
+        A run is too short, or the crop does not fit.
+
     Examples
     --------
     >>> from larscope.simulate import simulate_session
@@ -86,6 +91,7 @@ def estimate_fit(settings: Settings, session: Session, cached: bool) -> Estimate
     >>> estimate.n_latents, estimate.n_steps, estimate.disk == 2 * 80 * 48 * 48 * 2
     (36, 500, True)
     """
+    require_frames(session, settings.order + settings.window, f"order {settings.order} + window {settings.window}")
     shape = _frame_shape(settings, session)
     n_latents = prod(shape) // 64
     n_windows = sum(len(windows(run.n_frames, settings.window)) for run in session)

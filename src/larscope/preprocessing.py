@@ -12,7 +12,6 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from importlib.metadata import version
 from itertools import groupby
 from math import prod
 from pathlib import Path
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 
 from larscope.errors import LarscopeError
 from larscope.io.npy import NpyMovie
-from larscope.provenance import describe_inputs, fingerprint
+from larscope.provenance import describe_inputs, digest_code, fingerprint
 from larscope.session import POOLING, ArrayMovie, Movie, Run, Session, times
 
 CHUNK_BYTES = 32 << 20
@@ -329,12 +328,8 @@ def _address(chunks: _Chunks) -> str:
 def _code() -> str:
     """Return a digest of the code that reads and prepares frames: this file, the readers and their libraries."""
     here = Path(__file__)
-    digest = hashlib.sha256()
-    for source in (here, here.with_name("session.py"), *sorted((here.parent / "io").glob("*.py"))):
-        digest.update(source.read_bytes())
-    for library in ("numpy", "tifffile", "imagecodecs", "h5py"):
-        digest.update(f"{library} {version(library)}".encode())
-    return digest.hexdigest()
+    sources = (here, here.with_name("session.py"), *sorted((here.parent / "io").glob("*.py")))
+    return digest_code(sources, ("numpy", "tifffile", "imagecodecs", "h5py"))
 
 
 def _store(chunks: _Chunks, filling: Path) -> str:

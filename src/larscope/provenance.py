@@ -41,6 +41,16 @@ def fingerprint(paths: Iterable[Path]) -> list[tuple[int, int, int]]:
     return [_stat(part) for path in dict.fromkeys(paths) for part in _files_in(path)]
 
 
+def digest_code(paths: Iterable[Path], libraries: Iterable[str]) -> str:
+    """Return a digest of source files and of the versions of libraries: another one may compute other numbers."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.read_bytes())
+    for library in libraries:
+        digest.update(f"{library} {version(library)}".encode())
+    return digest.hexdigest()
+
+
 def describe_versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that decide the numbers."""
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
