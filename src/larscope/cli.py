@@ -147,6 +147,36 @@ def fit(
 
 
 @app.command()
+def check(session: SessionTable) -> None:
+    """Say what is in the files of a session, and what is wrong with them, before hours of work.
+
+    Every movie is read once. Exits with code 2 where something failed, so that no fit would be right.
+
+    Example: `larscope check session.csv`
+    """
+    with reported_errors():
+        from rich.progress import Progress
+
+        from larscope.io import read_runs
+        from larscope.quality import check_session, worst_level
+        from larscope.quality.tables import files_table, findings_table, summarise
+        from larscope.session import Run
+
+        rows = read_runs(session)
+        runs = [run for run in rows if isinstance(run, Run)]
+        console.print(files_table(runs))
+        with Progress(console=complaints, transient=True) as bars:
+            bar = bars.add_task("Reading", total=sum(run.n_frames for run in runs))
+            findings = check_session(rows, lambda n_frames: bars.advance(bar, n_frames))
+        level = worst_level(findings)
+        if level != "pass":
+            console.print(findings_table(findings))
+        _print_plain(summarise(runs, findings))
+        if level == "fail":
+            raise typer.Exit(2)
+
+
+@app.command()
 def demo(
     out: Out = Path("demo"),
     seed: Annotated[int, typer.Option(help="Seed of the simulation and of the training.")] = 0,
