@@ -27,6 +27,9 @@ SAMPLE_SIDE = 256
 SAMPLE_PIXELS = 4_000_000
 """Pixels of the sample whose values are counted."""
 
+AT_REST = 2.0
+"""Variance of the mean image, in units of that of the activity, that motion needs to be seen in movies below zero."""
+
 LARGEST = 2.0**53
 """Whole numbers beyond this lose digits as double-precision numbers; no detector counts so far."""
 
@@ -62,7 +65,7 @@ class Measures:
     sampled
         The frames that the following comes from, a crop of their centre.
     shifts
-        Rows and columns that each of them has moved against their mean; None for frames too small or too few.
+        Rows and columns that each of them has moved against their mean; None where that cannot be seen.
     variance
         Of the pixels over time, their mean.
     noise
@@ -233,9 +236,10 @@ def _digests(frames: Frames) -> UInt64[NDArray[np.uint64], " frames"]:
 def _count_values(
     sample: NDArray[Any], constant: NDArray[Any]
 ) -> tuple[Shaped[NDArray[np.generic], " values"], Int[NDArray[np.int64], " values"]]:
-    """Return the different finite values of pixels that change, and how often each occurs."""
-    every = 1 + sample.size // SAMPLE_PIXELS
-    pixels = sample[::every][:, ~_centre(constant)]
+    """Return the different finite values of pixels that change, and how often each occurs where frames are not blank."""
+    some = sample[:: 1 + sample.size // SAMPLE_PIXELS]
+    some = some[some.min(axis=(1, 2)) != some.max(axis=(1, 2))]
+    pixels = some[:, ~_centre(constant)]
     return np.unique(pixels[np.isfinite(pixels)], return_counts=True)
 
 
@@ -252,8 +256,11 @@ def _follow(sample: Frames, sampled: Int[NDArray[np.int64], " sample"]) -> dict[
     """Estimate shifts, variance and noise from a sample."""
     stack = _as_numbers(sample)
     variance, noise = noise_power(stack, sampled)
+    moving = float(np.mean(variance - noise))
+    # where the baseline was taken off, as in dF/F, little may be left at rest for the active cells to be told from
+    visible = float(np.nanmin(sample, initial=0)) >= 0 or float(stack.mean(axis=0).var()) > AT_REST * moving
     shifts = None
-    if min(stack.shape[1:]) >= SMALLEST_SIDE and len(stack) >= FEW:
+    if visible and min(stack.shape[1:]) >= SMALLEST_SIDE and len(stack) >= FEW:
         shifts = estimate_shifts(stack, float(np.sqrt(noise.mean())))
     return {"shifts": shifts, "variance": float(variance.mean()), "noise": float(np.median(noise))}
 

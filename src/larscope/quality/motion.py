@@ -18,6 +18,12 @@ Image = Float[NDArray[np.float64], "height width"]
 Stack = Float[NDArray[np.float32], "frames height width"]
 
 
+LIKENESS = (0.5, 5.0)
+"""A shift counts where its gain is this many times what the mean itself would gain, had it moved as far.
+
+A cell that lights up gains less, or far more where there is little at rest to be seen, as in dF/F.
+"""
+
 SMALLEST_SIDE = 16
 """Pixels in both directions below which frames are too small for shifts to be estimated."""
 
@@ -28,7 +34,8 @@ def estimate_shifts(stack: Stack, noise: float) -> Float[NDArray[np.float64], "f
     The shift s maximises the correlation C(s) of the frame with the mean, whitened by the mean's amplitude spectrum
     and blurred; a parabola through the neighbours gives fractions of a pixel. Pixel noise of standard deviation
     sigma gives C(s) - C(0) the variance 2 sigma^2 (R(0) - R(s)), where R is the autocorrelation of the filtered
-    mean. A shift whose gain is less than `CERTAIN` times its standard deviation may be the noise's: it is given as 0.
+    mean. A shift whose gain is less than `CERTAIN` times its standard deviation may be the noise's, one whose gain is
+    not as the mean's would be (`LIKENESS`) the activity's: these are given as 0.
 
     Parameters
     ----------
@@ -57,6 +64,8 @@ def estimate_shifts(stack: Stack, noise: float) -> Float[NDArray[np.float64], "f
     template = np.divide(np.conj(mean) * blur, amplitude, out=np.zeros_like(mean), where=amplitude > 0)
     own = _surface(np.abs(template) ** 2, height, width)
     rest = (own.shape[0] // 2, own.shape[1] // 2)
+    alike = _surface(mean * template, height, width)
+    alike = alike[rest] - alike
     spread = np.sqrt(2 * np.maximum(own[rest] - own, 0)) * noise * np.sqrt(np.mean(taper**2))
     shifts = np.zeros((len(stack), 2))
     for number, frame in enumerate(stack):
@@ -64,7 +73,8 @@ def estimate_shifts(stack: Stack, noise: float) -> Float[NDArray[np.float64], "f
         rounding = 1e-4 * np.abs(gain[rest])
         gain -= gain[rest]
         row, column = np.unravel_index(gain.argmax(), gain.shape)
-        if gain[row, column] > CERTAIN * spread[row, column] + rounding:
+        least, most = (factor * alike[row, column] for factor in LIKENESS)
+        if CERTAIN * spread[row, column] + rounding < gain[row, column] and least < gain[row, column] < most:
             shifts[number] = (
                 row - rest[0] + _vertex(gain[:, column], int(row)),
                 column - rest[1] + _vertex(gain[row], int(column)),
@@ -83,10 +93,13 @@ def noise_power(stack: Stack, numbers: Int[NDArray[np.int64], " frames"]) -> tup
         Their numbers in the run; only changes between neighbours count.
     """
     neighbours = np.flatnonzero(np.diff(numbers) == 1)
-    noise = np.zeros(stack.shape[1:])
+    mean = stack.mean(axis=0, dtype=np.float64)
+    noise, variance = np.zeros((2, *stack.shape[1:]))
+    for frame in stack:
+        variance += np.square(frame - mean) / len(stack)
     for number in neighbours:
         noise += np.square(stack[number + 1] - stack[number], dtype=np.float64)
-    return stack.var(axis=0, dtype=np.float64), noise / max(2 * len(neighbours), 1)
+    return variance, noise / max(2 * len(neighbours), 1)
 
 
 def _blur(height: int, width: int) -> Image:

@@ -6,7 +6,7 @@
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 
 from larscope.quality.findings import Finding, Level
@@ -21,6 +21,11 @@ MOVED_SHARE = 0.01
 
 TREND = 0.1
 """Change of the mean over a run, as a share of it, that is a drift."""
+
+TREND_CERTAINTY = 5.0
+"""Standard errors, from the scatter of `TREND_PARTS` parts of the run, that it must exceed: activity comes and goes."""
+
+TREND_PARTS = 10
 
 JUMP = 0.2
 """Departure of a frame's mean from its neighbours', as a share of the mean, that is a jump."""
@@ -236,7 +241,7 @@ def check_dead_pixels(measures: Measures) -> Finding:
 def check_zero_pixels(measures: Measures) -> Finding:
     """Zeros where the values next to zero are much rarer."""
     always = int(np.count_nonzero(measures.constant & (measures.image == 0)))
-    zeros = measures.zeros - always
+    zeros = np.where(measures.uniform, 0, measures.zeros - always)
     share = float(zeros.sum()) / measures.n_pixels
     apart = measures.clipped_at_zero and share > ZERO_SHARE
     bad = np.flatnonzero(zeros)
@@ -259,7 +264,15 @@ def check_zero_pixels(measures: Measures) -> Finding:
 def check_motion(measures: Measures) -> Finding:
     """Frames that have moved against the mean of the run."""
     if measures.shifts is None:
-        return _finding(measures, "motion", None, "% of frames", "Too few frames or pixels to see motion.", None, "")
+        return _finding(
+            measures,
+            "motion",
+            None,
+            "% of frames",
+            "Too few frames or pixels, or too little at rest, to see motion.",
+            None,
+            "",
+        )
     distance = np.hypot(*measures.shifts.T)
     moved = np.flatnonzero(distance > MOVED)
     share, n_seen = len(moved) / len(distance), len(distance)
@@ -288,18 +301,18 @@ def check_trend(measures: Measures) -> Finding:
     """Bleaching and drift: how much a line through the means of the frames changes over the run."""
     if measures.n_frames < FEW_FRAMES or not measures.brightness:
         return _finding(measures, "trend", None, "% of the mean", "Too few frames to see a trend.", None, "")
-    time = np.flatnonzero(np.isfinite(measures.mean))
-    slope = np.polyfit(time, measures.mean[time], 1)[0]
-    change = float(slope * (measures.n_frames - 1) / measures.brightness)
-    verb = "rises" if change > 0 else "falls"
-    said = f"The mean {verb} by {_percent(abs(change))} from the first frame to the last"
+    slope, certainty = _line(_known_means(measures))
+    change = slope * (measures.n_frames - 1) / measures.brightness
+    said = f"The mean {'rises' if change > 0 else 'falls'} by {_percent(abs(change))} from the first frame to the last"
     return _finding(
         measures,
         "trend",
         100 * change,
         "% of the mean",
         f"{said}.",
-        f"{said}: {'bleaching or drift' if change < 0 else 'drift'}." if abs(change) > TREND else None,
+        f"{said}: {'drift' if change > 0 else 'bleaching or drift'}."
+        if abs(change) > TREND and certainty > TREND_CERTAINTY
+        else None,
         "A slow change passes for dynamics. Correct bleaching and focus drift before the fit, or leave the worst "
         "part out with the `start` and `stop` columns.",
     )
@@ -341,16 +354,34 @@ def _finding(
     return Finding(measures.run.name, check, level, value, unit, frame, problem, advice)
 
 
-def _departures(measures: Measures) -> NDArray[np.float64]:
-    """Return by how much each frame's mean departs from the median of the four around, as a share of the mean."""
-    known = np.isfinite(measures.mean)
-    if known.sum() < FEW_FRAMES or not measures.brightness:
-        return np.zeros(measures.n_frames)
+def _known_means(measures: Measures) -> Float[NDArray[np.float64], " frames"]:
+    """Return the frames' means, interpolated over frames that are blank or have no finite pixel."""
     frames = np.arange(measures.n_frames)
-    mean = np.interp(frames, frames[known], measures.mean[known])
+    known = np.isfinite(measures.mean) & ~measures.uniform
+    if not known.any():
+        return np.zeros(measures.n_frames)
+    return np.interp(frames, frames[known], measures.mean[known])
+
+
+def _departures(measures: Measures) -> Float[NDArray[np.float64], " frames"]:
+    """Return by how much each frame's mean departs from the median of the four around, as a share of the mean."""
+    if measures.n_frames < FEW_FRAMES or not measures.brightness:
+        return np.zeros(measures.n_frames)
+    mean = _known_means(measures)
     around = np.pad(mean, 2, mode="reflect")
     others = np.stack([around[shift : shift + measures.n_frames] for shift in (0, 1, 3, 4)])
     return np.asarray((mean - np.median(others, axis=0)) / measures.brightness)
+
+
+def _line(mean: Float[NDArray[np.float64], " frames"]) -> tuple[float, float]:
+    """Return the slope of the line through all frames, and that through the means of parts, in standard errors."""
+    time = np.arange(len(mean)) - (len(mean) - 1) / 2
+    parts = np.array([part.mean() for part in np.array_split(mean, TREND_PARTS)])
+    number = np.arange(TREND_PARTS) - (TREND_PARTS - 1) / 2
+    slope = float(number @ parts / (number @ number))
+    rest = parts - parts.mean() - slope * number
+    error = float(np.sqrt(rest @ rest / (TREND_PARTS - 2) / (number @ number)))
+    return float(time @ mean / (time @ time)), abs(slope) / error if error else np.inf
 
 
 def _first(frames: Int[NDArray[np.int64], " found"]) -> int | None:

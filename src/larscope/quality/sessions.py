@@ -377,7 +377,7 @@ def _by_condition(
     ratio = math.exp(spread[0])
     named = ", ".join(f"{name} {math.exp(mean):.4g}" for name, mean in zip(units.conditions, means[:, 0], strict=True))
     chance = pvalue(spread)
-    differs = ratio > most and chance <= max(CHANCE, labelings.min_pvalue)
+    differs = ratio > most and chance <= max(CHANCE, labelings.min_pvalue) and labelings.min_pvalue < 1
     message = f"{subject} by condition: {named}, a ratio of {ratio:.2f}."
     if not differs:
         return _passed(check, ratio, unit, message)
