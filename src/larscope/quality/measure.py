@@ -236,7 +236,7 @@ def _digests(frames: Frames) -> UInt64[NDArray[np.uint64], " frames"]:
 def _count_values(
     sample: NDArray[Any], constant: NDArray[Any]
 ) -> tuple[Shaped[NDArray[np.generic], " values"], Int[NDArray[np.int64], " values"]]:
-    """Return the different finite values of pixels that change, and how often each occurs where frames are not blank."""
+    """Return the different finite values of pixels that change, and how often each occurs; without blank frames."""
     some = sample[:: 1 + sample.size // SAMPLE_PIXELS]
     some = some[some.min(axis=(1, 2)) != some.max(axis=(1, 2))]
     pixels = some[:, ~_centre(constant)]
