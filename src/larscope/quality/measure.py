@@ -66,6 +66,8 @@ class Measures:
         The frames that the following comes from, a crop of their centre.
     shifts
         Rows and columns that each of them has moved against their mean; None where that cannot be seen.
+    mean_image
+        Mean of these frames.
     variance
         Of the pixels over time, their mean.
     noise
@@ -87,6 +89,7 @@ class Measures:
     image: Shaped[NDArray[np.generic], "height width"]
     sampled: Int[NDArray[np.int64], " sample"]
     shifts: Float[NDArray[np.float64], "sample 2"] | None
+    mean_image: Float[NDArray[np.float64], "sample_height sample_width"]
     variance: float
     noise: float
     ceiling: bool
@@ -254,7 +257,7 @@ def _is_apart(counts: Int[NDArray[np.int64], " values"], which: int) -> bool:
 
 def _follow(sample: Frames, sampled: Int[NDArray[np.int64], " sample"]) -> dict[str, Any]:
     """Estimate shifts, variance and noise from a sample."""
-    stack = _as_numbers(sample)
+    stack, level = _as_numbers(sample)
     variance, noise = noise_power(stack, sampled)
     moving = float(np.mean(variance - noise))
     # where the baseline was taken off, as in dF/F, little may be left at rest for the active cells to be told from
@@ -262,11 +265,16 @@ def _follow(sample: Frames, sampled: Int[NDArray[np.int64], " sample"]) -> dict[
     shifts = None
     if visible and min(stack.shape[1:]) >= SMALLEST_SIDE and len(stack) >= FEW:
         shifts = estimate_shifts(stack, float(np.sqrt(noise.mean())))
-    return {"shifts": shifts, "variance": float(variance.mean()), "noise": float(np.median(noise))}
+    return {
+        "shifts": shifts,
+        "mean_image": level + stack.mean(axis=0, dtype=np.float64),
+        "variance": float(variance.mean()),
+        "noise": float(np.median(noise)),
+    }
 
 
-def _as_numbers(sample: Frames) -> Stack:
-    """Return frames in single precision, near zero; pixels that cannot be used become zero."""
+def _as_numbers(sample: Frames) -> tuple[Stack, float]:
+    """Return frames in single precision, less their level, and the level; pixels that cannot be used are at it."""
     stack = np.empty(sample.shape, np.float32)
     level: float | None = None
     for number, frame in enumerate(sample):
@@ -275,4 +283,4 @@ def _as_numbers(sample: Frames) -> Stack:
         if level is None and usable.any():
             level = float(pixels[usable].mean())
         stack[number] = np.where(usable, pixels - (level or 0.0), 0)
-    return stack
+    return stack, level or 0.0

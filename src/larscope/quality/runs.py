@@ -301,8 +301,10 @@ def check_trend(measures: Measures) -> Finding:
     """Bleaching and drift: how much a line through the means of the frames changes over the run."""
     if measures.n_frames < FEW_FRAMES or not measures.brightness:
         return _finding(measures, "trend", None, "% of the mean", "Too few frames to see a trend.", None, "")
-    slope, certainty = _line(_known_means(measures))
-    change = slope * (measures.n_frames - 1) / measures.brightness
+    mean = _known_means(measures)
+    change = _slope(mean) * (measures.n_frames - 1) / measures.brightness
+    parts = np.array([part.mean() for part in np.array_split(mean, TREND_PARTS)])
+    certain = abs(_certainty(parts)) > TREND_CERTAINTY
     said = f"The mean {'rises' if change > 0 else 'falls'} by {_percent(abs(change))} from the first frame to the last"
     return _finding(
         measures,
@@ -310,9 +312,7 @@ def check_trend(measures: Measures) -> Finding:
         100 * change,
         "% of the mean",
         f"{said}.",
-        f"{said}: {'drift' if change > 0 else 'bleaching or drift'}."
-        if abs(change) > TREND and certainty > TREND_CERTAINTY
-        else None,
+        f"{said}: {'drift' if change > 0 else 'bleaching or drift'}." if abs(change) > TREND and certain else None,
         "A slow change passes for dynamics. Correct bleaching and focus drift before the fit, or leave the worst "
         "part out with the `start` and `stop` columns.",
     )
@@ -364,24 +364,34 @@ def _known_means(measures: Measures) -> Float[NDArray[np.float64], " frames"]:
 
 
 def _departures(measures: Measures) -> Float[NDArray[np.float64], " frames"]:
-    """Return by how much each frame's mean departs from the median of the four around, as a share of the mean."""
+    """Return by how much each frame's mean departs from its neighbours', as a share of the mean.
+
+    From the median of the three before or of the three after, whichever is nearer: a transient, which decays, is not
+    taken for a flash.
+    """
     if measures.n_frames < FEW_FRAMES or not measures.brightness:
         return np.zeros(measures.n_frames)
     mean = _known_means(measures)
-    around = np.pad(mean, 2, mode="reflect")
-    others = np.stack([around[shift : shift + measures.n_frames] for shift in (0, 1, 3, 4)])
-    return np.asarray((mean - np.median(others, axis=0)) / measures.brightness)
+    around = np.pad(mean, 3, mode="reflect")
+    shifted = [around[shift : shift + measures.n_frames] for shift in range(7)]
+    before, after = (mean - np.median(others, axis=0) for others in (shifted[:3], shifted[4:]))
+    nearer = np.where(np.abs(before) < np.abs(after), before, after)
+    return np.where(before * after > 0, nearer, 0) / measures.brightness
 
 
-def _line(mean: Float[NDArray[np.float64], " frames"]) -> tuple[float, float]:
-    """Return the slope of the line through all frames, and that through the means of parts, in standard errors."""
-    time = np.arange(len(mean)) - (len(mean) - 1) / 2
-    parts = np.array([part.mean() for part in np.array_split(mean, TREND_PARTS)])
-    number = np.arange(TREND_PARTS) - (TREND_PARTS - 1) / 2
-    slope = float(number @ parts / (number @ number))
-    rest = parts - parts.mean() - slope * number
-    error = float(np.sqrt(rest @ rest / (TREND_PARTS - 2) / (number @ number)))
-    return float(time @ mean / (time @ time)), abs(slope) / error if error else np.inf
+def _slope(values: Float[NDArray[np.float64], " n"]) -> float:
+    """Return the slope of the line through evenly spaced values."""
+    place = np.arange(len(values)) - (len(values) - 1) / 2
+    return float(place @ values / (place @ place))
+
+
+def _certainty(values: Float[NDArray[np.float64], " n"]) -> float:
+    """Return that slope in units of its standard error."""
+    place = np.arange(len(values)) - (len(values) - 1) / 2
+    slope = _slope(values)
+    rest = values - values.mean() - slope * place
+    error = np.sqrt(rest @ rest / (len(values) - 2) / (place @ place))
+    return float(slope / error) if error else float(np.sign(slope) * np.inf)
 
 
 def _first(frames: Int[NDArray[np.int64], " found"]) -> int | None:

@@ -20,7 +20,7 @@ from larscope.quality.measure import Measures
 from larscope.session import POOLING, Run
 
 BETWEEN_RUNS = 0.1
-"""Range of the runs' means, as a share of their median, that is a drift between runs."""
+"""Range of the runs' brightness, as a share of its mean, that is a drift between runs."""
 
 CHANCE = 0.05
 """Probability below which an order of conditions, or a difference between them, is not put down to chance."""
@@ -187,18 +187,22 @@ def check_shared_frames(measures: Sequence[Measures]) -> list[Finding]:
 
 
 def check_between_runs(measures: Sequence[Measures]) -> list[Finding]:
-    """Drift from run to run: the range of the runs' mean brightness."""
-    known = [run for run in measures if np.isfinite(run.mean).any() and run.brightness > 0]
-    if len(known) < 2:
+    """Drift from run to run: by how much most pixels of one run are brighter than those of another."""
+    known = [run for run in measures if np.isfinite(run.mean).any()]
+    if len({run.mean_image.shape for run in known}) != 1 or len(known) < 2:
         return [_passed("between_runs", None, "% of the mean", "There are no two runs to compare.")]
-    mean = np.array([np.nanmean(run.mean) for run in known])
-    scale = float(np.median([run.brightness for run in known]))
-    spread = float(np.ptp(mean)) / scale
-    dim, bright = known[int(mean.argmin())], known[int(mean.argmax())]
-    message = (
-        f"The runs' mean brightness spans {100 * spread:.2g} % of its median, from {mean.min():.4g} (run "
-        f"{dim.run.name}) to {mean.max():.4g} (run {bright.run.name})."
-    )
+    if min(float(np.nanmin(run.low)) for run in known) < 0:
+        return [_passed("between_runs", None, "% of the mean", "Pixels around zero have no brightness to compare.")]
+    images = np.stack([run.mean_image for run in known])
+    usual = images.mean(axis=0)
+    bright = usual >= np.median(usual)  # the darker half may be offset alone
+    if not usual[bright].min():
+        return [_passed("between_runs", None, "% of the mean", "More than half of the pixels are dark.")]
+    # the median over pixels: a few active cells are no drift
+    factor = np.median(images[:, bright] / usual[bright], axis=1)
+    spread = float(np.ptp(factor))
+    dim, bright_run = known[int(factor.argmin())].run.name, known[int(factor.argmax())].run.name
+    message = f"The runs' brightness spans {100 * spread:.2g} % of its mean, from run {dim} up to run {bright_run}."
     if spread <= BETWEEN_RUNS:
         return [_passed("between_runs", 100 * spread, "% of the mean", message)]
     advice = "One intensity scale holds for the session: bring the runs to one baseline, such as dF/F, before the fit."
