@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from larscope.io.pages import TiffPages, first_texts
-from larscope.io.tiff import Layout, interleave, is_tiff, square
+from larscope.io.reader import square
+from larscope.io.tiff import Layout, interleave, is_tiff
 
 MICROMETRES = {
     "nm": 1e-3,

@@ -8,8 +8,8 @@ import numpy as np
 
 from larscope.errors import LarscopeError
 from larscope.io.pages import MAGIC, TiffPages, first_texts
-from larscope.io.reader import Request, choose
-from larscope.io.tiff import MOST_PAGES, Layout, TiffMovie, is_tiff, square
+from larscope.io.reader import Request, choose, square
+from larscope.io.tiff import MOST_PAGES, Layout, TiffMovie, is_tiff
 
 MICROMETRES = {"nm": 1e-3, "µm": 1.0, "\u03bcm": 1.0, "um": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6}
 SECONDS = {"ns": 1e-9, "µs": 1e-6, "\u03bcs": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0}

@@ -19,6 +19,7 @@ from jaxtyping import Shaped
 from numpy.typing import NDArray
 
 from larscope.errors import LarscopeError
+from larscope.io.reader import unbelievable
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
@@ -35,9 +36,6 @@ ITEM_SIZE = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4,
 INTEGERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
 
 MOST_TAGS = 4096
-LARGE_FRAME = 2**26
-MOST_PACKED = 5000
-"""A frame of more than `LARGE_FRAME` bytes that were packed into this many times fewer is taken for damage."""
 
 
 class BrokenPageError(OSError):
@@ -213,7 +211,7 @@ class TiffPages:
         counts = self._counts(directory)
         if self._raw:
             return self._view(b"".join(map(tiff.read, directory.offsets, counts)))
-        if self._frame_bytes > LARGE_FRAME and self._frame_bytes > MOST_PACKED * sum(counts):
+        if unbelievable(self._frame_bytes, sum(counts)):
             raise BrokenPageError(f"{self._frame_bytes} bytes cannot be packed into {sum(counts)}")
         frame = np.empty(self._shaped, self.dtype)
         for index, (offset, count) in enumerate(zip(directory.offsets, counts, strict=True)):

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isclose
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +11,10 @@ from larscope.errors import LarscopeError, suggest
 from larscope.session import Movie
 
 OnTruncated = Literal["error", "keep"]
+
+LARGE = 2**26
+MOST_PACKED = 5000
+"""More than `LARGE` bytes that were packed into this many times fewer are taken for damage."""
 
 TIME = "time"
 """The word for a `channel` or `plane` column: what the file calls channels or planes are its frames."""
@@ -119,3 +124,13 @@ def choose(path: Path, column: str, wanted: str | None, names: Sequence[str | No
         )
     remedy = suggest(wanted, known) if known else "Choose one by its number, from 0."
     raise LarscopeError(f"{path} holds the {column}s {there}; got {column}={wanted!r}. {remedy}")
+
+
+def square(x: float, y: float) -> float | None:
+    """Return the side of a pixel; None where it is not a square, or no number."""
+    return x if isclose(x, y, rel_tol=0.01) and 0 < x < float("inf") else None
+
+
+def unbelievable(n_bytes: int, packed: int) -> bool:
+    """Return whether so many bytes cannot have been packed into so few: a damaged header would exhaust the memory."""
+    return n_bytes > LARGE and n_bytes > MOST_PACKED * packed

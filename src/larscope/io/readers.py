@@ -6,14 +6,19 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from larscope.errors import LarscopeError
-from larscope.io.hdf5 import Hdf5Movie, is_hdf5
+from larscope.io.hdf5 import is_hdf5, open_hdf5
 from larscope.io.imagej import arrange_imagej, is_imagej
 from larscope.io.npy import is_npy, open_npy
+from larscope.io.nwb import is_nwb, open_nwb
 from larscope.io.ome import is_ome, open_ome
 from larscope.io.parts import join, matching, tiffs_in
 from larscope.io.reader import OnTruncated, Reader, Request
+from larscope.io.roiextractors import BY_EXTENSION, PREFIX, is_extractable, open_extractor
 from larscope.io.scanimage import arrange_scanimage, is_scanimage
+from larscope.io.suite2p import is_suite2p, open_suite2p
 from larscope.io.tiff import arrange_plain, is_tiff, open_tiff
+from larscope.io.video import VideoMovie, is_video
+from larscope.io.zarr import is_zarr, open_zarr
 from larscope.session import Movie
 
 ENTRY_POINTS = "larscope.readers"
@@ -39,8 +44,13 @@ READERS: tuple[Reader, ...] = (
     Reader("ImageJ", (".tif",), is_imagej, partial(open_tiff, arrange=arrange_imagej)),
     Reader("TIFF", (".tif", ".tiff", ".btf"), is_tiff, partial(open_tiff, arrange=arrange_plain)),
     Reader("NumPy", (".npy",), is_npy, open_npy),
-    Reader("HDF5", (".h5", ".hdf5"), is_hdf5, Hdf5Movie),
+    Reader("NWB", (".nwb",), is_nwb, open_nwb),
+    Reader("HDF5", (".h5", ".hdf5"), is_hdf5, open_hdf5),
+    Reader("video", (".avi", ".mp4", ".mov"), is_video, VideoMovie),
+    Reader("Zarr", (".zarr",), is_zarr, open_zarr),
+    Reader("suite2p", (".bin",), is_suite2p, open_suite2p),
     Reader("folder of TIFFs", (), is_tiff_folder, open_tiff_folder),
+    Reader("roiextractors", tuple(BY_EXTENSION), is_extractable, open_extractor),
 )
 """Known formats; the first that recognises a file opens it. To add one: write its reader in its own file here, and a
 line in this table; or, from another package, an entry point of the group `larscope.readers`."""
@@ -99,6 +109,8 @@ def _open(path: Path, request: Request) -> Movie:
         found = "matches no file" if set(path.name) & set("*?[") else "does not exist"
         raise LarscopeError(f"Expected a movie file; {path} {found}. Correct the `path` column.")
     try:
+        if (request.dataset or "").startswith(PREFIX):
+            return open_extractor(path, request)
         head = _head(path)
         for reader in (*_installed_readers(), *READERS):
             if reader.recognises(path, head):

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from larscope.errors import LarscopeError
 from larscope.io.pages import SOFTWARE, TiffPages, first_texts
-from larscope.io.tiff import Layout, interleave, is_tiff, square
+from larscope.io.reader import square
+from larscope.io.tiff import Layout, interleave, is_tiff
 
 
 def is_scanimage(path: Path, head: bytes) -> bool:

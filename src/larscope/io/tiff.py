@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from math import isclose, prod
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -160,11 +160,6 @@ def interleave(stack: TiffPages, sizes: dict[str, int | None]) -> tuple[Table, i
     pages = pages.reshape(*known, *(1 for _ in order[len(known) :]))
     pages = pages.transpose([order.index(axis) for axis in "TZC"])
     return pages, None if None in sizes.values() else len(pages)
-
-
-def square(x: float, y: float) -> float | None:
-    """Return the side of a pixel; None where it is not a square, or no number."""
-    return x if isclose(x, y, rel_tol=0.01) and 0 < x < float("inf") else None
 
 
 def _planes_as_time(path: Path, layout: Layout, request: Request) -> Layout:
