@@ -284,7 +284,9 @@ def test_hdf5_frames_that_were_never_written_are_not_read_as_zeros(
         stack = file.create_dataset("frames", FRAMES.shape, np.uint16, chunks=chunks)
         if chunks:
             stack[:4] = FRAMES[:4]
-    with pytest.raises(LarscopeError, match=r"'/frames' in .*movie\.h5 to be written; found (nothing|2 of 3 chunks)"):
+    with pytest.raises(
+        LarscopeError, match=r"movie\.h5 is truncated: frame [04] of 6 is not whole: (it was never|found 2 of 3)"
+    ):
         open_movie(path)
 
 
@@ -298,7 +300,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         open_movie(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b"II", b"\x00\x00\x00\x18ftypmp42", b"not a movie"])
+@pytest.mark.parametrize("content", [b"", b"II", b"not a movie"])
 def test_unknown_formats_list_the_known_ones(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "movie.tif"
     path.write_bytes(content)

@@ -167,6 +167,7 @@ ALLOWED: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): dict,
     ("datetime", "datetime"): _Inert,
     ("datetime", "timedelta"): _Inert,
+    ("datetime", "timezone"): _Inert,
     **{
         (module, name): _Inert
         for module in ("pathlib", "pathlib._local")

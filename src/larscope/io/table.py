@@ -178,6 +178,9 @@ def _open_run(table: Path, number: int, row: Row, on_truncated: OnTruncated) -> 
             subject=row.subject or getattr(movie, "subject", None),
             frame_rate=row.frame_rate or getattr(movie, "frame_rate", None),
             pixel_size=row.pixel_size or getattr(movie, "pixel_size", None),
+            dataset=row.dataset,
+            channel=row.channel,
+            plane=row.plane,
         )
     except LarscopeError as error:
         raise LarscopeError(f"{table}, row {number}, run {name!r}: {error}") from error
