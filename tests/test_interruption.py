@@ -11,10 +11,12 @@ import io
 import multiprocessing
 import os
 import random
+import resource
+import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
@@ -144,23 +146,22 @@ def require_same(result: Path, expected: Path) -> None:
     for name in ("config.toml", "log.jsonl", "model.safetensors"):
         assert (result / name).read_bytes() == (expected / name).read_bytes(), name
     with xr.open_dataset(result / "results.nc") as ours, xr.open_dataset(expected / "results.nc") as theirs:
-        assert ours.identical(theirs)
+        assert ours.drop_vars("path").identical(theirs.drop_vars("path"))
     assert {path.name for path in result.iterdir()} == {*FILES, "report.html", "figures"}
 
 
-def resume_and_compare(table: Path, folder: Path, expected: Path) -> str:
-    """Give the command again; return what it said."""
+def resume_and_compare(table: Path, folder: Path, expected: Path, others: Collection[str] = ()) -> None:
+    """Give the command again, and compare the result with that of a fit that was not interrupted."""
     process = start(["fit", str(table), "--out", str(folder / "result"), *ORDERS], folder / "said")
     process.join(120)
     said = (folder / "said").read_text()
     assert process.exitcode == 0, said
     require_same(folder / "result", expected)
-    assert {path.name for path in folder.iterdir()} == {"result", "said", ".larscope-cache"}
+    assert {path.name for path in folder.iterdir()} == {"result", "said", ".larscope-cache", *others}
     kept = list((folder / ".larscope-cache").iterdir())
     assert len(kept) == 5  # four runs, and what the check of them found
     for entry in (path for path in kept if not path.name.startswith("checks-")):
         assert {path.name for path in entry.iterdir()} == {"frames.npy", "facts.json"}
-    return said
 
 
 def points(quick: bool) -> list:
@@ -232,3 +233,49 @@ def test_a_finished_fit_is_not_done_again_and_another_never_overwrites_it(table,
     assert process.exitcode != 0
     assert "holds another result" in (tmp_path / "said").read_text()
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
+def fit_on_a_full_disk(arguments: list[str], said: str, largest_file: int) -> None:
+    """Run the command line where no file can grow beyond a size: each write then fails as on a full disk."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    fit(arguments, said)
+
+
+@pytest.mark.parametrize(
+    "largest_file",
+    [pytest.param(1_000, marks=pytest.mark.slow), 30_000, pytest.param(100_000, marks=pytest.mark.slow), 200_000],
+)
+def test_a_full_disk_is_said_and_nothing_is_lost(largest_file, table, whole, tmp_path):
+    earlier = tmp_path / "earlier"
+    shutil.copytree(whole[0], earlier)
+    process = FORKS.Process(
+        target=fit_on_a_full_disk,
+        args=(["fit", str(table), "--out", str(tmp_path / "result"), *ORDERS], str(tmp_path / "said"), largest_file),
+    )
+    process.start()
+    process.join(120)
+    said = " ".join((tmp_path / "said").read_text().split())
+    assert process.exitcode == 2, said
+    assert "Error:" in said
+    assert "too large" in said  # what the system calls it
+    assert not (tmp_path / "result").exists()
+    require_same(earlier, whole[0])
+    shutil.rmtree(earlier)
+    resume_and_compare(table, tmp_path, whole[0])
+
+
+def test_movies_that_vanish_or_change_in_the_middle_are_said(table, whole, tmp_path):
+    moved = tmp_path / "movies"
+    shutil.copytree(table.parent, moved)
+    arguments = ["fit", str(moved / "session.csv"), "--out", str(tmp_path / "result"), *ORDERS]
+    process = start(arguments, tmp_path / "said", ("larscope.preprocessing:_store", 2, "before"))
+    process.join(60)
+    (moved / "run-2.npy").rename(moved / "gone.npy")
+    process = start(arguments, tmp_path / "said")
+    process.join(60)
+    said = " ".join((tmp_path / "said").read_text().split())
+    assert process.exitcode == 2
+    assert "run-2.npy" in said
+    assert "does not exist" in said
+    (moved / "gone.npy").rename(moved / "run-2.npy")
+    resume_and_compare(moved / "session.csv", tmp_path, whole[0], {"movies"})
