@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 from rich.box import SIMPLE, SIMPLE_HEAD
@@ -19,8 +19,24 @@ from rich.table import Table
 from larscope.errors import LarscopeError
 from larscope.settings import Settings, describe_setting, setting_names
 
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 a fault of larscope itself; 2 something must be changed, as the message says; "
+    "130 stopped by Ctrl-C."
+)
+
+ANALYSE, TRY, SETUP = "Analyse your movies", "Try it on simulated data", "Set up"
+
+DYNAMICS, FRAMES, NETWORK, TRAINING = (f"Settings: {name}" for name in ("dynamics", "frames", "network", "training"))
+PANELS = {
+    **dict.fromkeys(("order", "penalty", "penalty_scale", "center", "scale", "max_distance"), DYNAMICS),
+    **dict.fromkeys(("crop", "downscale", "nan"), FRAMES),
+    **dict.fromkeys(("skip", "output", "pooling", "batch_norm"), NETWORK),
+    **dict.fromkeys(("training", "epochs", "batch_size", "learning_rate", "window", "seed"), TRAINING),
+}
+"""Where the help of `larscope fit` shows each setting."""
+
 app = typer.Typer(
-    help="Sparse, interpretable dynamics in cell-imaging video.",
+    epilog=EXIT_CODES,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
@@ -76,8 +92,17 @@ def _setting_options() -> list[inspect.Parameter]:
     for name in setting_names():
         default = Settings.__dataclass_fields__[name].default
         default = getattr(default, "default", default)
+        described = describe_setting(name)
+        parts = (hints[name], *get_args(hints[name]))
+        choices = [choice for part in parts if get_origin(part) is Literal for choice in get_args(part)]
+        listed = "" if all(f"'{choice}'" in described for choice in choices) else f" One of {', '.join(choices)}."
         shown = "" if default is None else f" [default: {default}]".lower()
-        option = typer.Option(help=describe_setting(name) + shown, show_default=False, rich_help_panel="Settings")
+        option = typer.Option(
+            help=described + listed + shown,
+            show_default=False,
+            rich_help_panel=PANELS.get(name, "Settings"),
+            metavar="<word>" if choices else None,
+        )
         options.append(
             inspect.Parameter(
                 name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[hints[name] | None, option]
@@ -100,10 +125,26 @@ def main(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Sparse, interpretable dynamics in cell-imaging video."""
+    """Find sparse, interpretable dynamics in cell-imaging video.
+
+    To see what it does, on simulated data, in about two minutes:
+
+    * `larscope demo`
+
+    With your own motion-corrected movies, listed in a session table with one row a run:
+
+    * `larscope check session.csv`
+
+    * `larscope fit session.csv --out result`
+
+    * `larscope compare result familiar novel`
+
+    Then open `result/report.html` in any browser. `larscope COMMAND --help` is each command's manual;
+    `larscope --install-completion` lets the shell complete commands and options.
+    """
 
 
-@app.command()
+@app.command(rich_help_panel=ANALYSE)
 @with_settings
 def fit(
     session: SessionTable,
@@ -128,10 +169,21 @@ def fit(
 ) -> None:
     """Train on a session, fit each run's VAR, and write a result folder.
 
-    Example: `larscope fit session.csv --out result --penalty 0.01`
+    Writes the folder `--out`, whole or not at all: `report.html` and `figures/`, `results.nc` with latents, forecasts,
+    coefficients and maps, the network's weights, the settings in `config.toml`, and how it was made.
 
     An interrupted fit goes on where it was when the same command is given again. Preprocessed frames stay in the cache
     for the next fit of the same movies; remove that folder whenever you like.
+
+    For example:
+
+    * `larscope fit session.csv --out result`
+
+    * `larscope fit session.csv --out sparser --penalty 0.01 --seeds 5`
+
+    * `larscope fit session.csv --out paper --crop 768 512 --downscale 4`
+
+    * `larscope fit session.csv --out again --config result/config.toml`
     """
     with reported_errors():
         if config is not None:
@@ -146,13 +198,16 @@ def fit(
         _fit_and_report(lambda: read_session(session, on_truncated=on_truncated), out, settings, seeds, folder, limit)
 
 
-@app.command()
+@app.command(rich_help_panel=ANALYSE)
 def check(session: SessionTable) -> None:
     """Say what is in the files of a session, and what is wrong with them, before hours of work.
 
-    Every movie is read once. Exits with code 2 where something failed, so that no fit would be right.
+    Every movie is read once. Prints each finding with its file, a number, and what to do about it; writes nothing.
+    Exits with code 2 where something failed, so that no fit would be right.
 
-    Example: `larscope check session.csv`
+    For example:
+
+    * `larscope check session.csv`
     """
     with reported_errors():
         from rich.progress import Progress
@@ -176,14 +231,20 @@ def check(session: SessionTable) -> None:
             raise typer.Exit(2)
 
 
-@app.command()
+@app.command(rich_help_panel=TRY)
 def demo(
     out: Out = Path("demo"),
     seed: Annotated[int, typer.Option(help="Seed of the simulation and of the training.")] = 0,
 ) -> None:
-    """Simulate a session with planted sparse dynamics, fit it end to end, compare its conditions, write a report.
+    """Simulate a session with planted sparse dynamics, fit it, compare its conditions, and write a report.
 
-    Takes about two minutes on two cores. Example: `larscope demo --out demo`
+    Takes about two minutes on two cores. Writes a result folder like that of `larscope fit`, with one comparison.
+
+    For example:
+
+    * `larscope demo`
+
+    * `larscope demo --out another --seed 1`
     """
     with reported_errors():
         from larscope.simulate import simulate_session
@@ -201,7 +262,7 @@ def demo(
         _compare_and_report(load(out), out, "familiar", "novel", True, {"seed": seed})
 
 
-@app.command()
+@app.command(rich_help_panel=ANALYSE)
 def compare(
     result: Annotated[Path, typer.Argument(help="Result folder.", show_default=False)],
     first: Annotated[str | None, typer.Argument(help="Condition or group.", show_default=False)] = None,
@@ -218,11 +279,18 @@ def compare(
 ) -> None:
     """Test whether two conditions differ in their dynamics: by swapping coefficients, and by influence.
 
-    Also where in the image they differ, and in which edges: `result/comparisons/`, and the report.
+    Also where in the image they differ, and in which edges. Prints both tests with what limits them, and writes tables,
+    maps and figures to `comparisons/` in the result folder, and its `report.html` anew; `--table` only prints.
 
-    Example: `larscope compare result familiar novel`
+    For example:
 
-    Example: `larscope compare result --table --group "early=condition == 'familiar' and run_number <= 5" --group ...`
+    * `larscope compare result familiar novel`
+
+    * `larscope compare result monday tuesday --by block`
+
+    * `larscope compare result --table`
+
+    * `larscope compare result a b --group "a=run_number<=5" --group "b=run_number>5"`
     """
     with reported_errors():
         if table != (first is None) or (first is None) != (second is None):
@@ -304,7 +372,7 @@ def _print_plain(text: str, to: Console = console) -> None:
     to.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-@app.command()
+@app.command(rich_help_panel=TRY)
 def simulate(
     folder: Annotated[Path, typer.Argument(help="New folder for the movies.", show_default=False)],
     runs: Annotated[int, typer.Option(min=2, help="Number of runs.")] = 8,
@@ -314,9 +382,15 @@ def simulate(
     full_size: Annotated[bool, typer.Option(help="Write each pixel 4 x 4 times, for the preprocessing.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed.")] = 0,
 ) -> None:
-    """Write a simulated session with planted sparse dynamics: TIFFs, a session table, and the truth.
+    """Write a simulated session with planted sparse dynamics.
 
-    Example: `larscope simulate movies --runs 8 --frames 192`
+    Writes a new folder: one TIFF a run, the table `session.csv`, and the truth in `truth.json` and `truth.npz`.
+
+    For example:
+
+    * `larscope simulate movies --runs 8 --frames 192`
+
+    * `larscope simulate movies --height 128 --width 96 --full-size --seed 1`
     """
     with reported_errors():
         from larscope.simulate import simulate_session
@@ -326,11 +400,15 @@ def simulate(
         _print_plain(f"A simulated session was written. Now: larscope fit {table} --out result")
 
 
-@app.command()
+@app.command(rich_help_panel=ANALYSE)
 def report(result: Annotated[Path, typer.Argument(help="Result folder.", show_default=False)]) -> None:
-    """Write `report.html` and the figures anew from a result folder.
+    """Write the report of a result anew.
 
-    Example: `larscope report result`
+    Writes `report.html` and `figures/` in the result folder, from what else is in it.
+
+    For example:
+
+    * `larscope report result`
     """
     with reported_errors():
         from larscope.report import write_report
@@ -338,7 +416,7 @@ def report(result: Annotated[Path, typer.Argument(help="Result folder.", show_de
         _print_plain(f"Open {write_report(result)} in any browser.")
 
 
-@app.command()
+@app.command(rich_help_panel=ANALYSE)
 def export(
     result: Annotated[Path, typer.Argument(help="Result folder.", show_default=False)],
     nwb: Annotated[Path, typer.Option(help="The NWB file to write; must not exist yet.", show_default=False)],
@@ -347,9 +425,17 @@ def export(
         typer.Option(help="TOML with NWB's general fields: needed where the inputs were not NWB.", show_default=False),
     ] = None,
 ) -> None:
-    """Write a result and its comparisons as an NWB file, with the metadata of the inputs where these were NWB.
+    """Write a result and its comparisons as an NWB file.
 
-    Example: `larscope export result --nwb result.nwb --metadata session.toml`
+    Writes the file `--nwb`, whole or not at all and never over another: coefficients, latents, forecasts, maps and
+    tests. The metadata of inputs that were NWB are copied. What NWB requires and they do not say is asked for in a TOML
+    file, and never made up: `identifier`, `session_start_time`, `session_description`; a table `[subject]`.
+
+    For example:
+
+    * `larscope export result --nwb result.nwb`
+
+    * `larscope export result --nwb result.nwb --metadata session.toml`
     """
     with reported_errors():
         from larscope.nwb import write_nwb
@@ -357,11 +443,16 @@ def export(
         _print_plain(f"Written: {write_nwb(result, nwb, metadata)}")
 
 
-@app.command()
+@app.command(rich_help_panel=SETUP)
 def doctor() -> None:
-    """Say what larscope finds on this machine, and the command that installs each part that is missing.
+    """Say what is there on this machine, and which commands install what is missing.
 
-    Example: `larscope doctor`
+    Versions, device, threads, free memory and disk, every package, and the optional parts. Writes nothing. Exits with
+    2 if larscope cannot compute here.
+
+    For example:
+
+    * `larscope doctor`
     """
     from larscope.doctor import describe, examine
 
@@ -375,11 +466,16 @@ def doctor() -> None:
         raise typer.Exit(2)
 
 
-@app.command()
+@app.command(rich_help_panel=SETUP)
 def schema() -> None:
     """Print the JSON schema of `config.toml`, with which editors complete and check it.
 
-    Example: `larscope schema > config.schema.json`
+    Writes no file itself. With `#:schema ./config.schema.json` as the first line of a `config.toml`, editors that know
+    TOML schemas (VS Code with Even Better TOML, anything that runs taplo) use it.
+
+    For example:
+
+    * `larscope schema > config.schema.json`
     """
     from larscope.config import config_schema
 
@@ -545,3 +641,7 @@ def _score_table(dataset: Any, title: str) -> Table:
     for row in zip(*(dataset[name].to_numpy().tolist() for name in SCORE_HEADERS), strict=True):
         table.add_row(*(f"{cell:.3g}" if isinstance(cell, float) else escape(str(cell)) for cell in row))
     return table
+
+
+for _command in app.registered_commands:
+    _command.epilog = EXIT_CODES
