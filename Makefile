@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test lint install bench clean
+.PHONY: demo test nightly lint install bench clean
 
 demo: $(INSTALLED)
 	rm -rf demo
@@ -11,6 +11,10 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED) lint
 	$(BIN)/pytest -n 2
+
+# what takes too long for every commit: the slow tests, and thousands of cases for each property
+nightly: $(INSTALLED)
+	$(BIN)/pytest -n 2 -m "slow or not slow" --hypothesis-profile nightly
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

@@ -12,8 +12,14 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from larscope.session import ArrayMovie, Run, Session
+
+# `make nightly` loads the second; a deadline would fail on a busy machine
+settings.register_profile("quick", max_examples=50, deadline=None)
+settings.register_profile("nightly", max_examples=2000, deadline=None)
+settings.load_profile("quick")
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 

@@ -97,6 +97,11 @@ class Run:
     plane: str | None = None
 
     def __post_init__(self) -> None:
+        if 0 in self.movie.shape[1:]:
+            raise LarscopeError(
+                f"{self.label}: frames need pixels; got frames of {times(self.movie.shape[1:])}. Check how the movie "
+                "was written."
+            )
         available = self.movie.shape[0]
         stop = available if self.stop is None else self.stop
         if not 0 <= self.start < stop <= available:

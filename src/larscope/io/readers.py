@@ -99,9 +99,13 @@ def open_movie(
     (3, 4, 5)
     """
     request = Request(dataset, channel, plane, on_truncated)
-    if not path.exists() and (parts := matching(path)):
-        return join(parts, request, _open)
-    return _open(path, request)
+    try:
+        parts = [] if path.exists() else matching(path)
+    except (OSError, ValueError) as error:  # too long a name, or one with a null byte
+        raise LarscopeError(
+            f"Expected the path of a movie; got {str(path)!r}: {error}. Correct the `path` column."
+        ) from error
+    return join(parts, request, _open) if parts else _open(path, request)
 
 
 def _open(path: Path, request: Request) -> Movie:

@@ -3,6 +3,7 @@
 `docs/check.md` explains each check and threshold.
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -22,7 +23,7 @@ MOVED_SHARE = 0.01
 TREND = 0.1
 """Change of the mean over a run, as a share of it, that is a drift."""
 
-TREND_CERTAINTY = 5.0
+TREND_CERTAINTY = 7.0
 """Standard errors, from the scatter of `TREND_PARTS` parts of the run, that it must exceed: activity comes and goes."""
 
 TREND_PARTS = 10
@@ -391,7 +392,7 @@ def _certainty(values: Float[NDArray[np.float64], " n"]) -> float:
     slope = _slope(values)
     rest = values - values.mean() - slope * place
     error = np.sqrt(rest @ rest / (len(values) - 2) / (place @ place))
-    return float(slope / error) if error else float(np.sign(slope) * np.inf)
+    return slope / float(error) if error else math.copysign(math.inf, slope) if slope else 0.0
 
 
 def _first(frames: Int[NDArray[np.int64], " found"]) -> int | None:
