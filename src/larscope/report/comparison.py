@@ -1,5 +1,6 @@
 """What a comparison found: in sentences, and as figures. From its record alone."""
 
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,19 +11,91 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
-from larscope.record import LEVEL, ComparisonRecord, replacing
-from larscope.report.figures import plain_text
+from larscope.record import LEVEL, ComparisonRecord
+from larscope.report.section import Picture, Section
+from larscope.report.style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    ON_IMAGE,
+    VERMILION,
+    conditions_of,
+    counted,
+    draw_arrow,
+    label_pixels,
+    largest,
+    open_axes,
+    plain_text,
+    titled,
+)
+from larscope.result import Result
 
-DPI = 110
 TESTS = {"swap": "Coefficient swap", "influence": "Influence"}
 SIDES = ("first", "second")
 N_EDGES = 10
 """Edges that are drawn where none differs."""
 
-# Okabe and Ito's colours, which readers with colour-blindness can tell apart
-FIRST, SECOND, BETWEEN = "#0072B2", "#D55E00", "#000000"
-MORE, LESS = "#D55E00", "#0072B2"
-MASK = "#009E73"
+FIRST, SECOND, BETWEEN = BLUE, VERMILION, BLACK
+
+
+def conditions_section(result: Result, folder: Path, records: Mapping[Path, ComparisonRecord]) -> Section:
+    """Say whether conditions differ, or which command finds out."""
+    simulated = result.dataset.attrs["simulated"]
+    title = "Do conditions differ?"
+    if not records:
+        return Section("conditions", title, [], shown={"compared": [], "advice": _advice(result, folder)})
+    pictures = {at: pictures_of(record, str(at.relative_to(folder))) for at, record in records.items()}
+    compared = [
+        {
+            "title": f"{record.summary['first']} against {record.summary['second']}",
+            "sentences": describe_comparison(record),
+            "numbers": _numbers(record),
+            "pictures": pictures[at],
+        }
+        for at, record in records.items()
+    ]
+    all_pictures = [picture for of_one in pictures.values() for picture in of_one.values()]
+    kind = "Simulated data. " if simulated else ""
+    return Section(
+        "conditions", title, [kind + HOW_TO_READ], all_pictures, shown={"compared": compared, "advice": None}
+    )
+
+
+HOW_TO_READ = (
+    "Two tests, each with two p-values. That by permuting labels counts how many ways of naming the runs separate them "
+    "as well as the true names do, and respects blocks; the paper's rank-sum test takes pairs of runs as independent, "
+    "which they are not, and rejects too often. A p-value can be no smaller than the number of ways allows."
+)
+
+
+def _advice(result: Result, folder: Path) -> dict[str, str | None]:
+    names = list(conditions_of(result.dataset))
+    if len(names) < 2:
+        return {"text": "All runs are of one condition: there is nothing to compare.", "command": None}
+    return {
+        "text": "Nothing was compared yet. This does it, and writes this page anew:",
+        "command": shlex.join(["larscope", "compare", folder.name, *names[:2]]),
+    }
+
+
+def _numbers(record: ComparisonRecord) -> dict[str, Any]:
+    """Return headings and rows of the table of both tests."""
+    headings = ["test", "effect, %", "95 % interval", "p, permuted labels", "smallest possible p"]
+    headings += ["p, rank-sum", "ANOSIM R"]
+    rows = []
+    for name, test in record.summary["tests"].items():
+        low, high = test["effect_interval"]
+        interval = "" if low is None else f"{low:.1f} to {high:.1f}"
+        ps = (_p(test[key]) for key in ("pvalue", "min_pvalue", "pvalue_ranksum"))
+        rows.append([TESTS[name], f"{test['effect_size']:.1f}", interval, *ps, f"{test['anosim_r']:.2f}"])
+    return {"headings": headings, "rows": rows}
+
+
+def pictures_of(record: ComparisonRecord, at: str) -> dict[str, Picture]:
+    """Return the figures of a comparison by name; `at` is its folder in the result."""
+    return {
+        name: Picture(f"{at}/{name}.png", plot(record), caption) for name, (plot, caption) in COMPARISON_FIGURES.items()
+    }
 
 
 def describe_comparison(record: ComparisonRecord) -> list[str]:
@@ -42,7 +115,7 @@ def warnings_of(record: ComparisonRecord) -> list[str]:
 
 def _design(record: ComparisonRecord) -> str:
     summary = record.summary
-    sides = " against ".join(f"{summary[side]} ({_count(summary['runs'][summary[side]], 'run')})" for side in SIDES)
+    sides = " against ".join(f"{summary[side]} ({counted(summary['runs'][summary[side]], 'run')})" for side in SIDES)
     test = summary["tests"]["swap"]
     kind = "Simulated data: " if summary["simulated"] else ""
     return (
@@ -107,10 +180,6 @@ def _p(value: float) -> str:
     return f"{value:.2g}"
 
 
-def _count(items: Any, noun: str) -> str:
-    return f"{len(items)} {noun}{'s' * (len(items) != 1)}"
-
-
 # ------------------------------------------------------------------------------------------------- figures
 
 
@@ -121,7 +190,7 @@ def plot_null(record: ComparisonRecord) -> Figure:
         test = record.summary["tests"][name]
         permuted = record.dataset[f"{name}_permuted"].to_numpy()
         observed, n = permuted[0], len(permuted)
-        axes.hist(permuted, bins=min(40, max(10, n // 3)), color="0.75", label="permuted labels")
+        axes.hist(permuted, bins=min(41, max(11, n // 3 | 1)), color="0.75", label="permuted labels")
         axes.axvline(observed, color=FIRST, linewidth=2, label="observed labels")
         reached = round(test["pvalue"] * n)
         axes.set_title(
@@ -132,10 +201,11 @@ def plot_null(record: ComparisonRecord) -> Figure:
         )
         axes.set_xlabel(f"mean between - mean within, {_unit(record, name)}")
         axes.set_ylabel("labelings")
+        axes.yaxis.get_major_locator().set_params(integer=True)
         open_axes(axes)
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
-    figure.suptitle(_title(record, "How unusual are the observed labels?"))
+    figure.suptitle(titled(record.summary["simulated"], "How unusual are the observed labels?"))
     return figure
 
 
@@ -159,13 +229,13 @@ def plot_pairs(record: ComparisonRecord) -> Figure:
             if len(values):
                 mean = scale * values.mean()
                 axes.plot([position - 0.33, position + 0.33], [mean, mean], color=colour, linewidth=2)
-        axes.set_xticks(range(3), [f"{label}\n{_count(values, 'pair')}" for label, values, _ in columns])
+        axes.set_xticks(range(3), [f"{label}\n{counted(values, 'pair')}" for label, values, _ in columns])
         axes.set_xlim(-0.5, 2.5)
         axes.axhline(0, color="0.8", linewidth=0.8, zorder=0)
         axes.set_ylabel(_pair_label(record, name))
         axes.set_title(title)
         open_axes(axes)
-    figure.suptitle(_title(record, "Pairs of runs: within a group and between groups (bar: mean)"))
+    figure.suptitle(titled(record.summary["simulated"], "Pairs of runs: within a group and between groups (bar: mean)"))
     return figure
 
 
@@ -177,7 +247,7 @@ def plot_maps(record: ComparisonRecord) -> Figure:
     figure = Figure(figsize=(max(3 * (3.4 * wide + 1.5), 9), 4.6), layout="constrained")
     panels = figure.subplots(1, 3)
     shown = [data[name].to_numpy() for name in ("map_first", "map_second", "difference")]
-    common, own = max(np.abs(shown[0]).max(), np.abs(shown[1]).max()), np.abs(shown[2]).max()
+    common, own = largest(shown[:2]), largest(shown[2])
     first, second = (plain_text(record.summary[side]) for side in SIDES)
     for axes, image, title, limit in zip(
         panels, shown, (first, second, f"{first} - {second}"), (common, common, own), strict=True
@@ -187,7 +257,7 @@ def plot_maps(record: ComparisonRecord) -> Figure:
         figure.colorbar(drawn, ax=axes, shrink=0.85)
     mask = data["difference_pvalue"].to_numpy() <= LEVEL
     if mask.any():
-        panels[2].contour(data["column"], data["row"], mask.astype(float), levels=[0.5], colors=MASK, linewidths=1.8)
+        panels[2].contour(data["column"], data["row"], mask.astype(float), levels=[0.5], colors=GREEN, linewidths=1.8)
     found = record.summary["map"]
     said = (
         f"green outline: {found['n_different']} pixels differ at p <= {LEVEL}"
@@ -195,9 +265,8 @@ def plot_maps(record: ComparisonRecord) -> Figure:
         else f"no pixel differs at p <= {LEVEL} (smallest p = {_p(found['smallest_pvalue'])})"
     )
     figure.supxlabel(f"Difference: {said}, corrected for {found['n_pixels']} pixels", fontsize="medium")
-    figure.suptitle(
-        _title(record, "Where couplings come from: intensity added to the mean frame, [0, 1] of the session")
-    )
+    title = "Where couplings come from: intensity added to the mean frame, [0, 1] of the session"
+    figure.suptitle(titled(record.summary["simulated"], title))
     return figure
 
 
@@ -211,12 +280,20 @@ def plot_edges(record: ComparisonRecord) -> Figure:
     axes.imshow(mean_frame, cmap="gray", extent=extent, vmax=float(np.quantile(mean_frame, 0.995)))
     differs = record.edges[record.edges["pvalue"] <= LEVEL]
     drawn = differs if len(differs) else record.edges.head(N_EDGES)
-    largest = max(float(drawn["difference"].abs().max()), np.finfo(float).tiny) if len(drawn) else 1.0
+    limit = largest(drawn["difference"])
     for edge in drawn.to_dict("records"):
-        _draw_edge(axes, edge, largest, solid=bool(len(differs)))
-    _label_pixels(axes)
+        source, target = ((edge[f"{end}_column"], edge[f"{end}_row"]) for end in ("source", "target"))
+        draw_arrow(
+            axes,
+            source,
+            target,
+            ON_IMAGE[edge["difference"] > 0],
+            abs(edge["difference"]) / limit,
+            "-" if len(differs) else ":",
+        )
+    label_pixels(axes)
     first, second = (plain_text(record.summary[side]) for side in SIDES)
-    for colour, larger in ((MORE, first), (LESS, second)):
+    for colour, larger in ((ON_IMAGE[True], first), (ON_IMAGE[False], second)):
         axes.plot([], [], color=colour, linewidth=2, label=f"larger in {larger}")
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     said = (
@@ -226,7 +303,7 @@ def plot_edges(record: ComparisonRecord) -> Figure:
         f"dotted: the {len(drawn)} that differ most"
     )
     axes.set_title(f"{said}\n(arrow: source to target; circle: own past)", fontsize="medium")
-    figure.suptitle(_title(record, f"Edges, {first} - {second}"))
+    figure.suptitle(titled(record.summary["simulated"], f"Edges, {first} - {second}"))
     return figure
 
 
@@ -251,34 +328,8 @@ COMPARISON_FIGURES: dict[str, tuple[Callable[[ComparisonRecord], Figure], str]] 
 """Every figure of a comparison by the name of its file, with its caption."""
 
 
-def write_figures(record: ComparisonRecord, folder: Path) -> Mapping[str, bytes]:
-    """Write the figures of a comparison as PNG into its folder, each whole or not at all, and return them."""
-    images = {}
-    for name, (plot, _) in COMPARISON_FIGURES.items():
-        with replacing(folder / f"{name}.png") as path:
-            plot(record).savefig(path, format="png", dpi=DPI)
-            images[name] = path.read_bytes()
-    return images
-
-
-def _draw_edge(axes: Axes, edge: Mapping[Any, Any], largest: float, solid: bool) -> None:
-    source, target = ((edge[f"{end}_column"], edge[f"{end}_row"]) for end in ("source", "target"))
-    strength = abs(edge["difference"]) / largest
-    style: dict[str, Any] = {
-        "color": MORE if edge["difference"] > 0 else LESS,
-        "linewidth": 0.8 + 2 * strength,
-        "linestyle": "-" if solid else ":",
-    }
-    if source == target:
-        axes.plot(*source, marker="o", markersize=13, fillstyle="none", markeredgewidth=style["linewidth"], **style)
-    else:
-        arrow = {"arrowstyle": "-|>", "shrinkA": 0, "shrinkB": 0, "connectionstyle": "arc3,rad=0.12", **style}
-        axes.annotate("", xy=target, xytext=source, arrowprops=arrow)
-
-
 def _diverging(axes: Axes, image: NDArray[np.floating[Any]], limit: float, extent: tuple[float, ...]) -> AxesImage:
-    limit = max(float(limit), np.finfo(float).tiny)
-    _label_pixels(axes)
+    label_pixels(axes)
     return axes.imshow(
         image, cmap="RdBu_r", vmin=-limit, vmax=limit, extent=(extent[0], extent[1], extent[2], extent[3])
     )
@@ -302,17 +353,3 @@ def _pair_label(record: ComparisonRecord, test: str) -> str:
         return "squared distance of influence vectors"
     relative = record.summary["options"]["relative"]
     return "$\\Delta$: excess error, " + ("% of the run's own error" if relative else "squared latent units")
-
-
-def _title(record: ComparisonRecord, text: str) -> str:
-    return f"{text} (simulated)" if record.summary["simulated"] else text
-
-
-def _label_pixels(axes: Axes) -> None:
-    axes.set_xlabel("column (input pixels)")
-    axes.set_ylabel("row (input pixels)")
-
-
-def open_axes(axes: Axes) -> None:
-    """Leave only the left and the lower frame of a panel."""
-    axes.spines[["top", "right"]].set_visible(False)

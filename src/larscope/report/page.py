@@ -1,93 +1,144 @@
 """`report.html`: one file that needs no server, no network and no Python."""
 
 import base64
+import hashlib
 import io
-import os
-from collections.abc import Mapping, Sequence
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import xarray as xr
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from matplotlib.figure import Figure
+from PIL import Image
+from plotly.offline.offline import get_plotlyjs
 
-from larscope.record import find_records, read_record
-from larscope.report.comparison import COMPARISON_FIGURES, describe_comparison, write_figures
-from larscope.report.figures import FIGURES
-from larscope.report.stability import STABILITY_CAPTION, describe_stability, plot_stability, read_stability
-from larscope.report.words import describe
+from larscope.record import ComparisonRecord, find_records, read_record, replacing
+from larscope.report.comparison import conditions_section
+from larscope.report.data import data_section
+from larscope.report.dynamics import dynamics_section
+from larscope.report.made import made_section
+from larscope.report.penalty import penalty_section
+from larscope.report.section import Picture, Section
+from larscope.report.stability import read_stability, stability_section
+from larscope.report.training import training_section
+from larscope.report.where import where_section
+from larscope.report.words import describe, describe_dynamics, describe_training
 from larscope.result import Result, read_result
 
 DPI = 110
 
+IMAGE_BYTES = 1_600_000
+"""Static figures take up to this much of the page. Those of further comparisons are named and left in the folder."""
+
 
 def write_report(folder: str | Path) -> Path:
-    """Write `report.html`, and the figures as `figures/*.png`, into a result folder; comparisons and stability too.
+    """Write `report.html`, and its static figures as PNG, into a result folder.
 
     Returns the path of the page.
     """
     folder = Path(folder)
     result = read_result(folder)
-    images = {name: _png(plot(result)) for name, (plot, _) in FIGURES.items()}
-    (folder / "figures").mkdir(exist_ok=True)
-    for name, image in images.items():
-        _replace(folder / "figures" / f"{name}.png", image)
-    sections = [_comparison_section(compared) for compared in find_records(folder)]
-    if (stability := read_stability(folder)) is not None:
-        sections.append(_stability_section(stability, folder))
+    records = {at: read_record(at) for at in find_records(folder)}
+    sections = list(_sections(result, folder, records))
+    images = {}
+    for picture in (picture for section in sections for picture in section.pictures):
+        images[picture.path] = _png(picture.figure)
+        with replacing(_made(folder / picture.path)) as path:
+            path.write_bytes(images[picture.path])
     page = folder / "report.html"
-    _replace(page, _render(result, images, sections).encode())
+    with replacing(page) as path:
+        path.write_text(_render(result, sections, images), encoding="utf-8")
     return page
 
 
-def _comparison_section(folder: Path) -> dict[str, Any]:
-    """Write the figures of a comparison anew, and return what the page says about it."""
-    record = read_record(folder)
-    images = write_figures(record, folder)
-    return {
-        "title": f"{record.summary['first']} against {record.summary['second']}",
-        "sentences": describe_comparison(record),
-        "figures": [_figure(name, images[name], caption) for name, (_, caption) in COMPARISON_FIGURES.items()],
-    }
+def _sections(result: Result, folder: Path, records: Mapping[Path, ComparisonRecord]) -> Iterator[Section]:
+    """Answer a reader's questions, in the order in which they come up."""
+    yield data_section(result)
+    yield training_section(result, describe_training(result))
+    yield dynamics_section(result, describe_dynamics(result))
+    if (stability := read_stability(folder)) is not None:
+        yield stability_section(stability)
+    yield conditions_section(result, folder, records)
+    yield where_section(result, list(records.values()))
+    yield penalty_section(result)
+    yield made_section(result, list(records.values()))
 
 
-def _stability_section(stability: xr.Dataset, folder: Path) -> dict[str, Any]:
-    image = _png(plot_stability(stability))
-    _replace(folder / "figures" / "stability.png", image)
-    return {
-        "title": "Stability over training seeds",
-        "sentences": describe_stability(stability),
-        "figures": [_figure("stability", image, STABILITY_CAPTION)],
-    }
-
-
-def _figure(name: str, image: bytes, caption: str) -> tuple[str, str, str]:
-    return name, base64.b64encode(image).decode(), caption
-
-
-def _render(result: Result, images: Mapping[str, bytes], sections: Sequence[Mapping[str, Any]]) -> str:
+def _render(result: Result, sections: Sequence[Section], images: Mapping[str, bytes]) -> str:
     # movies and tables come from strangers: whatever they name a run is text, never markup
     environment = Environment(
-        loader=PackageLoader("larscope.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=PackageLoader("larscope.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+    environment.filters["figure"] = _embedding(images)
+    environment.filters["flow"] = lambda sentence: sentence.replace(" %", "\u00a0%")  # no line begins with a unit
+    simulated = bool(result.dataset.attrs["simulated"])
+    explored = {"simulated": simulated} | {name: data for part in sections for name, data in part.explored.items()}
+    scripts = [get_plotlyjs(), _asset("report.js")]
     return environment.get_template("page.html").render(
         title=result.dataset.attrs["title"],
-        simulated=bool(result.dataset.attrs["simulated"]),
-        sentences=describe(result),
-        figures=[_figure(name, images[name], caption) for name, (_, caption) in FIGURES.items()],
+        simulated=simulated,
+        created=result.provenance["created"],
+        summary=describe(result),
         sections=sections,
-        runs=_run_rows(result),
-        settings=result.settings,
-        provenance=result.provenance,
+        style=Markup(_asset("report.css")),
+        explored=_json(explored),
+        scripts=[Markup(script) for script in scripts],
+        # the browser runs these two scripts and no other, and fetches nothing, whatever a result holds
+        hashes=Markup(" ".join(f"'sha256-{_sha256(script)}'" for script in scripts)),
     )
 
 
-def _run_rows(result: Result) -> list[dict[str, Any]]:
-    data = result.dataset
-    names = ["run", "condition", "n_frames", "reconstruction_error", "forecast_error", "var_error", "var_explained"]
-    names += ["var_error_heldout", "n_active"]
-    columns = {name: data[name].to_numpy().tolist() for name in names}
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+def _embedding(images: Mapping[str, bytes]) -> Any:
+    """Return a filter that gives a picture's image as a data URI, or nothing once the page is full."""
+    left = IMAGE_BYTES
+
+    @cache
+    def embed(picture: Picture) -> str | None:
+        nonlocal left
+        image = base64.b64encode(_webp(images[picture.path])).decode()
+        if len(image) > left:
+            return None
+        left -= len(image)
+        return f"data:image/webp;base64,{image}"
+
+    return embed
+
+
+def _json(content: Any) -> Markup:
+    """Return data as JSON that no text in it can break out of a script element."""
+    text = json.dumps(_finite(content), allow_nan=False, ensure_ascii=True, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c"))
+
+
+def _finite(content: Any) -> Any:
+    """Replace numbers that JSON does not know by null."""
+    if isinstance(content, Mapping):
+        return {name: _finite(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def _asset(name: str) -> str:
+    return (files("larscope.report") / "templates" / name).read_text(encoding="utf-8")
+
+
+def _sha256(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _made(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def _png(figure: Figure) -> bytes:
@@ -96,11 +147,7 @@ def _png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    filling = path.with_name(f".{path.name}.writing-{os.getpid()}")
-    try:
-        filling.write_bytes(content)
-        filling.replace(path)
-    finally:
-        filling.unlink(missing_ok=True)
+def _webp(png: bytes) -> bytes:
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(png)).convert("RGB").save(buffer, format="webp", quality=82, method=4)
+    return buffer.getvalue()

@@ -6,8 +6,8 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from larscope.report.comparison import open_axes
-from larscope.report.figures import plain_text
+from larscope.report.section import Picture, Section
+from larscope.report.style import open_axes, plain_text, titled
 from larscope.result import read_dataset
 
 
@@ -15,6 +15,12 @@ def read_stability(result: str | Path) -> xr.Dataset | None:
     """Read what other seeds found; None where a result has only one."""
     path = Path(result) / "stability.nc"
     return read_dataset(path) if path.is_file() else None
+
+
+def stability_section(data: xr.Dataset) -> Section:
+    """Say what other trainings found too."""
+    picture = Picture("figures/stability.png", plot_stability(data), STABILITY_CAPTION)
+    return Section("stability", "Would another training find the same?", describe_stability(data), [picture])
 
 
 def describe_stability(data: xr.Dataset) -> list[str]:
@@ -58,8 +64,7 @@ def plot_stability(data: xr.Dataset) -> Figure:
         chance = float(one["edges_in_all_by_chance"])
         bars.set_title(f"by chance, {chance:.2g} edges would be found by all {n_seeds}", fontsize="medium")
         open_axes(bars)
-    title = f"What {n_seeds} trainings with different seeds agree on"
-    figure.suptitle(f"{title} (simulated)" if data.attrs["simulated"] else title)
+    figure.suptitle(titled(data.attrs["simulated"], f"What {n_seeds} trainings with different seeds agree on"))
     return figure
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from larscope.report.style import percent
 from larscope.result import Result
 
 SETTLED = 0.05
@@ -10,7 +11,17 @@ SETTLED = 0.05
 
 def describe(result: Result) -> list[str]:
     """Return sentences that say what the data were, whether training worked, and what dynamics were found."""
-    return [_data(result), _training(result), _errors(result), _dynamics(result)]
+    return [_data(result), *describe_training(result), *describe_dynamics(result)]
+
+
+def describe_training(result: Result) -> list[str]:
+    """Return sentences on the loss and the errors."""
+    return [_training(result), _errors(result)]
+
+
+def describe_dynamics(result: Result) -> list[str]:
+    """Return sentences on the coefficients."""
+    return [_dynamics(result)]
 
 
 def _data(result: Result) -> str:
@@ -44,12 +55,25 @@ def loss_change(result: Result) -> float:
 
 def _errors(result: Result) -> str:
     data = result.dataset
-    explained, heldout = (data[name].to_numpy() for name in ("var_explained", "var_error_heldout"))
-    return (
-        f"Forecasts from the past {data.attrs['order']} frames explain {explained.mean():.0%} of the latents' variance "
-        f"in sample (runs: {explained.min():.0%} to {explained.max():.0%}); on the last fifth of each run, unseen by "
-        f"the fit, their squared error is {heldout.mean():.2f} of the signal's energy, frame by frame."
+    # a run without variance, or with too few frames between masked ones, has no number
+    explained, heldout = (
+        values[np.isfinite(values)]
+        for values in (data[name].to_numpy() for name in ("var_explained", "var_error_heldout"))
     )
+    forecasts = f"Forecasts from the past {data.attrs['order']} frames"
+    in_sample = (
+        f"{forecasts} explain {percent(explained.mean())} of the latents' variance in sample (runs: "
+        f"{percent(explained.min())} to {percent(explained.max())})"
+        if len(explained)
+        else f"{forecasts} have nothing to explain: no run's latents vary"
+    )
+    held_out = (
+        f"; on the last fifth of each run, unseen by the fit, their squared error is {heldout.mean():.2f} of the "
+        "signal's energy, frame by frame."
+        if len(heldout)
+        else "; no run could be held out."
+    )
+    return in_sample + held_out
 
 
 def _dynamics(result: Result) -> str:

@@ -1,0 +1,101 @@
+"""What data: runs, frames, conditions, and what the check of the movies complained of."""
+
+import math
+from typing import Any
+
+import xarray as xr
+from matplotlib.figure import Figure
+
+from larscope.report.section import Picture, Section
+from larscope.report.style import label_pixels, places_of, titled
+from larscope.result import Result
+
+COLUMNS = {
+    "run": "run",
+    "condition": "condition",
+    "block": "block",
+    "subject": "subject",
+    "dataset": "dataset",
+    "channel": "channel",
+    "plane": "plane",
+    "n_frames": "frames",
+    "seconds": "seconds",
+    "frame_rate": "frames a second",
+    "pixel_size": "pixel size",
+}
+"""Columns of the table of runs with their headings; those that no run has a value for are left out."""
+
+TEXT = ("run", "condition", "block", "subject", "dataset", "channel", "plane")
+
+
+def data_section(result: Result) -> Section:
+    """Say what was analysed."""
+    checks = result.provenance.get("checks")
+    complaints = [found for found in checks or [] if found["level"] != "pass"]
+    return Section(
+        "data",
+        "What data?",
+        [_sentence(result), _checked(checks, complaints)],
+        [
+            Picture(
+                "figures/mean_frame.png",
+                plot_mean_frame(result),
+                "The static image, mean over runs of each run's mean over time; the skip connection carries it past "
+                "the network.",
+            )
+        ],
+        shown={"runs": run_table(result.dataset), "complaints": complaints},
+    )
+
+
+def run_table(data: xr.Dataset) -> dict[str, Any]:
+    """Return headings and rows of the table of runs; its first `n_text` columns are text."""
+    columns: dict[str, list[Any]] = {name: data[name].to_numpy().tolist() for name in COLUMNS if name in data}
+    columns["seconds"] = [
+        round(frames / rate, 1) if rate and math.isfinite(rate) else math.nan
+        for frames, rate in zip(columns["n_frames"], columns["frame_rate"], strict=True)
+    ]
+    kept = [name for name in COLUMNS if name in columns and not all(_is_empty(value) for value in columns[name])]
+    cells = [["" if _is_empty(value) else value for value in columns[name]] for name in kept]
+    n_text = len([name for name in kept if name in TEXT])
+    return {"headings": [COLUMNS[name] for name in kept], "rows": list(zip(*cells, strict=True)), "n_text": n_text}
+
+
+def plot_mean_frame(result: Result) -> Figure:
+    """Draw the static image: mean over runs of each run's mean over time."""
+    places = places_of(result.dataset)
+    figure = Figure(figsize=(4.2 * min(places.wide, 2) + 1.4, 4.2), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(result.dataset["mean_frame"], cmap="gray", extent=places.extent)
+    label_pixels(axes)
+    axes.set_title(titled(result.dataset.attrs["simulated"], "Mean frame"))
+    figure.colorbar(image, ax=axes, label="intensity, [0, 1] of the session")
+    return figure
+
+
+def _sentence(result: Result) -> str:
+    data = result.dataset
+    height, width = (int(size) for size in data.attrs["crop"])
+    step = int(data.attrs["downscale"])
+    rows, columns = data["mean_frame"].shape
+    small = "" if step == 1 else f", one in {step} of them in both directions ({rows} x {columns})"
+    low, high = (data.attrs[f"intensity_{end}"] for end in ("low", "high"))
+    return (
+        f"The centre {height} x {width} pixels of each frame were analysed{small}, with "
+        f"intensities from {low:g} to {high:g} scaled to [0, 1], once for the session. Rows and columns on this page "
+        "are those of the recorded movie, counted from 0."
+    )
+
+
+def _checked(checks: list[dict[str, Any]] | None, complaints: list[dict[str, Any]]) -> str:
+    if checks is None:
+        return "This result does not say whether the movies were checked for motion, clipping and lost frames."
+    if not complaints:
+        return "The check of the movies had nothing to complain of."
+    runs = len({found["run"] for found in complaints if found["run"] is not None})
+    where = f" in {runs} run{'s' * (runs != 1)}" if runs else ""
+    return f"The check of the movies complained {len(complaints)} time{'s' * (len(complaints) != 1)}{where}: see below."
+
+
+def _is_empty(value: Any) -> bool:
+    return value in ("", None) or (isinstance(value, float) and math.isnan(value))
