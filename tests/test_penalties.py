@@ -55,6 +55,18 @@ def test_a_constant_series_has_nothing_to_explain():
     assert np.isnan(curve.explained + curve.explained_heldout).all()
 
 
+def test_masked_frames_are_left_out(latent):
+    var, gappy = SparseVAR(order=1, penalty=0.02), latent.clone()
+    gappy[40:45] = torch.nan
+    curve = trace_penalties(var, gappy, factors=(1,))
+    fit = var(gappy, gappy.isnan().any(1))
+    assert curve.n_active == [int(fit.n_active)]
+    assert 0.2 < curve.explained[0] < 1
+    assert np.isfinite(curve.explained_heldout[0])
+    gappy[:119] = torch.nan  # nothing is left to fit before the last fifth
+    assert np.isnan(trace_penalties(var, gappy, factors=(1,)).explained_heldout[0])
+
+
 def test_conditions_take_turns():
     assert chosen_runs(["a"] * 10 + ["b"], n_runs=3) == [0, 1, 10]
     assert chosen_runs(["a", "b"]) == [0, 1]

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from larscope.var import HELD_OUT, SparseVAR, VARFit
+from larscope.var import HELD_OUT, SparseVAR, complete_rows
 
 FACTORS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 """The penalties of a curve, in units of the one that was chosen."""
@@ -46,7 +46,7 @@ class PenaltyCurve:
 
 
 def trace_penalties(var: SparseVAR, latent: Float[Tensor, "T K"], factors: Sequence[float] = FACTORS) -> PenaltyCurve:
-    """Fit a run's latents with several penalties, each a multiple of `var.penalty`.
+    """Fit a run's latents with several penalties, each a multiple of `var.penalty`; masked frames are NaN.
 
     Examples
     --------
@@ -56,19 +56,23 @@ def trace_penalties(var: SparseVAR, latent: Float[Tensor, "T K"], factors: Seque
     >>> curve.penalty, curve.n_active[0] > curve.n_active[1]
     ([0.01, 0.1], True)
     """
+    missing = latent.isnan().any(1)
     split = round(len(latent) * (1 - HELD_OUT))
-    late = latent[split - var.order :]
+    late, centre = latent[split - var.order :], latent[:split].nanmean(0)
+    can_hold_out = bool(complete_rows(missing[:split], var.order).any())
     curve = PenaltyCurve([], [], [], [])
     for factor in factors:
         tried = copy.copy(var)
         tried.penalty = factor * var.penalty
-        fit = _fit(tried, latent)
+        with torch.no_grad():
+            fit = tried(latent, missing)
+            early = tried(latent[:split], missing[:split]) if can_hold_out else None
         curve.penalty.append(tried.penalty)
         curve.n_active.append(int(fit.n_active))
         curve.explained.append(_explained(latent[var.order :], fit.forecast))
-        early = _fit(tried, latent[:split])
-        centre = latent[:split].nanmean(0)
-        curve.explained_heldout.append(_explained(late[var.order :], early.predict(late), centre))
+        curve.explained_heldout.append(
+            math.nan if early is None else _explained(late[var.order :], early.predict(late), centre)
+        )
     return curve
 
 
@@ -80,13 +84,6 @@ def chosen_runs(conditions: Sequence[str], n_runs: int = MAX_CURVES) -> list[int
     """
     turn = [conditions[:run].count(name) for run, name in enumerate(conditions)]
     return sorted(sorted(range(len(conditions)), key=lambda run: (turn[run], run))[:n_runs])
-
-
-def _fit(var: SparseVAR, latent: Float[Tensor, "T K"]) -> VARFit:
-    missing = latent.isnan().any(1)
-    with torch.no_grad():
-        fit: VARFit = var(latent, missing) if missing.any() else var(latent)
-    return fit
 
 
 def _explained(target: Tensor, forecast: Tensor, centre: Tensor | None = None) -> float:

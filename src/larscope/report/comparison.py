@@ -43,7 +43,7 @@ def conditions_section(result: Result, folder: Path, records: Mapping[Path, Comp
     simulated = result.dataset.attrs["simulated"]
     title = "Do conditions differ?"
     if not records:
-        return Section("conditions", title, [], shown={"compared": [], "advice": _advice(result, folder)})
+        return Section("conditions", title, [], shown={"compared": [], "advice": _advice(result)})
     pictures = {at: pictures_of(record, str(at.relative_to(folder))) for at, record in records.items()}
     compared = [
         {
@@ -68,13 +68,14 @@ HOW_TO_READ = (
 )
 
 
-def _advice(result: Result, folder: Path) -> dict[str, str | None]:
+def _advice(result: Result) -> dict[str, str | None]:
     names = list(conditions_of(result.dataset))
     if len(names) < 2:
         return {"text": "All runs are of one condition: there is nothing to compare.", "command": None}
     return {
-        "text": "Nothing was compared yet. This does it, and writes this page anew:",
-        "command": shlex.join(["larscope", "compare", folder.name, *names[:2]]),
+        # a page is written before its result gets its place, and results are moved: it cannot know its folder's name
+        "text": "Nothing was compared yet. This does it, and writes this page anew; `result` is this result's folder:",
+        "command": shlex.join(["larscope", "compare", "result", *names[:2]]),
     }
 
 

@@ -89,7 +89,7 @@ def _sentence(result: Result) -> str:
 
 def _checked(checks: list[dict[str, Any]] | None, complaints: list[dict[str, Any]]) -> str:
     if checks is None:
-        return "This result does not say whether the movies were checked for motion, clipping and lost frames."
+        return "The movies' quality was not recorded with this result: `larscope check` measures it."
     if not complaints:
         return "The check of the movies had nothing to complain of."
     runs = len({found["run"] for found in complaints if found["run"] is not None})
