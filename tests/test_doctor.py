@@ -61,7 +61,7 @@ def test_what_is_there_is_said_with_its_version(installed):
     assert find(findings, "numpy").value == version("numpy")
     assert find(findings, "larscope").value.startswith(larscope.__version__)
     assert find(findings, "Python").value == f"{platform.python_version()}, {sys.executable}"
-    assert find(findings, "nwb").value == "NWB files: there"
+    assert find(findings, "nwb").value == "`larscope export --nwb`: there"
     assert not any(finding.broken for finding in findings)
     assert not any(finding.name == "tomli" for finding in findings)  # not for this Python
 
@@ -69,7 +69,7 @@ def test_what_is_there_is_said_with_its_version(installed):
 def test_the_command_installs_exactly_what_an_optional_part_lacks(installed):
     installed(pynwb=None, h5py="2.9")
     found = find(examine(), "nwb")
-    assert found.value == "NWB files: pynwb: missing; h5py: 2.9, needs >=3.0"
+    assert found.value == "`larscope export --nwb`: pynwb: missing; h5py: 2.9, needs >=3.0"
     assert shlex.split(found.command) == [sys.executable, "-m", "pip", "install", "pynwb>=3.1", "h5py>=3.0"]
     assert not found.broken
     missing = find(examine(), "zarr")

@@ -10,6 +10,7 @@ import pandas as pd
 import pynwb
 import pytest
 import tomli_w
+from conftest import blinking_movie
 from nwbinspector import Importance, inspect_nwbfile
 from pynwb.file import Subject
 from pynwb.ophys import OpticalChannel, TwoPhotonSeries
@@ -75,7 +76,7 @@ def with_subject(name: str):
     return lambda data: data.assign(subject=("run", np.array([name] * 4, dtype=object)))
 
 
-def recording(path: Path, **changed) -> Path:
+def recording(path: Path, frames=None, **changed) -> Path:
     """Write an NWB file with two-photon frames and all the metadata that one may have."""
     fields = {
         "session_description": "Mouse on a wheel.",
@@ -109,7 +110,11 @@ def recording(path: Path, **changed) -> Path:
     )
     file.add_acquisition(
         TwoPhotonSeries(
-            name="Movie", data=np.zeros((4, 8, 8), np.uint16), imaging_plane=plane, unit="counts", rate=30.0
+            name="Movie",
+            data=np.zeros((4, 8, 8), np.uint16) if frames is None else frames.transpose(0, 2, 1),  # width first
+            imaging_plane=plane,
+            unit="counts",
+            rate=30.0,
         )
     )
     with pynwb.NWBHDF5IO(path, "w") as out:
@@ -378,3 +383,28 @@ def test_the_command(metadata, tmp_path):
     done = CliRunner().invoke(cli.app, [*arguments, "--metadata", str(metadata())])
     assert done.exit_code == 0, done.output
     assert (tmp_path / "out.nwb").stat().st_size > 100_000
+
+
+def test_from_nwb_to_nwb(tmp_path):
+    """Two runs of one NWB movie are fitted, and exported without being asked for anything."""
+    recording(tmp_path / "movie.nwb", blinking_movie(150))
+    rows = ["path,condition,start,stop", "movie.nwb,familiar,0,75", "movie.nwb,novel,75,150"]
+    (tmp_path / "session.csv").write_text("\n".join(rows))
+    fit = ["fit", str(tmp_path / "session.csv"), "--out", str(tmp_path / "result"), "--order", "2", "--window", "32"]
+    done = CliRunner().invoke(cli.app, [*fit, "--epochs", "1", "--penalty", "0.002"])
+    assert done.exit_code == 0, done.output
+    path = tmp_path / "out.nwb"
+    done = CliRunner().invoke(cli.app, ["export", str(tmp_path / "result"), "--nwb", str(path)])
+    assert done.exit_code == 0, done.output
+    assert [line for line in complaints(path) if "SUGGESTION" not in line] == []
+    with pynwb.NWBHDF5IO(path, "r") as source:
+        file = source.read()
+        assert (file.subject.subject_id, file.identifier) == ("m7", "rec-7-larscope")
+        runs = frame(file.processing["ophys"]["LarscopeRuns"])
+        assert runs[["start", "stop", "frame_rate", "subject"]].to_numpy().tolist() == [
+            [0, 75, 30.0, "m7"],
+            [75, 150, 30.0, "m7"],
+        ]
+        series = file.processing["ophys"]["LarscopeLatentSeries"]
+        assert series["frame"].data[:].tolist() == list(range(150))
+        assert np.array_equal(series["value"].data[:], read_result(tmp_path / "result").dataset["latent_series"])

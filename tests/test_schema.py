@@ -32,21 +32,31 @@ def old(request, tmp_path):
     return Path(shutil.copytree(RESULTS / request.param, tmp_path / "result"))
 
 
-def versions(folder: Path) -> dict[str, int]:
-    """What each file of a result folder says its version is, by the formats' own readers."""
-    found = {
-        "config.toml": tomllib.loads((folder / "config.toml").read_text()).get("schema_version"),
-        "provenance.json": json.loads((folder / "provenance.json").read_text()).get("schema_version"),
-        "log.jsonl": json.loads((folder / "log.jsonl").read_text().splitlines()[0]).get("schema_version"),
-    }
-    with safe_open(folder / "model.safetensors", framework="numpy") as file:
-        found["model.safetensors"] = int((file.metadata() or {}).get("schema_version", 0))
-    for path in [*folder.glob("*.nc"), *folder.glob("comparisons/*/*.nc")]:
-        with h5py.File(path) as file:
-            found[str(path.relative_to(folder))] = int(np.ravel(file.attrs["schema_version"])[0])
-    for path in folder.glob("comparisons/*/*.json"):
-        found[str(path.relative_to(folder))] = json.loads(path.read_text()).get("schema_version")
-    return found
+def version_in(path: Path) -> int | None:
+    """What a file says its version is, by its format's own reader."""
+    match path.suffix:
+        case ".toml":
+            return tomllib.loads(path.read_text()).get("schema_version")
+        case ".json":
+            return json.loads(path.read_text()).get("schema_version")
+        case ".jsonl":
+            return json.loads(path.read_text().splitlines()[0]).get("schema_version")
+        case ".safetensors":
+            with safe_open(path, framework="numpy") as file:
+                return int((file.metadata() or {}).get("schema_version", 0))
+        case ".nc":
+            with h5py.File(path) as file:
+                return int(np.ravel(file.attrs.get("schema_version", 0))[0])
+
+
+CANNOT_SAY = {".csv", ".png", ".html"}
+"""A table that goes with its folder, and what is drawn anew from the other files."""
+
+
+def versions(folder: Path) -> dict[str, int | None]:
+    """What each file of a result folder says its version is."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.suffix not in CANNOT_SAY]
+    return {str(path.relative_to(folder)): version_in(path) for path in files}
 
 
 def rewrite_as_current(old: Path, folder: Path) -> Path:
@@ -91,10 +101,25 @@ def test_an_old_result_is_reported_and_compared(old):
         assert after[test]["statistic"] == pytest.approx(numbers["statistic"], rel=1e-4)
 
 
-def test_every_file_says_its_version(old, tmp_path):
+def test_every_file_says_its_version(session, tmp_path):
+    lines = ["path,condition,run"]
+    for run in session:
+        np.save(tmp_path / f"{run.name}.npy", run.movie.array)
+        lines.append(f"{run.name}.npy,{run.condition},{run.name}")
+    (tmp_path / "session.csv").write_text("\n".join(lines))
+    out = tmp_path / "result"
+    fit = ["fit", str(tmp_path / "session.csv"), "--out", str(out), "--window", "32", "--epochs", "1", "--seeds", "2"]
+    for command in (fit, ["compare", str(out), "familiar", "novel", "--permutations", "9"]):
+        done = CliRunner().invoke(cli.app, command)
+        assert done.exit_code == 0, done.output
+    said = versions(out)
+    assert said.keys() >= {*FILES, "stability.nc", f"{COMPARISON}/comparison.nc", f"{COMPARISON}/comparison.json"}
+    assert set(said.values()) == {SCHEMA_VERSION}, said
+
+
+def test_an_old_result_written_anew_says_the_current_version(old, tmp_path):
     said = versions(rewrite_as_current(old, tmp_path / "new"))
-    assert set(said.values()) == {SCHEMA_VERSION}
-    assert said.keys() == {*FILES, "stability.nc", f"{COMPARISON}/comparison.nc", f"{COMPARISON}/comparison.json"}
+    assert set(said.values()) == {SCHEMA_VERSION}, said
 
 
 def test_the_version_is_no_part_of_what_is_read(old, tmp_path):

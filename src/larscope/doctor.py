@@ -26,9 +26,10 @@ from larscope.provenance import git_commit
 
 PURPOSE = {
     "sklearn": "the lasso as a scikit-learn estimator",
-    "nwb": "NWB files",
-    "zarr": "Zarr arrays",
-    "formats": "more file formats, through roiextractors",
+    "nwb": "`larscope export --nwb`",
+    "zarr": "movies in Zarr",
+    "video": "movies in AVI and MP4",
+    "formats": "all file formats",
     "view": "`larscope view`",
     "docs": "building the documentation",
     "dev": "the tests",
