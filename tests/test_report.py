@@ -209,6 +209,35 @@ def test_a_report_can_be_written_again(folder, result, still):
     assert not [path for path in folder.rglob("*writing*")]
 
 
+def no_couplings(data):
+    empty = data.isel(entry=slice(0, 0)).copy(deep=True)
+    empty["n_active"][:] = 0
+    empty["contribution_map"][:] = 0
+    return empty
+
+
+def one_condition(data):
+    return data.assign(condition=("run", np.array(["only"] * 4, dtype=object)))
+
+
+def many_conditions(data):
+    return data.assign(condition=("run", np.array([f"{i} of {'x' * 200}" for i in range(4)], dtype=object)))
+
+
+def nothing_measured(data):
+    names = [name for name in data.data_vars if name.startswith(("var_", "curve_exp"))]
+    return data.assign({name: data[name].astype(float) * np.nan for name in names})
+
+
+@pytest.mark.parametrize("change", [no_couplings, one_condition, many_conditions, nothing_measured])
+def test_odd_results_have_a_page(change, result, still, tmp_path):
+    odd = dataclasses.replace(result, dataset=change(result.dataset))
+    text = Outline(write_report(write_result(odd, tmp_path / "odd")).read_text(encoding="utf-8")).text
+    assert not re.search(r"\bnan\b", text)
+    if change is one_condition:
+        assert "there is nothing to compare" in text
+
+
 # --------------------------------------------------------------------------------------------------- what data
 
 

@@ -25,6 +25,7 @@ from larscope.report.style import (
     draw_arrow,
     label_pixels,
     largest,
+    name_ticks,
     open_axes,
     places_of,
     plain_text,
@@ -149,7 +150,7 @@ def plot_network(result: Result, edges: dict[str, pd.DataFrame]) -> Figure:
             ends = _place(places, edge.source), _place(places, edge.target)
             draw_arrow(axes, *ends, ON_IMAGE[edge.coef > 0], abs(edge.coef) / limit)
         n_between = int((edges[name]["target"] != edges[name]["source"]).sum())
-        axes.set_title(f"{plain_text(name)}: {len(table)} of {n_between:,}")
+        axes.set_title(f"{plain_text(name)}\n{len(table)} of {n_between:,}", fontsize="medium")
         label_pixels(axes)
     for axes in panels[len(drawn) :]:
         axes.set_visible(False)
@@ -180,7 +181,8 @@ def plot_coefficients(result: Result, edges: dict[str, pd.DataFrame]) -> Figure:
         axes.set_ylim(n_latents - 0.5, -0.5)
         axes.set_aspect("equal")
         runs = counted(range(n_runs[name]), "run")
-        axes.set_title(f"{plain_text(name)}: {len(table):,} of {n_latents**2:,} pairs, mean of {runs}")
+        said = f"{len(table):,} of {n_latents**2:,} pairs, mean of {runs}"
+        axes.set_title(f"{plain_text(name)}\n{said}", fontsize="medium")
         axes.set_xlabel("source latent")
     for axes in panels[len(strongest) :]:
         axes.set_visible(False)
@@ -204,8 +206,7 @@ def plot_sparsity(result: Result) -> Figure:
         jitter = rng.uniform(-0.15, 0.15, len(runs))
         of_runs.scatter(position + jitter, active[runs], s=18, color=colour_of(position), alpha=0.7)
         of_runs.plot([position - 0.3, position + 0.3], [active[runs].mean()] * 2, color=colour_of(position))
-    of_runs.set_xticks(range(len(groups)), [plain_text(name) for name in groups])
-    of_runs.set_xlim(-0.6, len(groups) - 0.4)
+    name_ticks(of_runs, groups)
     of_runs.set_ylim(bottom=0)
     of_runs.set_xlabel("condition")
     of_runs.set_ylabel("active coefficients of a run")

@@ -1,6 +1,7 @@
 """What all figures share: colours, labels, places in the image, and how a name from a stranger is printed."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,9 @@ ON_IMAGE = {True: VERMILION, False: "#56B4E9"}
 """Colours of couplings that raise and that do not, seen on black and on grey."""
 CONDITIONS = (BLUE, VERMILION, GREEN, "#CC79A7", "#E69F00", "#56B4E9")
 """Colours of the conditions, in order of their first appearance."""
+
+MAX_NAME = 24
+"""Characters of a name that a figure shows."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +78,23 @@ def colour_of(position: int) -> str:
 
 
 def plain_text(name: object) -> str:
-    """Return a name as matplotlib should print it: names come from strangers and are not formulas."""
-    return str(name).replace("$", r"\$")
+    r"""Return a name as matplotlib should print it: it comes from strangers, is no formula, and may be long.
+
+    >>> plain_text("$x$"), len(plain_text("x" * 100))
+    ('\\$x\\$', 24)
+    """
+    text = str(name)
+    if len(text) > MAX_NAME:
+        text = f"{text[: MAX_NAME - 11]}...{text[-8:]}"
+    return text.replace("$", r"\$")
+
+
+def name_ticks(axes: Axes, names: Iterable[str]) -> None:
+    """Name the places 0, 1, ... of an axis; slanted where the names are too long to stand side by side."""
+    texts = [plain_text(name) for name in names]
+    slanted: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
+    axes.set_xticks(range(len(texts)), texts, **(slanted if sum(map(len, texts)) > MAX_NAME else {}))
+    axes.set_xlim(-0.6, len(texts) - 0.4)
 
 
 def titled(simulated: object, text: str) -> str:

@@ -22,6 +22,7 @@ from larscope.report.style import (
     conditions_of,
     label_pixels,
     largest,
+    name_ticks,
     open_axes,
     places_of,
     plain_text,
@@ -226,8 +227,7 @@ def plot_errors(result: Result) -> Figure:
             axes.scatter(position + rng.uniform(-0.15, 0.15, len(runs)), values, s=16, color=colour, alpha=0.7)
             if np.isfinite(values).any():
                 axes.plot([position - 0.3, position + 0.3], [np.nanmean(values)] * 2, color=colour, linewidth=2)
-        axes.set_xticks(range(len(groups)), [plain_text(group) for group in groups])
-        axes.set_xlim(-0.6, len(groups) - 0.4)
+        name_ticks(axes, groups)
         axes.set_ylabel(MEASURES[name][0])
         axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 4), useMathText=True)
         open_axes(axes)

@@ -155,7 +155,7 @@ def plot_maps(result: Result) -> Figure:
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, (name, (image, runs)) in zip(panels, maps.items(), strict=False):
         drawn = axes.imshow(image, cmap="RdBu_r", vmin=-limit, vmax=limit, extent=places.extent)
-        axes.set_title(f"{plain_text(name)} (mean of {runs})")
+        axes.set_title(f"{plain_text(name)}\nmean of {runs}", fontsize="medium")
         label_pixels(axes)
     for axes in panels[len(maps) :]:
         axes.set_visible(False)
