@@ -406,3 +406,45 @@ def test_a_cached_fit_is_the_fit_in_memory(session, tmp_path):
     in_memory, cached = fit(session), fit(session, cache=tmp_path / "cache")
     assert cached.log_ == in_memory.log_
     assert cached.scores_.equals(in_memory.scores_)
+
+
+def test_shared_coefficients_serve_forecasts_and_scores_and_never_comparisons(model, session):
+    shared = fit(session, coefficients="condition")
+    assert all(np.array_equal(ours, own) for ours, own in zip(shared.coef_, model.coef_, strict=True))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ComparisonWarning)
+        assert shared.compare("familiar", "novel").statistic == model.compare("familiar", "novel").statistic
+    together = shared.var_.fit_together([torch.from_numpy(shared.latents_[run]) for run in (0, 2)])
+    expected = shared.var_.apply_coef(together, torch.from_numpy(shared.latents_[2])).forecast
+    np.testing.assert_array_equal(shared.forecasts_[2], expected)
+    assert shared.scores_["var_explained"].sum() < model.scores_["var_explained"].sum()  # in sample
+
+
+def test_runs_that_were_not_seen_are_forecast_with_their_conditions_coefficients(session):
+    seen, unseen = Session(session.runs[:3]), Session(session.runs[3:])
+    model = fit(seen, coefficients="condition")
+    [latent] = model.transform(unseen)
+    coef = model.var_.fit_together([torch.from_numpy(model.latents_[1])])
+    forecast = model.var_.apply_coef(coef, torch.from_numpy(latent)).forecast
+    row = model.score(unseen).iloc[0]
+    residual, spread = latent[2:] - forecast.numpy(), latent[2:] - latent[2:].mean(0)
+    assert row["var_explained"] == pytest.approx(1 - (residual**2).sum() / (spread**2).sum(), rel=1e-4)
+    [run] = unseen
+    strange = Session((dataclasses.replace(run, condition="famliar"),))
+    with pytest.raises(LarscopeError, match=r"Unknown condition 'famliar'\. Did you mean 'familiar'"):
+        model.score(strange)
+
+
+def test_what_forecasts_explain_of_a_movie_is_one_minus_residual_over_variance(session):
+    model = fit(session, pooling="previous")
+    scores = model.score(session)
+    frames = model.forecast(session)
+    for run, one in enumerate(session):
+        movie = one.movie.array.astype(np.float64)
+        low, high = model.preprocessing_.low, model.preprocessing_.high
+        target = (movie[2:] - low) / (high - low)
+        error = target - frames[run]
+        residual = ((error - error.mean(0)) ** 2).sum()
+        expected = 1 - residual / ((target - target.mean(0)) ** 2).sum()
+        assert scores["forecast_explained"][run] == pytest.approx(expected, abs=1e-5)
+    assert (scores["ceiling_explained"] > scores["forecast_explained"]).all()

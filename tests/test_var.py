@@ -247,3 +247,54 @@ def test_gaps_that_leave_nothing_to_fit_are_said_and_those_of_a_held_out_part_gi
     measures = measure(var, latent, var(latent, late), late)
     assert np.isnan(measures.var_error_heldout)
     assert np.isfinite(measures.var_error)
+
+
+def sklearn_coefs(design, target, alpha):
+    model = SklearnLasso(alpha=alpha, fit_intercept=False, tol=1e-13, max_iter=100_000)
+    return np.stack([model.fit(design, column).coef_.copy() for column in target.T], axis=1)
+
+
+def test_several_series_fitted_together_are_scikit_learns_lasso_on_their_stacked_rows():
+    series = [simulate(n, PLANTED, seed) * size + 3 for seed, (n, size) in enumerate([(50, 1), (80, 10), (30, 0.1)])]
+    gone = [torch.zeros(len(one), dtype=torch.bool) for one in series]
+    gone[1][40] = True
+    designs, targets = [], []
+    for one, missing in zip(series, gone, strict=True):
+        kept = one[~missing]
+        scaled = ((one - kept.mean(0)) / (kept - kept.mean(0)).square().mean().sqrt()).numpy()
+        rows = [t for t in range(2, len(one)) if not missing[t - 2 : t + 1].any()]
+        designs.append(np.stack([np.concatenate([scaled[t - 1], scaled[t - 2]]) for t in rows]))
+        targets.append(scaled[rows])
+    var = SparseVAR(order=2, penalty=0.02)
+    coef = var.fit_together(series, gone)
+    theirs = sklearn_coefs(np.concatenate(designs), np.concatenate(targets), 0.06)
+    np.testing.assert_allclose(to_design_layout(coef), theirs, atol=1e-8)
+    # applied to a series, they forecast in that series' units
+    fit = var.apply_coef(coef, series[1], gone[1])
+    kept = series[1][~gone[1]]
+    sigma = (kept - kept.mean(0)).square().mean().sqrt()
+    np.testing.assert_allclose(
+        fit.forecast[torch.isfinite(fit.forecast).all(1)],
+        torch.from_numpy(designs[1] @ theirs) * sigma + kept.mean(0),
+        atol=1e-6,
+    )
+    np.testing.assert_allclose(var.fit_together([series[0]]), var(series[0]).coef, atol=1e-12)
+
+
+@pytest.mark.parametrize("own_weight", [0.0, 0.3, 2.0])
+def test_the_weight_of_a_latents_own_past_is_scikit_learns_lasso_on_scaled_or_projected_columns(own_weight):
+    series = simulate(120, PLANTED)
+    ours = to_design_layout(SparseVAR(order=2, penalty=0.05, own_weight=own_weight)(series).coef).numpy()
+    scaled = ((series - series.mean(0)) / (series - series.mean(0)).square().mean().sqrt()).numpy()
+    design, target = lag_matrix(torch.from_numpy(scaled), 2).numpy(), scaled[2:]
+    for j in range(3):
+        own = np.arange(6) % 3 == j
+        theirs, y = np.zeros(6), target[:, j]
+        if own_weight:  # a weight v on a coefficient is a penalty of 1 on v times it
+            v = np.where(own, own_weight, 1.0)
+            theirs = sklearn_coefs(design / v, y[:, None], 0.15)[:, 0] / v
+        else:  # what is unpenalised is projected out of all else (Frisch, Waugh and Lovell)
+            out = np.eye(len(y)) - design[:, own] @ np.linalg.pinv(design[:, own])
+            theirs[~own] = sklearn_coefs(out @ design[:, ~own], (out @ y)[:, None], 0.15)[:, 0]
+            theirs[own] = np.linalg.lstsq(design[:, own], y - design[:, ~own] @ theirs[~own])[0]
+        np.testing.assert_allclose(ours[:, j], theirs, atol=1e-8)

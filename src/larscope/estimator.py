@@ -32,12 +32,15 @@ from larscope.errors import LarscopeError, suggest
 from larscope.evaluation import (
     Clip,
     RunEvaluation,
+    SharedCoefficients,
     bright_direction,
     clip_run,
     decode_run,
     encode_run,
     evaluate_run,
+    explain_frames,
     map_run,
+    share_coefficients,
 )
 from larscope.groups import Groups, group_members, groups_by
 from larscope.influence import EdgeDifferences, difference_map, edge_differences, latent_positions
@@ -78,7 +81,8 @@ class LatentVAR(Settings):
     Attributes
     ----------
     coef_
-        One sparse (order, K, K) a run: `coef_[i][k - 1, j, l]` is the effect of latent l on latent j at lag k.
+        One sparse (order, K, K) a run: `coef_[i][k - 1, j, l]` is the effect of latent l on latent j at lag k. Each
+        run's own, whatever `coefficients` says; forecasts and scores follow `coefficients`.
     scores_
         One row a run: `reconstruction_error`, `forecast_error` (mean squared, [0, 1] units), `var_error`,
         `var_explained`, `var_error_heldout`, `n_active`.
@@ -189,7 +193,7 @@ class LatentVAR(Settings):
             progress,
             keep_memory,
         )
-        evaluations = self._evaluate(prepared, progress)
+        evaluations = self._evaluate(prepared, None, progress)
         self.crop_offset_ = prepared.preprocessing.offset(session.frame_shape)
         self.runs_ = _run_table(session)
         self.scores_ = _score_table(session, evaluations)
@@ -233,16 +237,21 @@ class LatentVAR(Settings):
     def forecast(self, session: Session) -> list[Float[NDArray[np.float32], "n height width"]]:
         """Return the one-step-ahead forecasts of frames order .. T - 1 of each run, in the session's [0, 1].
 
-        Each run's coefficients are fitted to its own latents. A frame that is masked, or preceded by a masked one
-        within `order`, is NaN.
+        Each run's coefficients are fitted to its own latents, or with `coefficients="condition"`, are those of its
+        condition in the session of the fit. A frame that is masked, or preceded by a masked one within `order`, is NaN.
         """
         network, prepared = self._fitted_network(), self._prepare_new(session)
+        shared = self._shared_by_fit(session)
         lag = 1 if self.pooling == "previous" else 0
         forecasts = []
         for run in range(len(session)):
             latent = encode_run(network, prepared, run, self.window)
+            missing = latent.isnan().any(1)
             with torch.no_grad():
-                fit = self.var_(latent, torch.from_numpy(prepared.runs[run].missing).to(latent.device))
+                if shared is None:
+                    fit = self.var_(latent, missing)
+                else:
+                    fit = self.var_.apply_coef(shared[session.runs[run].condition].whole, latent, missing)
             forecast = np.full((len(fit.forecast), *self.mean_frame_.shape), np.nan, np.float32)
             for start, images in decode_run(network, prepared, run, fit.forecast, self.window, lag):
                 forecast[start - self.order : start - self.order + len(images)] = images.cpu().numpy()
@@ -250,11 +259,32 @@ class LatentVAR(Settings):
         return forecasts
 
     def score(self, session: Session) -> pd.DataFrame:
-        """Return what `scores_` holds, for a session that the network has or has not seen."""
-        self._fitted_network()
+        """Return what `scores_` holds, for a session that the network has or has not seen, and how much of its movie.
+
+        With `coefficients="condition"`, the coefficients are those of the session of the fit: `var_error_heldout` then
+        is of runs, not of parts of runs, that they have not seen. Two more columns are in pixels, and comparable with
+        any other method: `forecast_explained`, the share of the movie that one-step-ahead forecasts explain, and
+        `ceiling_explained`, the same with the true latents decoded. Pooling indices are those of the frame before.
+        """
+        network = self._fitted_network()
         needed = math.ceil((self.order + 1) / (1 - HELD_OUT)) + 1
         require_frames(session, needed, f"order {self.order}, fitted to the first {1 - HELD_OUT:.0%} of a run")
-        return _score_table(session, self._evaluate(self._prepare_new(session), progress=False))
+        prepared = self._prepare_new(session)
+        evaluations = self._evaluate(prepared, self._shared_by_fit(session), progress=False)
+        table = _score_table(session, evaluations)
+        series = {
+            "forecast_explained": [evaluation.forecast for evaluation in evaluations],
+            "ceiling_explained": [
+                np.where(np.isnan(evaluation.forecast), np.float32(np.nan), evaluation.latent[self.order :])
+                for evaluation in evaluations
+            ],
+        }
+        for name, decoded in series.items():
+            table[name] = [
+                explain_frames(network, prepared, run, torch.from_numpy(one).to(network.mean_frame), self.window)
+                for run, one in enumerate(decoded)
+            ]
+        return table
 
     def compare(
         self,
@@ -657,13 +687,35 @@ class LatentVAR(Settings):
             penalty_scale=self.penalty_scale,
             center=self.center,
             scale=self.scale,
+            own_weight=self.own_weight,
             max_distance=self.max_distance,
             latent_shape=self.network_.latent_shape,
         )
 
-    def _evaluate(self, prepared: PreparedSession, progress: bool) -> list[RunEvaluation]:
+    def _evaluate(
+        self, prepared: PreparedSession, shared: Mapping[str, SharedCoefficients] | None, progress: bool
+    ) -> list[RunEvaluation]:
+        """Evaluate every run; coefficients that are shared come from these runs unless they are given."""
+        network, conditions = self.network_, [run.condition for run in prepared.session]
+        latents = [
+            encode_run(network, prepared, run, self.window)
+            for run in track(range(len(prepared.runs)), "Encoding", disable=not progress)
+        ]
+        if shared is None and self.coefficients == "condition":
+            shared = share_coefficients(self.var_, latents, conditions)
         runs = track(range(len(prepared.runs)), "Fitting each run's VAR", disable=not progress)
-        return [evaluate_run(self.network_, self.var_, prepared, run, self) for run in runs]
+        of_run = [None if shared is None else shared[condition] for condition in conditions]
+        return [evaluate_run(network, self.var_, prepared, run, self, latents[run], of_run[run]) for run in runs]
+
+    def _shared_by_fit(self, session: Session) -> dict[str, SharedCoefficients] | None:
+        """Return the coefficients of the fit that runs of a session share with those of their condition there."""
+        if self.coefficients == "run":
+            return None
+        for run in session:
+            self._runs_of(run.condition)
+        latents = [torch.from_numpy(latent) for latent in self.latents_]
+        shared = share_coefficients(self.var_, latents, self.runs_["condition"].tolist())
+        return {name: SharedCoefficients(coefs.whole, coefs.whole) for name, coefs in shared.items()}
 
     def _prepare_new(self, session: Session) -> PreparedSession:
         require_frames(session, self.order + 2, f"order {self.order} and two to forecast")

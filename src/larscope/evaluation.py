@@ -15,7 +15,7 @@ from larscope.influence import Decode, brightening, contribution_map, influence
 from larscope.network import Autoencoder
 from larscope.preprocessing import PreparedSession, true_ranges
 from larscope.settings import Settings
-from larscope.var import SparseCoefficients, SparseVAR, complete_rows, measure
+from larscope.var import SparseCoefficients, SparseVAR, complete_rows, first_part, measure
 
 CLIP_FRAMES = 32
 """Length of the clip that is kept of a run, around the frame in which its latents moved most."""
@@ -42,7 +42,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class RunEvaluation:
-    """One run, evaluated with coefficients of its own."""
+    """One run: `coef` are its own; `forecast` and `scores` those of the coefficients that were asked for."""
 
     latent: Float[NDArray[np.float32], "T K"]
     forecast: Float[NDArray[np.float32], "n K"]
@@ -85,19 +85,48 @@ def decode_run(
                 yield start, network.decode(latent[start - first : stop - first], indices)
 
 
+@dataclass(frozen=True)
+class SharedCoefficients:
+    """One matrix of coefficients for all runs of a condition: fitted to them whole, and to the first 80 % of each."""
+
+    whole: Float[Tensor, "order K K"]
+    early: Float[Tensor, "order K K"]
+
+
+def share_coefficients(
+    var: SparseVAR, latents: Sequence[Float[Tensor, "_T K"]], conditions: Sequence[str]
+) -> dict[str, SharedCoefficients]:
+    """Fit one VAR to all runs of each condition; frames that are NaN are missing."""
+    shared = {}
+    for condition in dict.fromkeys(conditions):
+        runs = [latent for latent, name in zip(latents, conditions, strict=True) if name == condition]
+        parts = [latent[: first_part(len(latent))] for latent in runs]
+        with torch.no_grad():
+            shared[condition] = SharedCoefficients(
+                *(var.fit_together(series, [one.isnan().any(1) for one in series]) for series in (runs, parts))
+            )
+    return shared
+
+
 def evaluate_run(
-    network: Autoencoder, var: SparseVAR, prepared: PreparedSession, run: int, settings: Settings
+    network: Autoencoder,
+    var: SparseVAR,
+    prepared: PreparedSession,
+    run: int,
+    settings: Settings,
+    latent: Float[Tensor, "T K"],
+    shared: SharedCoefficients | None = None,
 ) -> RunEvaluation:
-    """Fit the VAR to a whole run and measure it.
+    """Fit the VAR to a whole run, from its latents on, and measure it; with shared coefficients, measure those.
 
     Errors are mean squared differences in [0, 1] units over frames order .. T - 1 and all pixels.
     `forecast_error` decodes the forecast; `reconstruction_error` decodes what the network was trained to decode:
     the latents themselves in `"sequential"` training, else the forecast (Table 2).
     """
-    latent = encode_run(network, prepared, run, settings.window)
     missing = torch.from_numpy(prepared.runs[run].missing).to(latent.device)
     with torch.no_grad():
-        fit = var(latent, missing)
+        own = var(latent, missing)
+        fit = own if shared is None else var.apply_coef(shared.whole, latent, missing)
     pooling_lag = 1 if settings.pooling == "previous" else 0
     energy = (latent - latent[~missing].mean(0))[settings.order :].square().sum(1)
     forecastable = complete_rows(missing, settings.order)
@@ -115,14 +144,37 @@ def evaluate_run(
     scores: dict[str, float] = {
         "reconstruction_error": reconstruction_error,
         "forecast_error": forecast_error,
-        **asdict(measure(var, latent, fit, missing)),
+        **asdict(measure(var, latent, fit, missing, None if shared is None else shared.early)),
         "n_active": int(fit.n_active),
     }
     observed = prepared.frames(run, liveliest, liveliest + 1)[0]
     example = Example(liveliest, observed, reconstruction, forecast)
     # a matrix of all pairs of latents for each lag: of many runs, only what is not zero can be kept
-    coef = SparseCoefficients.from_dense([fit.coef.cpu().numpy()])
+    coef = SparseCoefficients.from_dense([own.coef.cpu().numpy()])
     return RunEvaluation(latent.cpu().numpy(), fit.forecast.cpu().numpy(), coef, scores, example)
+
+
+def explain_frames(
+    network: Autoencoder, prepared: PreparedSession, run: int, latent: Float[Tensor, "n K"], window: int
+) -> float:
+    r"""Return the share of a run's movie that a latent series explains, in pixels: `forecast_explained`.
+
+    .. math:: 1 - \sum (x - \hat x)^2 / \sum (x - \bar x)^2
+
+    over the run's last n frames, without those whose latents are NaN. Pooling indices are those of the frame before, so
+    that no frame shows the decoder where it is bright. The run's mean frame is granted: :math:`\hat x` is shifted to
+    it in every pixel, as for any method that is compared.
+    """
+    n_frames, total = 0, torch.zeros(2, dtype=torch.float64)
+    sums = torch.zeros(2, *network.mean_frame.shape, dtype=torch.float64)
+    for start, images in decode_run(network, prepared, run, latent, window, pooling_lag=1):
+        target = _frames(network, prepared, run, start, start + len(images))
+        both = torch.stack([target - images, target - network.mean_frame]).double().cpu()
+        n_frames += len(images)
+        total += both.square().sum((1, 2, 3))
+        sums += both.sum(1)
+    residual, spread = (total - sums.square().sum((1, 2)) / n_frames).tolist()
+    return 1 - residual / spread if spread > 0 else math.nan
 
 
 def clip_run(

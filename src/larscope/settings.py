@@ -72,6 +72,21 @@ class Settings:
         Literal["mean", "target"],
         Field(description="'mean': alpha = penalty * K (the paper's objective). 'target': alpha = penalty."),
     ] = "mean"
+    own_weight: Annotated[
+        float,
+        Field(
+            ge=0,
+            allow_inf_nan=False,
+            description="Weight of the penalty on a latent's own past: 1 as on all others, 0 for none.",
+        ),
+    ] = 1.0
+    coefficients: Annotated[
+        Literal["run", "condition"],
+        Field(
+            description="'run': each run has coefficients of its own. 'condition': one matrix for all runs of a "
+            "condition. Comparisons always fit each run."
+        ),
+    ] = "run"
     max_distance: Annotated[
         float | None,
         Field(ge=0, description="Allow couplings only between latents this near (latent pixels). Default: all."),

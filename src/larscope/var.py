@@ -105,6 +105,17 @@ class VARFit:
         return self.sigma * (lag_matrix(scaled, self.order) @ to_design_layout(self.coef)) + self.mean
 
 
+@dataclass(frozen=True)
+class _Rows:
+    """The regression of a series; `there`: which of the frames order .. T - 1 are among its rows, None for all."""
+
+    design: Float[Tensor, "*batch n p"]
+    target: Float[Tensor, "*batch n K"]
+    mean: Float[Tensor, "*batch 1 K"]
+    sigma: Float[Tensor, "*batch 1 _"]
+    there: Bool[Tensor, " _"] | None
+
+
 class SparseVAR(nn.Module):
     r"""l1-penalised VAR, fitted from scratch to each series it is given.
 
@@ -123,6 +134,8 @@ class SparseVAR(nn.Module):
     scale
         `"series"`: divide by the root mean square over all frames and latents. `"latent"`: by each latent's own;
         needs `penalty_scale="target"`, since there every coefficient is zero from alpha = 1 on.
+    own_weight
+        The penalty's weight on a latent's own lags: 1 penalises them like all others, 0 not at all.
     max_distance
         Allow only couplings between latents at most this far apart, in latent pixels; needs `latent_shape`.
     latent_shape
@@ -147,6 +160,7 @@ class SparseVAR(nn.Module):
         penalty_scale: Literal["mean", "target"] = "mean",
         center: bool = True,
         scale: Literal["series", "latent"] = "series",
+        own_weight: float = 1.0,
         max_distance: float | None = None,
         latent_shape: tuple[int, int] | None = None,
         gradient: Literal["implicit", "unrolled"] | None = "implicit",
@@ -170,6 +184,7 @@ class SparseVAR(nn.Module):
         self.penalty_scale = penalty_scale
         self.center = center
         self.scale = scale
+        self.own_weight = own_weight
         self.gradient = gradient
         self.mask: Tensor | None
         mask = None
@@ -187,32 +202,69 @@ class SparseVAR(nn.Module):
         `missing` frames (whatever they hold) are left out: a frame is fitted and forecast only if it and the `order`
         frames before it are there; other forecasts are NaN.
         """
-        if missing is not None and bool(missing.any()):
-            return self._fit_around_gaps(latent, missing)
-        mean, sigma = self.mean_and_scale(latent)
-        scaled = (latent - mean) / sigma
-        design = lag_matrix(scaled, self.order)
-        weights = self._solve(design, scaled[..., self.order :, :])
-        forecast = sigma * (design @ weights) + mean
-        return VARFit(from_design_layout(weights, self.order), forecast, mean, sigma)
+        rows = self._rows(latent, missing)
+        return self._forecast(rows, self._solve(rows.design, rows.target), latent)
 
-    def _fit_around_gaps(self, latent: Float[Tensor, "*batch T K"], missing: Bool[Tensor, " T"]) -> VARFit:
-        rows = complete_rows(missing, self.order)
-        if not bool(rows.any()):
+    def fit_together(
+        self, latents: Sequence[Float[Tensor, "_T K"]], missing: Sequence[Bool[Tensor, " _T"]] | None = None
+    ) -> Float[Tensor, "order K K"]:
+        """Fit one matrix of coefficients to several series: their lagged frames are stacked.
+
+        Each series is first centred and scaled by itself, so that a livelier one counts no more than others.
+
+        Examples
+        --------
+        >>> _ = torch.manual_seed(0)
+        >>> runs = [torch.randn(100, 4, dtype=torch.float64).cumsum(0) for _ in range(3)]
+        >>> SparseVAR(order=2, penalty=0.01).fit_together(runs).shape
+        torch.Size([2, 4, 4])
+        """
+        gaps = [None] * len(latents) if missing is None else missing
+        rows = [self._rows(latent, gone) for latent, gone in zip(latents, gaps, strict=True)]
+        weights = self._solve(torch.cat([row.design for row in rows]), torch.cat([row.target for row in rows]))
+        return from_design_layout(weights, self.order)
+
+    def apply_coef(
+        self,
+        coef: Float[Tensor, "order K K"],
+        latent: Float[Tensor, "T K"],
+        missing: Bool[Tensor, " T"] | None = None,
+    ) -> VARFit:
+        """Forecast a series with coefficients that were fitted elsewhere; mean and scale are the series' own."""
+        return self._forecast(self._rows(latent, missing), to_design_layout(coef), latent)
+
+    def _rows(self, latent: Float[Tensor, "*batch T K"], missing: Bool[Tensor, " T"] | None) -> _Rows:
+        """Return the regression of a series: in units of its scale, without what is missing."""
+        if missing is None or not bool(missing.any()):
+            mean, sigma = self.mean_and_scale(latent)
+            scaled = (latent - mean) / sigma
+            return _Rows(lag_matrix(scaled, self.order), scaled[..., self.order :, :], mean, sigma, None)
+        there = complete_rows(missing, self.order)
+        if not bool(there.any()):
             raise LarscopeError(
                 f"A fit of order {self.order} needs {self.order + 1} consecutive frames: got {len(missing)} frames "
                 f"with {int(missing.sum())} missing and no such stretch. Drop the run, or lower `order`."
             )
         mean, sigma = self.mean_and_scale(latent[..., ~missing, :])
         scaled = ((latent - mean) / sigma).masked_fill(missing.unsqueeze(-1), 0)  # NaN times zero is NaN
-        design = lag_matrix(scaled, self.order)[..., rows, :]
-        weights = self._solve(design, scaled[..., self.order :, :][..., rows, :])
-        forecast = torch.full_like(latent[..., self.order :, :], float("nan"))
-        forecast[..., rows, :] = sigma * (design @ weights) + mean
-        return VARFit(from_design_layout(weights, self.order), forecast, mean, sigma)
+        design = lag_matrix(scaled, self.order)[..., there, :]
+        return _Rows(design, scaled[..., self.order :, :][..., there, :], mean, sigma, there)
+
+    def _forecast(self, rows: _Rows, weights: Float[Tensor, "*batch p K"], latent: Tensor) -> VARFit:
+        forecast = rows.sigma * (rows.design @ weights) + rows.mean
+        if rows.there is not None:
+            everywhere = torch.full_like(latent[..., self.order :, :], float("nan"))
+            everywhere[..., rows.there, :] = forecast
+            forecast = everywhere
+        return VARFit(from_design_layout(weights, self.order), forecast, rows.mean, rows.sigma)
 
     def _solve(self, design: Float[Tensor, "*batch n p"], target: Float[Tensor, "*batch n K"]) -> Tensor:
-        return lasso(design, target, self.alpha(target.shape[-1]), gradient=self.gradient, mask=self.mask)
+        n_latents = target.shape[-1]
+        weights = None
+        if self.own_weight != 1:
+            own = torch.eye(n_latents, dtype=torch.bool, device=target.device).repeat(self.order, 1)
+            weights = torch.where(own, self.own_weight, 1.0).to(target)
+        return lasso(design, target, self.alpha(n_latents), gradient=self.gradient, weights=weights, mask=self.mask)
 
     def mean_and_scale(
         self, latent: Float[Tensor, "*batch T K"]
@@ -258,18 +310,22 @@ class Measures:
 
 
 def measure(
-    var: SparseVAR, latent: Float[Tensor, "T K"], fit: VARFit, missing: Bool[Tensor, " T"] | None = None
+    var: SparseVAR,
+    latent: Float[Tensor, "T K"],
+    fit: VARFit,
+    missing: Bool[Tensor, " T"] | None = None,
+    early_coef: Float[Tensor, "order K K"] | None = None,
 ) -> Measures:
     """Return the errors of a fit on its own run, and of a fit to the run's first 80 % on the rest.
 
     `var_error` is R_var, the mean over frames of `||z_t - zhat_t||^2 / ||z_t||^2`, on the centred series when
     `var.center`. `var_explained` is 1 - squared error / variance, both summed over frames and latents.
     `var_error_heldout` is R_var on the last 20 % of the frames, with coefficients, mean and scale from the
-    first 80 %. All are NaN for a series without variance, which has nothing to forecast, and the last where
-    `missing` frames leave nothing to fit or to forecast on its side.
+    first 80 %; with `early_coef` in place of those coefficients where they come from several runs. All are NaN for a
+    series without variance, which has nothing to forecast, and the last where `missing` frames leave nothing to fit or
+    to forecast on its side.
     """
     gone = torch.zeros(len(latent), dtype=torch.bool) if missing is None else missing
-    split = round(latent.shape[0] * (1 - HELD_OUT))
     rows = complete_rows(gone, var.order)
     with torch.no_grad():
         target = latent[var.order :][rows]
@@ -281,17 +337,24 @@ def measure(
         return Measures(
             var_error=_relative_error(target, forecast, fit.mean),
             var_explained=float(1 - residual / spread),
-            var_error_heldout=_heldout_error(var, latent, gone, split),
+            var_error_heldout=_heldout_error(var, latent, gone, early_coef),
         )
 
 
-def _heldout_error(var: SparseVAR, latent: Tensor, missing: Tensor, split: int) -> float:
+def first_part(n_frames: int) -> int:
+    """Return how many frames of a run the coefficients of `var_error_heldout` are fitted to."""
+    return round(n_frames * (1 - HELD_OUT))
+
+
+def _heldout_error(var: SparseVAR, latent: Tensor, missing: Tensor, early_coef: Tensor | None) -> float:
+    split = first_part(len(latent))
     # the last `order` frames before the split are the past of the first held-out frame
     late, late_missing = latent[split - var.order :], missing[split - var.order :]
     rows = complete_rows(late_missing, var.order)
     if not (bool(rows.any()) and bool(complete_rows(missing[:split], var.order).any())):
         return float("nan")
-    early = var(latent[:split], missing[:split])
+    series = latent[:split], missing[:split]
+    early: VARFit = var(*series) if early_coef is None else var.apply_coef(early_coef, *series)
     return _relative_error(late[var.order :][rows], early.predict(late)[rows], early.mean)
 
 
