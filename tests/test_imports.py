@@ -21,7 +21,8 @@ FLOORS = [
     {"result", "network", "influence", "checkpoints", "penalties", "quality"},
     {"training", "evaluation", "comparison", "stability"},
     {"record", "preflight"},
-    {"estimator", "report", "nwb", "doctor"},
+    {"conditions", "report", "nwb", "doctor"},
+    {"estimator"},
     {"cli", "sklearn"},
     {"__main__", "__init__"},
 ]
