@@ -6,6 +6,8 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -28,8 +30,7 @@ ANALYSE, TRY, SETUP = "Analyse your movies", "Try it on simulated data", "Set up
 
 DYNAMICS, FRAMES, NETWORK, TRAINING = (f"Settings: {name}" for name in ("dynamics", "frames", "network", "training"))
 PANELS = {
-    **dict.fromkeys(("order", "penalty", "penalty_scale", "own_weight", "coefficients"), DYNAMICS),
-    **dict.fromkeys(("center", "scale", "max_distance"), DYNAMICS),
+    **dict.fromkeys(("order", "penalty", "penalty_scale", "center", "scale", "max_distance"), DYNAMICS),
     **dict.fromkeys(("crop", "downscale", "nan"), FRAMES),
     **dict.fromkeys(("skip", "output", "pooling", "batch_norm"), NETWORK),
     **dict.fromkeys(("training", "epochs", "batch_size", "learning_rate", "window", "seed"), TRAINING),
@@ -239,7 +240,8 @@ def demo(
 ) -> None:
     """Simulate a session with planted sparse dynamics, fit it, compare its conditions, and write a report.
 
-    Takes about two minutes on two cores. Writes a result folder like that of `larscope fit`, with one comparison.
+    Takes about two minutes on two cores. Writes a result folder like that of `larscope fit`, with one comparison and,
+    in `movies/`, what was simulated.
 
     For example:
 
@@ -254,9 +256,9 @@ def demo(
             "Simulating a session: 8 runs under two conditions, with sparse couplings between cells that are "
             "weaker in the second. These data are simulated; no animal was recorded."
         )
-        _fit_and_report(
-            lambda: simulate_session(n_runs=8, n_frames=192, frame_shape=(96, 64), seed=seed), out, {"seed": seed}
-        )
+        simulated = cache(lambda: simulate_session(n_runs=8, n_frames=192, frame_shape=(96, 64), seed=seed))
+        _fit_and_report(simulated, out, {"seed": seed})
+        simulated().write(out / "movies")  # for `larscope view`
         from larscope.estimator import load
 
         console.print("\nComparing the two conditions:")
@@ -415,6 +417,40 @@ def report(result: Annotated[Path, typer.Argument(help="Result folder.", show_de
         from larscope.report import write_report
 
         _print_plain(f"Open {write_report(result)} in any browser.")
+
+
+@app.command(rich_help_panel=ANALYSE)
+def view(
+    result: Annotated[Path, typer.Argument(help="Result folder.", show_default=False)],
+    session: Annotated[
+        Path | None, typer.Option(help="Session table, where the movies are no longer where they were fitted.")
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Where to listen; 0 takes any free port.")] = 5006,
+    browser: Annotated[bool, typer.Option(help="Open the page.")] = True,
+) -> None:
+    """Look into a result: the report with what a file cannot hold.
+
+    Serves a page to this machine until Ctrl-C: every frame beside its forecast, the couplings of each latent, the
+    penalty along the exact path. Writes nothing but a `report.html` that is missing. Needs the extra `view`.
+
+    For example:
+
+    * `larscope view result`
+
+    * `larscope view result --session moved/session.csv`
+
+    * `larscope view result --port 8000 --no-browser`, on a machine that is reached through `ssh -L 8000:localhost:8000`
+    """
+    with reported_errors():
+        if find_spec("panel") is None:
+            raise LarscopeError(
+                "`larscope view` needs panel, which is not installed. Run: pip install 'larscope[view]'"
+            )
+        with console.status("Opening the result"):
+            from larscope.view import Exhibit, serve
+
+            exhibit = Exhibit(result, session)
+        serve(exhibit, port=port, browser=browser, on_start=lambda url: _print_plain(f"Serving {url} until Ctrl-C."))
 
 
 @app.command(rich_help_panel=ANALYSE)
