@@ -359,7 +359,7 @@ def _print_contrasts(model: Any, relative: bool, how: dict[str, Any]) -> None:
                 f"{found.pvalue:.2g}\n({found.min_pvalue:.2g})",
                 *(f"{p:.2g}" for p in (row.pvalue_bonferroni, row.pvalue_holm, row.pvalue_fdr)),
             ]
-            table.add_row(f"{escape(row.first)}\n{escape(row.second)}", *cells)
+            table.add_row(f"{escape(_printable(row.first))}\n{escape(_printable(row.second))}", *cells)
             limits += [f"{title}, {row.first} against {row.second}: {text}" for text in (found.units, *found.warnings)]
         console.print(table)
     _print_plain(
@@ -370,9 +370,18 @@ def _print_contrasts(model: Any, relative: bool, how: dict[str, Any]) -> None:
         _print_plain(text)
 
 
+def _printable(text: str) -> str:
+    r"""Spell out what cannot be printed.
+
+    >>> print(_printable("novel \x1b[2J"))
+    novel \x1b[2J
+    """
+    return "".join(letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in text)
+
+
 def _print_plain(text: str, to: Console = console) -> None:
-    """Print text that may hold names given by strangers: never markup."""
-    to.print(text, markup=False, highlight=False, soft_wrap=True)
+    """Print text that may hold names given by strangers: never markup, nor codes that steer the terminal."""
+    to.print(_printable(text), markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command(rich_help_panel=TRY)
@@ -676,7 +685,7 @@ def _score_table(dataset: Any, title: str) -> Table:
         else:
             table.add_column(header, justify="right", no_wrap=True)
     for row in zip(*(dataset[name].to_numpy().tolist() for name in SCORE_HEADERS), strict=True):
-        table.add_row(*(f"{cell:.3g}" if isinstance(cell, float) else escape(str(cell)) for cell in row))
+        table.add_row(*(f"{cell:.3g}" if isinstance(cell, float) else escape(_printable(str(cell))) for cell in row))
     return table
 
 

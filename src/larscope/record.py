@@ -220,18 +220,23 @@ def record_folder(result: str | Path, first: str, second: str) -> Path:
     name = "-".join(kept)
     if kept != [first, second]:
         name += "-" + hashlib.sha256(json.dumps([first, second]).encode()).hexdigest()[:8]
-    folder = Path(result) / "comparisons" / name
-    if not folder.resolve().is_relative_to(Path(result).resolve()):
+    return require_inside(Path(result) / "comparisons" / name, result)
+
+
+def require_inside(path: Path, result: str | Path) -> Path:
+    """Return a path inside a result folder, unless a link leads it out: a stranger may have put one there."""
+    if not path.resolve().is_relative_to(Path(result).resolve()):
         raise LarscopeError(
-            f"A comparison is kept inside its result folder: {folder} is a link to {folder.resolve()}. Remove the link."
+            f"Everything is kept inside its result folder: {path} is a link to {path.resolve()}. Remove the link."
         )
-    return folder
+    return path
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a path to write to, which becomes `path` once the block has succeeded."""
     filling = path.with_name(f".{path.name}.writing-{os.getpid()}")
+    filling.unlink(missing_ok=True)  # a link that someone put there would be written through
     try:
         yield filling
         filling.replace(path)

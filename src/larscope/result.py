@@ -36,6 +36,9 @@ PACKED = ("clip_observed", "clip_reconstruction")
 
 FILES = ("config.toml", "provenance.json", "log.jsonl", "model.safetensors", "results.nc")
 
+ATTRIBUTES = ("title", "simulated", "order", "crop", "crop_offset", "downscale", "intensity_low", "intensity_high")
+"""Attributes that `results.nc` has had in every version."""
+
 
 @dataclass(frozen=True)
 class Result:
@@ -134,8 +137,17 @@ def _read_files(folder: Path) -> Result:
         settings=update(settings, settings.pop("schema_version", version), config),
         log=update(rows, rows[0].pop("schema_version", version) if rows else version, log),
         weights=update(weights, weights_version, model),
-        dataset=read_dataset(results),
+        dataset=_require_whole(read_dataset(results), results),
     )
+
+
+def _require_whole(dataset: xr.Dataset, path: Path) -> xr.Dataset:
+    missing = [name for name in ATTRIBUTES if name not in dataset.attrs]
+    if missing:
+        raise LarscopeError(
+            f"Expected a whole result in {path}; it lacks {', '.join(missing)}. Restore it, or fit again."
+        )
+    return dataset
 
 
 def publish_result(finished: Path, folder: Path) -> None:

@@ -36,7 +36,7 @@ class Settings:
         Field(description=f"Passes over the windows. Default: as many as give {MIN_STEPS} steps, at least 2."),
     ] = None
     batch_size: Annotated[PositiveInt, Field(description="Windows in one training step.")] = 1
-    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False, description="Step size of Adam.")] = 1e-3
+    learning_rate: Annotated[float, Field(gt=0, le=1, description="Step size of Adam.")] = 1e-3
     window: Annotated[PositiveInt, Field(description="Frames in a training window.")] = 64
     crop: Annotated[
         tuple[PositiveInt, PositiveInt] | None,

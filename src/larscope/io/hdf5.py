@@ -213,6 +213,11 @@ def _whole_elsewhere(path: Path, stack: h5py.Dataset) -> tuple[int, str]:
     covered = 0
     for source in stack.virtual_sources():
         file_name = path if source.file_name == "." else path.parent / source.file_name
+        if not file_name.resolve().is_relative_to(path.parent.resolve()):
+            raise LarscopeError(
+                f"Expected the frames of {stack.name!r} in {path} or beside it; they lie in {file_name}, outside its "
+                "folder. Save them as one HDF5 file."
+            )
         if not file_name.is_file():
             raise LarscopeError(
                 f"Expected the frames of {stack.name!r} in {path}; they lie in {file_name}, which does not exist, and "

@@ -1,5 +1,6 @@
 """The session table: one row a run."""
 
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -104,8 +105,9 @@ def read_runs(path: str | Path, *, on_truncated: OnTruncated = "error") -> tuple
         try:
             runs.append(_open_run(path, number, _parse_row(path, number, row), on_truncated))
         except LarscopeError as error:
-            name = row.get("run")  # NaN in a short row
-            runs.append(BrokenRun(name.strip() or str(number) if isinstance(name, str) else str(number), error))
+            cell = row.get("run")
+            name = cell.strip() if isinstance(cell, str) else ""  # NaN in a short row
+            runs.append(BrokenRun(name if name and is_plain(name) else str(number), error))
     return tuple(runs)
 
 
@@ -151,6 +153,12 @@ def _require_columns(path: Path, table: pd.DataFrame) -> None:
 def _parse_row(path: Path, number: int, row: dict[Any, Any]) -> Row:
     # a short row leaves its last cells missing, which pandas reads as NaN whatever the dtype
     cells = {name: "" if pd.isna(cell) else str(cell).strip() for name, cell in row.items()}
+    for column, cell in cells.items():
+        if not is_plain(cell):
+            raise LarscopeError(
+                f"{path}, row {number}, column {column!r}: expected plain text; got a control character in {cell!r}. "
+                "Correct the cell."
+            )
     try:
         return Row.model_validate(cells)
     except ValidationError as error:
@@ -160,6 +168,15 @@ def _parse_row(path: Path, number: int, row: dict[Any, Any]) -> Row:
             f"{path}, row {number}, column {column!r}: {first['msg'].lower()}; got {cells.get(str(column), '')!r}. "
             "Correct the cell."
         ) from error
+
+
+def is_plain(text: str) -> bool:
+    r"""Return whether a text is free of control characters, which would steer a terminal.
+
+    >>> is_plain("novel object"), is_plain("\x1b[2J")
+    (True, False)
+    """
+    return not any(unicodedata.category(letter) == "Cc" for letter in text)
 
 
 def _open_run(table: Path, number: int, row: Row, on_truncated: OnTruncated) -> Run:

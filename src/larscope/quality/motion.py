@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 REACH = 16
 """Largest shift that is looked for, in pixels, in both directions."""
 
+TINY = 1e-30
+"""Amplitudes below are none: their reciprocals would not fit into single precision."""
+
 BLUR = 1.0
 """Standard deviation, in pixels, of the blur that keeps pixel noise from being whitened up."""
 
@@ -61,7 +64,7 @@ def estimate_shifts(stack: Stack, noise: float) -> Float[NDArray[np.float64], "f
     blur = _blur(height, width)
     mean = _spectrum(stack.mean(axis=0), taper)
     amplitude = np.abs(mean)
-    template = np.divide(np.conj(mean) * blur, amplitude, out=np.zeros_like(mean), where=amplitude > 0)
+    template = np.divide(np.conj(mean) * blur, amplitude, out=np.zeros_like(mean), where=amplitude > TINY)
     own = _surface(np.abs(template) ** 2, height, width)
     rest = (own.shape[0] // 2, own.shape[1] // 2)
     alike = _surface(mean * template, height, width)

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from plotly.offline.offline import get_plotlyjs
 
-from larscope.record import ComparisonRecord, find_records, read_record, replacing
+from larscope.record import ComparisonRecord, find_records, read_record, replacing, require_inside
 from larscope.report.comparison import conditions_section
 from larscope.report.data import data_section
 from larscope.report.dynamics import dynamics_section
@@ -48,7 +48,7 @@ def write_report(folder: str | Path) -> Path:
     images = {}
     for picture in (picture for section in sections for picture in section.pictures):
         images[picture.path] = _png(picture.figure)
-        with replacing(_made(folder / picture.path)) as path:
+        with replacing(_made(folder, picture.path)) as path:
             path.write_bytes(images[picture.path])
     page = folder / "report.html"
     with replacing(page) as path:
@@ -136,9 +136,9 @@ def _sha256(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _made(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
+def _made(folder: Path, path: str) -> Path:
+    require_inside((folder / path).parent, folder).mkdir(parents=True, exist_ok=True)
+    return folder / path
 
 
 def _png(figure: Figure) -> bytes:
