@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test nightly lint install bench clean
+.PHONY: demo test nightly lint docs gallery install bench clean
 
 demo: $(INSTALLED)
 	rm -rf demo
@@ -21,6 +21,14 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+# the site goes to site/, and opens from there without a server; any warning is an error
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# the pictures of docs/gallery.md, by the scripts that it shows
+gallery: $(INSTALLED)
+	cd docs/images && for script in ../../examples/*.py; do ../../$(BIN)/python $$script || exit 1; done
+
 install: $(INSTALLED)
 
 bench: $(INSTALLED)
@@ -34,4 +42,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf .venv build dist demo .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist demo site .mypy_cache .pytest_cache .ruff_cache .hypothesis

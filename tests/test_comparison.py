@@ -16,8 +16,6 @@ from statsmodels.stats.multitest import multipletests
 from larscope.comparison import (
     ComparisonWarning,
     PairDistances,
-    _distance_to_center,
-    _mean_inter_and_intra,
     coefficient_swap_test,
     compare_pairs,
     condition_imbalances,
@@ -27,6 +25,7 @@ from larscope.comparison import (
     swap_deltas,
     swap_errors,
 )
+from larscope.comparison.pairs import distance_to_center, mean_inter_and_intra
 from larscope.permutation import comparable_pairs, exchangeable_units, permute_labels
 from larscope.var import SparseCoefficients, SparseVAR
 
@@ -215,7 +214,7 @@ def test_dispersion_agrees_with_scikit_bio():
     skbio = pytest.importorskip("skbio.stats.distance")
     pairs, condition = distances(4, sizes=(7, 7), shift=2.0, spread=(1.0, 2.0))
     permdisp = skbio.permdisp(skbio.DistanceMatrix(np.sqrt(pairs.value)), condition, test="centroid", permutations=0)
-    ours = _distance_to_center(pairs.value, np.repeat([0, 1], 7))
+    ours = distance_to_center(pairs.value, np.repeat([0, 1], 7))
     assert scipy.stats.f_oneway(ours[:7], ours[7:]).statistic == pytest.approx(permdisp["test statistic"])
     assert quiet(compare_pairs, pairs, condition).permdisp_pvalue < 0.05
     same_spread, _ = distances(4, sizes=(7, 7), shift=2.0)
@@ -294,7 +293,7 @@ def test_every_labeling_of_every_design_has_pairs_to_compare(runs):
     value = np.random.default_rng(0).random((len(runs), len(runs)))
     for blocks, subjects in itertools.product((None, block), (None, subject)):
         labelings = permute_labels(exchangeable_units(condition, blocks, subjects))
-        inter, intra = _mean_inter_and_intra(value, comparable_pairs(labelings.units), labelings.labels)
+        inter, intra = mean_inter_and_intra(value, comparable_pairs(labelings.units), labelings.labels)
         assert np.isfinite(inter).all()
         assert np.isfinite(intra).all()
 

@@ -131,6 +131,29 @@ def test_says_what_torch_says(tmp_path):
         assert word in done.stdout
 
 
+A_GPU = """
+from types import SimpleNamespace as Of
+cuda = Of(device_count=lambda: 2, get_device_properties=lambda i: Of(name=f"GPU {i}", total_memory=80 * 2**30))
+version, __config__ = Of(cuda="13.0"), Of(show=lambda: "Build settings: BLAS_INFO=mkl, CUDA_VERSION=13.0")
+def ones(*shape):
+    import numpy
+    return numpy.ones(shape)
+def get_num_threads():
+    return 7
+"""
+
+
+def test_names_the_devices(tmp_path):
+    """A stand-in for torch on a machine with two GPUs."""
+    done = run_doctor(tmp_path, torch=A_GPU)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [line.split(maxsplit=1) for line in done.stdout.splitlines() if line.startswith("  ")]
+    assert ["device", "GPU 0, 80 GiB; GPU 1, 80 GiB"] in lines
+    assert ["CUDA", "13.0"] in lines
+    assert ["threads", "7"] in lines
+    assert ["BLAS", "mkl in torch"] in lines
+
+
 @pytest.mark.parametrize(
     ("code", "message"),
     [

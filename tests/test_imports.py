@@ -4,6 +4,7 @@ import ast
 import importlib
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,8 @@ FLOORS = [
     {"result", "network", "influence", "checkpoints", "penalties", "quality"},
     {"training", "evaluation", "comparison", "stability"},
     {"record", "preflight"},
-    {"estimator", "report", "nwb", "doctor"},
+    {"conditions", "report", "nwb", "doctor"},
+    {"estimator"},
     {"view"},
     {"cli", "sklearn"},
     {"__main__", "__init__"},
@@ -49,29 +51,43 @@ TORCH_FREE = (
 )
 
 
-def imports(path: Path) -> set[str]:
+MODULES = {
+    ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(SOURCE.rglob("*.py"))
+}
+
+
+def modules(path: Path) -> set[str]:
     """Modules of larscope that a file names, wherever in it."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("larscope."):
-            found.add(node.module.split(".")[1])
+        if isinstance(node, ast.ImportFrom) and node.module:
+            inner = {f"{node.module}.{name.name}" for name in node.names}
+            found |= inner & MODULES.keys() or {node.module}
         elif isinstance(node, ast.Import):
-            found |= {name.name.split(".")[1] for name in node.names if name.name.startswith("larscope.")}
-    return found
+            found |= {name.name for name in node.names}
+    return {name for name in found if name.startswith("larscope.")}
+
+
+def imports(path: Path) -> set[str]:
+    """What stands on a floor: modules and packages directly below larscope."""
+    return {name.split(".")[1] for name in modules(path)}
 
 
 def home(path: Path) -> str:
     return path.relative_to(SOURCE).parts[0].removesuffix(".py")
 
 
-MODULES = sorted(SOURCE.rglob("*.py"))
-
-
-@pytest.mark.parametrize("path", MODULES, ids=[str(path.relative_to(SOURCE)) for path in MODULES])
+@pytest.mark.parametrize("path", MODULES.values(), ids=MODULES)
 def test_imports_only_from_lower_floors(path):
     here = home(path)
     for other in imports(path) - {here}:
         assert FLOOR[other] < FLOOR[here], f"{here} must not import {other}"
+
+
+def test_imports_inside_a_package_run_one_way():
+    inside = {name: path for name, path in MODULES.items() if name != "larscope"}  # whose names wait to be used
+    TopologicalSorter({name: modules(path) for name, path in inside.items()}).prepare()  # raises where there is a cycle
 
 
 @pytest.mark.parametrize("name", TORCH_FREE)
@@ -81,8 +97,8 @@ def test_is_free_of_torch(name):
 
 
 def test_comparison_and_influence_take_arrays_and_callables():
-    for name in ("comparison", "influence"):
-        assert not imports(SOURCE / f"{name}.py") & {"training", "estimator", "session", "network"}
+    paths = [path for path in MODULES.values() if home(path) in {"comparison", "influence"}]
+    assert not set().union(*map(imports, paths)) & {"training", "estimator", "session", "network"}
 
 
 def test_report_needs_only_a_result():

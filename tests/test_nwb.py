@@ -293,15 +293,23 @@ def test_metadata_win_over_the_input(metadata, tmp_path):
         assert file.keywords[:].tolist() == ["hippocampus"]
 
 
-def test_inputs_that_contradict_each_other_are_named(tmp_path):
-    one, two = recording(tmp_path / "a.nwb"), recording(tmp_path / "b.nwb", session_start_time=datetime.now(UTC))
-    with pytest.raises(LarscopeError, match=r"a\.nwb and .*b\.nwb differ in `session_start_time`"):
-        write_nwb(with_inputs(tmp_path / "result", [one, two]), tmp_path / "out.nwb")
-    same = recording(tmp_path / "c.nwb")
-    write_nwb(with_inputs(tmp_path / "again", [one, same]), tmp_path / "out.nwb")
-    other = recording(tmp_path / "d.nwb", subject=Subject(subject_id="m8", species="Mus musculus"))
-    with pytest.raises(LarscopeError, match="differ in `subject`"):
-        write_nwb(with_inputs(tmp_path / "third", [one, other]), tmp_path / "out2.nwb")
+def test_inputs_that_contradict_each_other_are_named_with_all_that_differs(metadata, tmp_path):
+    one = recording(tmp_path / "a.nwb")
+    other = {"identifier": "rec-8", "session_start_time": datetime.now(UTC), "subject": Subject(subject_id="m8")}
+    folder = with_inputs(tmp_path / "result", [one, recording(tmp_path / "b.nwb", **other)])
+    with pytest.raises(
+        LarscopeError, match=r"a\.nwb, .*b\.nwb differ in `identifier`, `session_start_time`, `subject`\."
+    ):
+        write_nwb(folder, tmp_path / "out.nwb")
+    assert not (tmp_path / "out.nwb").exists()
+    write_nwb(folder, tmp_path / "out.nwb", metadata())  # which says all of these
+
+
+def test_inputs_that_agree_are_one_session(tmp_path):
+    same = [recording(tmp_path / "a.nwb"), recording(tmp_path / "b.nwb", subject=Subject(subject_id="m7", sex="F"))]
+    with pynwb.NWBHDF5IO(write_nwb(with_inputs(tmp_path / "result", same), tmp_path / "out.nwb"), "r") as source:
+        file = source.read()
+        assert (file.subject.weight, list(file.devices)) == ("25 g", ["Microscope"])
 
 
 def test_a_vanished_input_is_said(tmp_path):

@@ -91,7 +91,7 @@ def test_an_old_result_is_reported_and_compared(old):
     write_report(old)
     page = (old / "report.html").read_text(encoding="utf-8")
     assert "familiar against novel" in page
-    assert "Stability over training seeds" in page
+    assert "Trained 2 times" in page
     before = read_record(old / COMPARISON).summary["tests"]
     done = CliRunner().invoke(cli.app, ["compare", str(old), "familiar", "novel", "--permutations", "99"])
     assert done.exit_code == 0, done.output

@@ -238,7 +238,7 @@ def test_large_movies_become_bigtiff(tmp_path: Path, monkeypatch: pytest.MonkeyP
     session = simulate_session(**SMALL)
     kinds = {}
     for limit in (2**32, 0):
-        monkeypatch.setattr("larscope.simulate.CLASSIC_TIFF", limit)
+        monkeypatch.setattr("larscope.simulate.files.CLASSIC_TIFF", limit)
         table = session.write(tmp_path / str(limit))
         with tifffile.TiffFile(table.with_name("simulated-01.tif")) as file:
             kinds[limit] = file.is_bigtiff
@@ -282,7 +282,7 @@ def test_nothing_is_overwritten_and_nothing_left_half_written(tmp_path: Path, mo
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("larscope.simulate._write_truth", fail)
+    monkeypatch.setattr("larscope.simulate.files._write_truth", fail)
     with pytest.raises(OSError, match="disk full"):
         session.write(tmp_path / "simulated")
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]

@@ -30,7 +30,8 @@ ANALYSE, TRY, SETUP = "Analyse your movies", "Try it on simulated data", "Set up
 
 DYNAMICS, FRAMES, NETWORK, TRAINING = (f"Settings: {name}" for name in ("dynamics", "frames", "network", "training"))
 PANELS = {
-    **dict.fromkeys(("order", "penalty", "penalty_scale", "center", "scale", "max_distance"), DYNAMICS),
+    **dict.fromkeys(("order", "penalty", "penalty_scale", "own_weight", "coefficients"), DYNAMICS),
+    **dict.fromkeys(("center", "scale", "max_distance"), DYNAMICS),
     **dict.fromkeys(("crop", "downscale", "nan"), FRAMES),
     **dict.fromkeys(("skip", "output", "pooling", "batch_norm"), NETWORK),
     **dict.fromkeys(("training", "epochs", "batch_size", "learning_rate", "window", "seed"), TRAINING),

@@ -1,15 +1,16 @@
-"""`LatentVAR`: fit, transform, forecast, score, save. It wires the parts together and computes nothing itself."""
+"""`LatentVAR`: fit, transform, forecast, score, save. It wires the parts together and computes nothing itself.
+
+What it says of its conditions is in `larscope.conditions`.
+"""
 
 import inspect
 import math
 import sys
 import time
-import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -17,47 +18,30 @@ import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from pydantic import ValidationError
-from rich.progress import Progress, track
+from rich.progress import track
 
-from larscope.comparison import (
-    Comparison,
-    ComparisonWarning,
-    Contrast,
-    coefficient_swap_test,
-    correct_contrasts,
-    equally_long,
-    influence_test,
-)
-from larscope.errors import LarscopeError, suggest
+from larscope.conditions import ComparesConditions, Series, prepare_showing
 from larscope.evaluation import (
     Clip,
     RunEvaluation,
     SharedCoefficients,
-    bright_direction,
     clip_run,
     decode_run,
     encode_run,
     evaluate_run,
     explain_frames,
-    map_run,
     share_coefficients,
 )
-from larscope.groups import Groups, group_members, groups_by
-from larscope.influence import EdgeDifferences, difference_map, edge_differences, latent_positions
 from larscope.network import Autoencoder
 from larscope.penalties import PenaltyCurve, chosen_runs, trace_penalties
-from larscope.permutation import MaxT
 from larscope.preflight import estimate_fit
-from larscope.preprocessing import PreparedSession, Preprocessing, prepare
+from larscope.preprocessing import PreparedSession, Preprocessing
 from larscope.provenance import describe_inputs, describe_versions, git_commit
-from larscope.record import ComparisonRecord, build_record
 from larscope.result import Result, build_dataset, read_result, split_runs, write_result
 from larscope.session import Session, require_frames
 from larscope.settings import Settings, explain_validation, plain
 from larscope.training import train
 from larscope.var import HELD_OUT, SparseCoefficients, SparseVAR
-
-Series = Float[NDArray[np.float32], "T K"]
 
 RUN_COLUMNS = (
     "condition",
@@ -73,7 +57,7 @@ RUN_COLUMNS = (
 )
 
 
-class LatentVAR(Settings):
+class LatentVAR(ComparesConditions):
     """Sparse dynamics of the latents of a convolutional autoencoder, learned together (sec. 2).
 
     Takes every setting of `Settings` as a keyword, under the same name as `larscope fit` does.
@@ -118,30 +102,16 @@ class LatentVAR(Settings):
 
     __signature__ = inspect.signature(Settings)
 
-    coef_: SparseCoefficients
     scores_: pd.DataFrame
-    latents_: list[Series]
     forecasts_: list[Series]
-    contribution_maps_: Float[NDArray[np.float32], "runs height width"]
-    runs_: pd.DataFrame
     log_: list[dict[str, Any]]
-    network_: Autoencoder
-    var_: SparseVAR
-    preprocessing_: Preprocessing
-    crop_offset_: tuple[int, int]
     provenance_: dict[str, Any]
-    simulated_: bool
 
     def __init__(self, **settings: Any) -> None:
         try:
             super().__init__(**settings)
         except ValidationError as error:
             raise explain_validation(error) from None
-
-    @property
-    def mean_frame_(self) -> Float[NDArray[np.float32], "height width"]:
-        """Mean over runs of each run's mean over time."""
-        return self._fitted_network().mean_frame.cpu().numpy()
 
     def fit(
         self,
@@ -175,7 +145,7 @@ class LatentVAR(Settings):
         """
         started = time.monotonic()
         keep_memory = estimate_fit(self, session, cached=cache is not None).may_keep_memory(max_memory)
-        prepared = _prepare(
+        prepared = prepare_showing(
             session,
             progress,
             crop=self.crop,
@@ -286,371 +256,6 @@ class LatentVAR(Settings):
             ]
         return table
 
-    def compare(
-        self,
-        first: str,
-        second: str,
-        *,
-        test: Literal["swap", "influence"] = "swap",
-        relative: bool = True,
-        direction: Literal["outflow", "inflow"] = "outflow",
-        by: str = "condition",
-        groups: Groups | None = None,
-        n_permutations: int = 9999,
-        seed: int = 0,
-    ) -> Comparison:
-        """Test whether two conditions differ in their dynamics (sec. 2.3, 2.4).
-
-        Runs of different lengths are first fitted and measured anew on as many frames as the shortest has.
-
-        Parameters
-        ----------
-        first, second
-            Conditions, or names from `groups`. `block` and `subject` of the session table say which labels may be
-            permuted.
-        test
-            `"swap"`: `coefficient_swap_test`. `"influence"`: `influence_test`.
-        relative
-            For the swap test: False for the paper's raw Deltas.
-        direction
-            For the influence test.
-        by
-            The column whose values `first` and `second` are. When blocks (or subjects) themselves are compared, they
-            no longer say which labels may be permuted.
-        groups
-            More groups by name, each True for its runs, such as `larscope.groups.select_runs` makes.
-        n_permutations, seed
-            Of the permutations, where there are too many to enumerate.
-
-        Raises
-        ------
-        LarscopeError
-            A group is unknown, both are the same or share runs, or none has two runs.
-        """
-        runs, label, design = self._two_groups(first, second, by, groups)
-        latents, coefs = self._equally_fitted(runs)
-        how: dict[str, Any] = {**design, "n_permutations": n_permutations, "seed": seed}
-        if test == "influence":
-            return influence_test(coefs, label, direction=direction, **how)
-        return coefficient_swap_test(
-            latents, coefs, label, relative=relative, center=self.center, scale=self.scale, **how
-        )
-
-    def comparison_table(self, *, by: str = "condition", groups: Groups | None = None, **how: Any) -> list[Contrast]:
-        """Compare every two groups, as the paper's tables do, and correct the p-values for their number.
-
-        Parameters
-        ----------
-        by
-            Column of the session table whose values are the groups, where `groups` is left out.
-        groups
-            For each group's name, which runs are in it. Groups that share runs are not compared with each other.
-        how
-            `test`, `relative`, `direction`, `n_permutations`, `seed`: see `compare`.
-
-        Raises
-        ------
-        LarscopeError
-            There are no two groups without common runs.
-
-        Examples
-        --------
-        >>> from larscope import simulate_session
-        >>> import warnings
-        >>> with warnings.catch_warnings():
-        ...     warnings.simplefilter("ignore")  # a short training, and two runs a group
-        ...     session = simulate_session(n_runs=4, n_frames=80, frame_shape=(48, 48), seed=0)
-        ...     model = LatentVAR(order=2, window=32, epochs=1).fit(session)
-        ...     [row] = model.comparison_table()
-        >>> row.first, row.second, round(row.pvalue_holm, 3) >= 0.333
-        ('familiar', 'novel', True)
-        """
-        chosen = groups_by(self.runs_, by) if groups is None else groups
-        apart = [
-            (first, second)
-            for first, second in combinations(chosen, 2)
-            if not np.any(np.logical_and(chosen[first], chosen[second]))
-        ]
-        return correct_contrasts({pair: self.compare(*pair, by=by, groups=groups, **how) for pair in apart})
-
-    def difference_map(
-        self,
-        first: str,
-        second: str,
-        *,
-        by: str = "condition",
-        groups: Groups | None = None,
-        n_permutations: int = 9999,
-        seed: int = 0,
-        session: Session | None = None,
-        **how: Any,
-    ) -> MaxT:
-        """Return the mean contribution map of one condition minus that of another, and where it is significant.
-
-        `difference` is in units of [0, 1] frames; `pvalue <= 0.05` is the significance mask, corrected for the number
-        of pixels by max-T over the same restricted permutations as `compare` (`larscope.permutation.max_t`).
-
-        Parameters
-        ----------
-        first, second, by, groups, n_permutations, seed
-            As in `compare`.
-        session
-            The session of the fit, needed after `larscope.load` for other than the default maps.
-        how
-            `direction`, `gain`, `exclude_radius`, `preset`: see `contribution_map`.
-
-        Raises
-        ------
-        LarscopeError
-            As `compare` and `contribution_map`.
-
-        Warns
-        -----
-        ComparisonWarning
-            Runs differ in length by condition and the session is not at hand, so that the maps cannot be made anew
-            from as many frames of every run.
-        """
-        runs, label, design = self._two_groups(first, second, by, groups)
-        maps = self._equal_length_maps(runs, label, session, how)
-        return difference_map(maps, label, **design, n_permutations=n_permutations, seed=seed)
-
-    def edge_differences(
-        self,
-        first: str,
-        second: str,
-        *,
-        by: str = "condition",
-        groups: Groups | None = None,
-        n_permutations: int = 9999,
-        seed: int = 0,
-        min_runs: int = 2,
-    ) -> EdgeDifferences:
-        """Test each coefficient for a difference, first minus second, corrected for their number by max-T.
-
-        Every run's coefficients are those of as many frames as the shortest has.
-
-        Parameters
-        ----------
-        first, second, by, groups, n_permutations, seed
-            As in `compare`.
-        min_runs
-            Test only coefficients that are non-zero in at least this many runs.
-
-        Returns
-        -------
-        EdgeDifferences
-            Each edge named by row and column of its two latents in the image, in input pixels.
-
-        Raises
-        ------
-        LarscopeError
-            As `compare`.
-        """
-        network = self._fitted_network()
-        runs, label, design = self._two_groups(first, second, by, groups)
-        return edge_differences(
-            self._equally_fitted(runs)[1],
-            label,
-            network.latent_shape,
-            self.preprocessing_.crop,
-            **design,
-            offset=self.crop_offset_,
-            n_permutations=n_permutations,
-            seed=seed,
-            min_runs=min_runs,
-        )
-
-    def record_comparison(
-        self,
-        first: str,
-        second: str,
-        *,
-        by: str = "condition",
-        groups: Groups | None = None,
-        relative: bool = True,
-        n_permutations: int = 9999,
-        seed: int = 0,
-    ) -> ComparisonRecord:
-        """Compare two conditions in every way: both tests, the difference map and each edge.
-
-        Parameters as in `compare`. `larscope.record.write_record` puts the outcome into a result folder. What limits
-        the comparison is in the record, and not warned of.
-        """
-        which: dict[str, Any] = {"by": by, "groups": groups}
-        how: dict[str, Any] = {"n_permutations": n_permutations, "seed": seed}
-        runs, label, design = self._two_groups(first, second, by, groups)
-        inside = {group: [i for i, at in enumerate(label) if at == group] for group in (first, second)}
-        names = self.runs_["run"].iloc[runs].tolist()
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", ComparisonWarning)
-            maps = self._equal_length_maps(runs, label, None, {})
-        limits = [str(warning.message) for warning in caught]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ComparisonWarning)  # they are in the tests' own `warnings`
-            tests = {
-                "swap": self.compare(first, second, relative=relative, **which, **how),
-                "influence": self.compare(first, second, test="influence", **which, **how),
-            }
-        rows, columns = self._pixel_positions()
-        return build_record(
-            first=first,
-            second=second,
-            runs={group: [names[i] for i in members] for group, members in inside.items()},
-            tests=tests,
-            maps={group: maps[members].mean(0) for group, members in inside.items()},
-            difference=difference_map(maps, label, **design, **how),
-            edges=self.edge_differences(first, second, **which, **how),
-            mean_frame=self.mean_frame_,
-            rows=rows,
-            columns=columns,
-            simulated=self.simulated_,
-            options={"by": by, "relative": relative, **how},
-            warnings=limits,
-        )
-
-    def contribution_map(
-        self,
-        condition: str,
-        *,
-        direction: Literal["outflow", "inflow"] = "outflow",
-        gain: float = 1.0,
-        exclude_radius: float = 0.0,
-        preset: Literal["default", "paper"] = "default",
-        session: Session | None = None,
-    ) -> Float[NDArray[np.float32], "height width"]:
-        """Return where in the image the couplings of a condition come from: the mean over its runs (sec. 2.4).
-
-        Parameters
-        ----------
-        condition
-            Experimental group.
-        direction
-            `"outflow"`: what a place does to others. `"inflow"`: what others do to it.
-        gain
-            Standard deviations that a latent of influence 1 is moved; the map should look alike at half of it.
-        exclude_radius
-            Leave out couplings between latents at most this far apart (latent pixels): one cell over two latents
-            looks like a coupling.
-        preset
-            `"paper"` is the printed formula (with `direction="inflow"` to the letter).
-        session
-            The session of the fit. Only needed for other than the default options after `larscope.load`, since a
-            result folder holds no frames to take pooling indices from.
-
-        Returns
-        -------
-        Array
-            In units of [0, 1] frames: what the influence adds to the mean frame.
-        """
-        self._fitted_network()
-        runs = self._runs_of(condition)
-        if (direction, gain, exclude_radius, preset) == ("outflow", 1.0, 0.0, "default"):
-            stored: Float[NDArray[np.float32], "height width"] = self.contribution_maps_[runs].mean(0)
-            return stored
-        maps = self._map(
-            self._prepare_new(self._known_session(session)),
-            runs,
-            direction=direction,
-            gain=gain,
-            exclude_radius=exclude_radius,
-            preset=preset,
-        )
-        mean: Float[NDArray[np.float32], "height width"] = maps.mean(0)
-        return mean
-
-    def _equal_length_maps(
-        self, runs: Sequence[int], label: Sequence[str], session: Session | None, how: Mapping[str, Any]
-    ) -> Float[NDArray[np.float32], "runs height width"]:
-        """Return a map a run, of coefficients fitted on as many frames of every run where the frames are at hand."""
-        lengths = np.array([np.isfinite(self.latents_[run]).all(axis=1).sum() for run in runs])
-        at_hand = session is not None or hasattr(self, "_session")
-        if not how and (np.ptp(lengths) == 0 or not at_hand):
-            first = np.array(label) == label[0]
-            if not 1 / 1.05 < lengths[first].mean() / lengths[~first].mean() < 1.05:
-                warnings.warn(
-                    "Runs differ in length by condition, and maps of coefficients fitted on more frames differ from "
-                    "those on fewer. Pass `session` to `difference_map`, which then maps the same number of frames.",
-                    ComparisonWarning,
-                    stacklevel=3,
-                )
-            stored: Float[NDArray[np.float32], "runs height width"] = self.contribution_maps_[runs]
-            return stored
-        prepared = self._prepare_new(self._known_session(session))
-        coefs = dict(zip(runs, self._equally_fitted(runs)[1], strict=True))
-        return self._map(prepared, runs, coefs=coefs, **how)
-
-    def _known_session(self, session: Session | None) -> Session:
-        """Return the session of the fit, or raise: its frames have the pooling indices that a map is decoded with."""
-        session = session if session is not None else getattr(self, "_session", None)
-        if session is None:
-            raise LarscopeError(
-                "Another map than the stored one needs the frames of the session: got none, since this model was "
-                "loaded. Pass `session=read_session(...)`."
-            )
-        if [run.name for run in session] != self.runs_["run"].tolist():
-            raise LarscopeError("`session` must be the one that was fitted: its runs are others. Pass that session.")
-        return session
-
-    def _map(
-        self,
-        prepared: PreparedSession,
-        runs: Iterable[int],
-        progress: bool = False,
-        *,
-        coefs: Mapping[int, Any] | None = None,
-        **how: Any,
-    ) -> Float[NDArray[np.float32], "runs height width"]:
-        network, var = self.network_, self.var_
-        sign = bright_direction(network, var, prepared, self.latents_, self.window)
-        used = self.coef_ if coefs is None else coefs
-        return np.stack(
-            [
-                map_run(network, var, prepared, run, self.latents_[run], used[run], sign, self.window, **how)
-                for run in track(list(runs), "Mapping contributions", disable=not progress)
-            ]
-        )
-
-    def _equally_fitted(self, runs: Sequence[int]) -> tuple[list[Series], list[Float[NDArray[Any], "order K K"]]]:
-        """Return each run's latents, as many frames as the shortest run has, and the coefficients of those frames."""
-        latents = equally_long([self.latents_[run] for run in runs])
-        coefs = []
-        for run, latent in zip(runs, latents, strict=True):
-            if len(latent) == len(self.latents_[run]):
-                coefs.append(self.coef_[run])
-                continue
-            with torch.no_grad():
-                series = torch.from_numpy(latent)
-                coefs.append(self.var_(series, series.isnan().all(1)).coef.numpy())
-        return latents, coefs
-
-    def _two_groups(
-        self, first: str, second: str, by: str, groups: Groups | None
-    ) -> tuple[list[int], list[str], dict[str, Any]]:
-        """Return the runs of two groups, the first's first; the group of each; and their blocks and subjects."""
-        self._fitted_network()
-        named = dict(groups or {})
-        known: Groups = {**groups_by(self.runs_, by), **named} if {first, second} - set(named) else named
-        runs, label = group_members(known, first, second, len(self.runs_), noun=by)
-        table = self.runs_.iloc[runs]
-        compared = by if {first, second}.isdisjoint(named) else None
-        design = {
-            name: None if name == compared or table[name].isna().all() else table[name].tolist()
-            for name in ("block", "subject")
-        }
-        return runs.tolist(), label, design
-
-    def _runs_of(self, condition: str) -> list[int]:
-        known = list(dict.fromkeys(self.runs_["condition"]))
-        if condition not in known:
-            raise LarscopeError(f"Unknown condition {condition!r}. {suggest(condition, known)}")
-        return [run for run, name in enumerate(self.runs_["condition"]) if name == condition]
-
-    def _pixel_positions(self) -> tuple[Float[NDArray[np.float64], " height"], Float[NDArray[np.float64], " width"]]:
-        """Return row and column, in input pixels, of the centre of each row and column of the preprocessed frame."""
-        shape, crop, offset = self.mean_frame_.shape, self.preprocessing_.crop, self.crop_offset_
-        centres = latent_positions((shape[0], shape[1]), crop, offset).reshape(*shape, 2)
-        return centres[:, 0, 0], centres[0, :, 1]
-
     def save(self, folder: str | Path) -> Path:
         """Write the result folder (see `larscope.result`)."""
         state = self._fitted_network().state_dict()
@@ -717,15 +322,6 @@ class LatentVAR(Settings):
         shared = share_coefficients(self.var_, latents, self.runs_["condition"].tolist())
         return {name: SharedCoefficients(coefs.whole, coefs.whole) for name, coefs in shared.items()}
 
-    def _prepare_new(self, session: Session) -> PreparedSession:
-        require_frames(session, self.order + 2, f"order {self.order} and two to forecast")
-        return _prepare(session, progress=False, preprocessing=self.preprocessing_, nan=self.nan)
-
-    def _fitted_network(self) -> Autoencoder:
-        if not hasattr(self, "network_"):
-            raise LarscopeError("This LatentVAR is not fitted yet: call `fit(session)` first, or `larscope.load`.")
-        return self.network_
-
 
 def load(folder: str | Path) -> LatentVAR:
     """Read a result folder back into a fitted `LatentVAR`.
@@ -788,12 +384,6 @@ EXAMPLE_NAMES = ("frame", "observed", "reconstruction", "forecast")
 CLIP_NAMES = tuple(f"clip_{name}" for name in ("run", "frame", "observed", "reconstruction"))
 
 CURVE_NAMES = ("penalty", *(f"curve_{name}" for name in ("run", "n_active", "explained", "explained_heldout")))
-
-
-def _prepare(session: Session, progress: bool, **how: Any) -> PreparedSession:
-    with Progress(disable=not progress) as bar:
-        task = bar.add_task("Reading", total=sum(run.n_frames for run in session))
-        return prepare(session, on_frames=lambda n_frames: bar.advance(task, n_frames), **how)
 
 
 def _run_table(session: Session) -> pd.DataFrame:

@@ -28,7 +28,7 @@ REQUIRED = ("session_description", "identifier", "session_start_time")
 
 FIELDS = (
     *REQUIRED,
-    *("timestamps_reference_time", "experimenter", "experiment_description", "session_id", "institution", "lab"),
+    *("experimenter", "experiment_description", "session_id", "institution", "lab"),
     *("keywords", "notes", "pharmacology", "protocol", "related_publications", "slices", "data_collection"),
     *("surgery", "virus", "stimulus_notes"),
 )
@@ -89,8 +89,9 @@ def _describe_session(result: Result, given: Mapping[str, Any]) -> Any:
     from pynwb.file import Subject
 
     inputs = {path: _read_input(path) for path in _nwb_inputs(result)}
-    fields = {name: _agreed(name, inputs, given) for name in FIELDS}
-    subject = {**_agreed("subject", inputs, {}), **given.get("subject", {})} or _subject_of_runs(result)
+    agreed = _agree(inputs, given)
+    fields = {name: agreed[name] for name in FIELDS}
+    subject = agreed["subject"] or _subject_of_runs(result)
     if fields["identifier"] is not None and "identifier" not in given:
         fields["identifier"] += "-larscope"  # an identifier is one file's, and this is another one
     missing = [name for name in REQUIRED if not fields[name]]
@@ -100,12 +101,12 @@ def _describe_session(result: Result, given: Mapping[str, Any]) -> Any:
             f"{'the inputs do not say' if inputs else 'the inputs were not NWB'}, and it is never made up. Write it "
             f"into a TOML file, such as {EXAMPLE}, and pass that as `--metadata`."
         )
-    for name in ("session_start_time", "timestamps_reference_time"):
-        if fields[name] is not None and (not isinstance(fields[name], datetime) or fields[name].tzinfo is None):
-            raise LarscopeError(
-                f"`{name}` must be a date and time with its distance from UTC; got {fields[name]}. Write it into the "
-                "`--metadata` as 2026-01-31T09:30:00+01:00."
-            )
+    started = fields["session_start_time"]
+    if not isinstance(started, datetime) or started.tzinfo is None:
+        raise LarscopeError(
+            f"`session_start_time` must be a date and time with its distance from UTC; got {started}. Write it into "
+            "the `--metadata` as 2026-01-31T09:30:00+01:00."
+        )
     if result.dataset.attrs["simulated"]:
         fields["session_description"] = f"Simulated data; nothing was recorded. {fields['session_description']}"
     try:
@@ -119,7 +120,7 @@ def _describe_session(result: Result, given: Mapping[str, Any]) -> Any:
         ) from error
     made: dict[tuple[type, str], Any] = {}
     for kind in OBJECTS:
-        for description in _agreed(kind, inputs, {}).values():
+        for description in agreed[kind].values():
             getattr(file, f"add_{kind[:-1]}")(_build(description, made))
     return file
 
@@ -157,26 +158,28 @@ def _read_input(path: Path) -> dict[str, Any]:
     return found
 
 
-def _agreed(name: str, inputs: Mapping[Path, Mapping[str, Any]], given: Mapping[str, Any]) -> Any:
-    """Return a field as given, or as all inputs say that have it; of objects and the subject, all that any says."""
-    if name in given:
-        return given[name]
-    value: Any = None if name in FIELDS else {}
-    said: list[Path] = []
-    for path, fields in inputs.items():
-        field = fields[name]
-        if not field:
-            continue
-        known = value if isinstance(field, dict) else {name: value} if said else {}
-        news = field if isinstance(field, dict) else {name: field}
-        if any(known.get(part, part_value) != part_value for part, part_value in news.items()):
-            raise LarscopeError(
-                f"An NWB file is of one session; the inputs {said[-1]} and {path} differ in `{name}`. "
-                + ("Give it in `--metadata`." if name in FIELDS else "Fit and export their runs separately.")
-            )
-        value = {**value, **field} if isinstance(field, dict) else field
-        said.append(path)
-    return value
+def _agree(inputs: Mapping[Path, Mapping[str, Any]], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return every field as given, or as all inputs say that have it; of the subject and objects, all that any says."""
+    agreed: dict[str, Any] = {}
+    apart = []
+    for name in (*FIELDS, "subject", *OBJECTS):
+        said = [fields[name] for fields in inputs.values() if fields[name]]
+        if name in FIELDS:
+            said = [given[name]] if name in given else said
+            agreed[name] = said[0] if said else None
+            differ = any(value != agreed[name] for value in said)
+        else:
+            overruled = given.get(name, {})
+            agreed[name] = {part: value for fields in said for part, value in fields.items()} | overruled
+            differ = any(agreed[name][part] != fields[part] for fields in said for part in fields.keys() - overruled)
+        if differ:
+            apart.append(f"`{name}`")
+    if apart:
+        raise LarscopeError(
+            f"An NWB file is of one session; the inputs {', '.join(map(str, inputs))} differ in {', '.join(apart)}. "
+            "Say in `--metadata` what is right for all of them, or fit and export them separately."
+        )
+    return agreed
 
 
 def _subject_of_runs(result: Result) -> dict[str, Any]:
@@ -192,7 +195,7 @@ def _read_metadata(path: Path) -> dict[str, Any]:
         raise LarscopeError(
             f"Expected NWB's general fields in TOML; {path} cannot be read: {error}. For example: {EXAMPLE}."
         ) from error
-    for name in given.keys() - {"subject", *FIELDS}:
+    for name in sorted(given.keys() - {"subject", *FIELDS}):
         raise LarscopeError(f"{path}: unknown field {name!r}. {suggest(name, ['subject', *FIELDS])}")
     return given
 

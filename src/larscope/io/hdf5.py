@@ -76,7 +76,7 @@ class Hdf5Movie:
             height, width = sizes[1::-1] if width_first else sizes[:2]
             self.dtype: np.dtype[np.generic] = stack.dtype.newbyteorder("=")
             whole, why = _whole_frames(path, stack)
-        if whole < n_frames:
+        if (whole == n_frames and (why := _cut(path))) or whole < n_frames:
             n_frames = request.whole_frames(path, whole, n_frames, why)
         self.shape: tuple[int, int, int] = (n_frames, height, width)
 
@@ -112,23 +112,28 @@ def opened(path: Path) -> Iterator[h5py.File]:
 @contextmanager
 def _file(path: Path) -> Iterator[h5py.File]:
     """Open a file; where its end is missing, the library would refuse what is left of it."""
-    declared = _declared_size(path)
-    if declared is None or path.stat().st_size >= declared:
+    if not _cut(path):
         with h5py.File(path, "r") as file:
             yield file
     else:
-        with path.open("rb") as raw, h5py.File(_Prefix(raw, declared), "r") as file:
+        with path.open("rb") as raw, h5py.File(_Prefix(raw, _declared_size(path)), "r") as file:
             yield file
 
 
-def _declared_size(path: Path) -> int | None:
+def _cut(path: Path) -> str:
+    """Return how much of a file is left, empty where it is all."""
+    size, declared = path.stat().st_size, _declared_size(path)
+    return f"the file has {size} of {declared} bytes" if size < declared else ""
+
+
+def _declared_size(path: Path) -> int:
     with path.open("rb") as file:
         head = file.read(64)
     if len(head) < 64 or head[8] not in END_OF_FILE:
-        return None
+        return 0
     at = END_OF_FILE[head[8]]
     declared = int.from_bytes(head[at : at + 8], "little")
-    return declared if declared < 2**62 else None
+    return declared if declared < 2**62 else 0
 
 
 class _Prefix(io.RawIOBase):

@@ -30,7 +30,7 @@ def arrange_imagej(path: Path, stack: TiffPages) -> Layout:
     The images of a plain stack are its frames, whatever ImageJ calls them: it has one dimension only. A hyperstack
     says what is what.
     """
-    says = dict(line.split("=", 1) for line in stack.text(0).splitlines() if "=" in line)
+    says = dict(line.split("=", 1) for line in stack.text().splitlines() if "=" in line)
 
     def number(key: str) -> int:
         return int(says[key]) if says.get(key, "").isdecimal() else 1

@@ -45,7 +45,9 @@ class NpyMovie:
                 self._offset = file.tell()
                 size = os.fstat(file.fileno()).st_size
         except Exception as error:  # a damaged header makes its parser raise more than ValueError
-            raise LarscopeError(f"Expected a whole .npy array; {path} cannot be read: {error}. Restore it.") from error
+            raise LarscopeError(
+                f"Expected a whole .npy array; {path} cannot be read, from frame 0 on: {error}. Restore it."
+            ) from error
         if len(shape) != 3 or shape[0] < 0 or min(shape[1:]) < 1:
             raise LarscopeError(f"Expected an array of frames, height, width; {path} has shape {shape}.")
         self.shape: tuple[int, int, int] = shape

@@ -83,6 +83,13 @@ class TiffBytes:
         raw = self.read(offset + self._count.size, n_bytes + self._next.size)
         return list(self._tag.iter_unpack(raw[:n_bytes])), self._next.unpack(raw[n_bytes:])[0]
 
+    def require(self, tag: tuple[int, int, int, bytes]) -> None:
+        """Raise where a tag's value, whatever it is, lies beyond the end of the file: something was cut off."""
+        _, kind, count, inline = tag
+        size = ITEM_SIZE.get(kind, 0) * count
+        if size > len(inline) and self._next.unpack(inline)[0] + size > self.size:
+            raise BrokenPageError(f"its directory leads beyond the end of the file ({self.size} bytes)")
+
     def value(self, tag: tuple[int, int, int, bytes]) -> Any:
         """Return integers as a tuple, anything else as bytes."""
         _, kind, count, inline = tag
@@ -93,6 +100,8 @@ class TiffBytes:
     def directory(self, offset: int) -> Directory:
         """Return what is needed of the page at an offset."""
         tags, following = self.tags(offset)
+        for tag in tags:
+            self.require(tag)
         found = {tag[0]: self.value(tag) for tag in tags if tag[0] in ALIKE or tag[0] in OFFSETS or tag[0] in COUNTS}
         offsets = next((found.pop(code) for code in OFFSETS if code in found), ())
         counts = next((found.pop(code) for code in COUNTS if code in found), ())
@@ -167,10 +176,10 @@ class TiffPages:
         """Number of pages that are whole."""
         return len(self._offsets)
 
-    def text(self, page: int, code: int = DESCRIPTION) -> str:
-        """Return a text tag of a page."""
+    def text(self, code: int = DESCRIPTION) -> str:
+        """Return a text tag of the first page, which need not be whole."""
         with self.open() as tiff:
-            return tiff.text(self._offsets[page], code)
+            return tiff.text(tiff.first, code)
 
     def texts(self, code: int = DESCRIPTION) -> list[str]:
         """Return a text tag of every page."""
@@ -189,7 +198,7 @@ class TiffPages:
         Only where the chain has fewer pages and does not contradict: no directory may lie between the frames. Return
         whether it was done.
         """
-        if self.n_pages >= n_pages or not self._raw or not self._in_one_piece:
+        if self.n_pages >= n_pages or not self._raw or not self._first.offsets or not self._in_one_piece:
             return False
         start, following = self._first.offsets[0], self._first.next
         if following and (self.broken is None or following < start + n_pages * self._frame_bytes):
@@ -300,7 +309,10 @@ class TiffPages:
         self._offsets = np.array(offsets, np.int64)
 
     def _refuse_mixture(self, page: int, directory: Directory) -> None:
-        sizes = [f"{tags.get(257, '?')[0]} x {tags.get(256, '?')[0]}" for tags in (self._first.alike, directory.alike)]
+        sizes = [
+            " x ".join(str(number) for code in (257, 256) for number in tags.get(code, "?"))
+            for tags in (self._first.alike, directory.alike)
+        ]
         raise LarscopeError(
             f"Expected one stack of frames; {self.path} holds images of different sizes or types: page 0 has "
             f"{sizes[0]} pixels, page {page} {sizes[1]}. Save the movie as a file of its own."

@@ -19,7 +19,7 @@ def is_scanimage(path: Path, head: bytes) -> bool:
 
 def arrange_scanimage(path: Path, stack: TiffPages) -> Layout:
     """Arrange pages as ScanImage's settings say: channels change fastest, then frames of a plane, planes, volumes."""
-    says = _Settings(f"{stack.text(0, SOFTWARE)}\n{stack.text(0)}")
+    says = _Settings(f"{stack.text(SOFTWARE)}\n{stack.text()}")
     saved = says.numbers("SI.hChannels.channelSave") or says.numbers("SI4.channelsSave")
     n_channels = len(saved) or int(says.number("state.acq.numberOfChannelsSave", 1))
     if max(says.number("SI4.stackNumSlices", 1), says.number("state.acq.numberOfZSlices", 1)) > 1:

@@ -16,7 +16,7 @@ from larscope.errors import LarscopeError
 from larscope.io.pages import MAGIC, TiffPages
 from larscope.io.reader import TIME, Request, choose
 
-MOST_PAGES = 10**8
+MOST_PAGES = 10**7
 """A damaged text may claim more: none has been seen."""
 
 Table = Int64[NDArray[np.int64], "frames planes channels"]
@@ -68,6 +68,8 @@ class TiffMovie:
     """
 
     def __init__(self, path: Path, layout: Layout, request: Request) -> None:
+        if not layout.stacks[0].n_pages:
+            request.whole_frames(path, 0, layout.expected, layout.stacks[0].broken or "it has no page")
         layout = _channels_as_time(path, _planes_as_time(path, layout, request), request)
         self._path, self._stacks = path, layout.stacks
         first = layout.stacks[0]
@@ -206,7 +208,7 @@ def _choose_channel(path: Path, layout: Layout, request: Request) -> tuple[int, 
 
 def arrange_plain(path: Path, stack: TiffPages) -> Layout:
     """Take pages for frames in their order, unless the JSON that tifffile writes says what they are."""
-    described = _parse_shape(path, stack, stack.text(0)) if stack.n_pages else None
+    described = _parse_shape(path, stack, stack.text())
     if described is None:
         pages, expected = interleave(stack, {"T": None})
         return Layout((stack,), pages, expected=expected)

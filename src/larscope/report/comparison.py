@@ -104,6 +104,18 @@ def describe_comparison(record: ComparisonRecord) -> list[str]:
     return [_design(record), *_tests(record), _pixels(record), _edges(record), *warnings_of(record)]
 
 
+def summarise_comparison(record: ComparisonRecord) -> str:
+    """Return one sentence: how likely both tests would find such a difference by chance, and what limits that."""
+    summary = record.summary
+    tests = " and ".join(f"p = {_p(test['pvalue'])} ({TESTS[name].lower()})" for name, test in summary["tests"].items())
+    least = _p(summary["tests"]["swap"]["min_pvalue"])
+    limits = f"; {counted(warned, 'warning')}, see below" if (warned := warnings_of(record)) else ""
+    return (
+        f"{summary['first']} against {summary['second']}, by permuting labels: {tests}; the smallest that this design "
+        f"can reach is {least}{limits}."
+    )
+
+
 def warnings_of(record: ComparisonRecord) -> list[str]:
     """Return each warning of both tests and of the maps, once, named after the test where only one gave it."""
     found: dict[str, list[str]] = {}

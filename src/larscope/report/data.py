@@ -7,7 +7,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from larscope.report.section import Picture, Section
-from larscope.report.style import label_pixels, places_of, titled
+from larscope.report.style import counted, label_pixels, listed, places_of, titled
 from larscope.result import Result
 
 COLUMNS = {
@@ -30,12 +30,10 @@ TEXT = ("run", "condition", "block", "subject", "dataset", "channel", "plane")
 
 def data_section(result: Result) -> Section:
     """Say what was analysed."""
-    checks = result.provenance.get("checks")
-    complaints = [found for found in checks or [] if found["level"] != "pass"]
     return Section(
         "data",
         "What data?",
-        [_sentence(result), _checked(checks, complaints)],
+        [_sentence(result), describe_checks(result)],
         [
             Picture(
                 "figures/mean_frame.png",
@@ -44,7 +42,7 @@ def data_section(result: Result) -> Section:
                 "the network.",
             )
         ],
-        shown={"runs": run_table(result.dataset), "complaints": complaints},
+        shown={"runs": run_table(result.dataset), "complaints": complaints_of(result)},
     )
 
 
@@ -87,14 +85,32 @@ def _sentence(result: Result) -> str:
     )
 
 
-def _checked(checks: list[dict[str, Any]] | None, complaints: list[dict[str, Any]]) -> str:
-    if checks is None:
+def describe_checks(result: Result) -> str:
+    """Say whether the check of the movies complained."""
+    if result.provenance.get("checks") is None:
         return "The movies' quality was not recorded with this result: `larscope check` measures it."
+    complaints = complaints_of(result)
     if not complaints:
         return "The check of the movies had nothing to complain of."
-    runs = len({found["run"] for found in complaints if found["run"] is not None})
-    where = f" in {runs} run{'s' * (runs != 1)}" if runs else ""
-    return f"The check of the movies complained {len(complaints)} time{'s' * (len(complaints) != 1)}{where}: see below."
+    runs = {run for complaint in complaints for run in complaint["runs"]}
+    of_all = f" in {len(runs)} of {counted(result.dataset['run'], 'run')}" if runs else ""
+    return f"The check of the movies complained of {listed(c['check'] for c in complaints)}{of_all}: see its warnings."
+
+
+def complaints_of(result: Result) -> list[dict[str, Any]]:
+    """Return what the check complained of, once for each check: how gravely, in which runs, and in what words."""
+    found = [finding for finding in result.provenance.get("checks") or [] if finding["level"] != "pass"]
+    grouped = {finding["check"]: [other for other in found if other["check"] == finding["check"]] for finding in found}
+    return [
+        {
+            "check": check.replace("_", " "),
+            "level": "fail" if any(finding["level"] == "fail" for finding in findings) else "warn",
+            "runs": [finding["run"] for finding in findings if finding["run"] is not None],
+            "message": findings[0]["message"],
+            "advice": findings[0]["advice"],
+        }
+        for check, findings in grouped.items()
+    ]
 
 
 def _is_empty(value: Any) -> bool:

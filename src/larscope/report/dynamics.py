@@ -170,7 +170,7 @@ def plot_coefficients(result: Result, edges: dict[str, pd.DataFrame]) -> Figure:
     limit = largest(np.concatenate([table["coef"].to_numpy() for table in strongest.values()]))
     columns = min(len(edges), 3)
     rows = -(-len(edges) // columns)
-    figure = Figure(figsize=(max(5.2 * columns, 7), 5.2 * rows + 0.8), layout="constrained")
+    figure = Figure(figsize=(max(5.2 * columns, 7), 5.4 * rows + 1.1), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
     for axes, (name, table) in zip(panels, strongest.items(), strict=False):
         for sign, colour in ((1, RAISES), (-1, LOWERS)):

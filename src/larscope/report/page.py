@@ -18,8 +18,8 @@ from PIL import Image
 from plotly.offline.offline import get_plotlyjs
 
 from larscope.record import ComparisonRecord, find_records, read_record, replacing, require_inside
-from larscope.report.comparison import conditions_section
-from larscope.report.data import data_section
+from larscope.report.comparison import conditions_section, summarise_comparison
+from larscope.report.data import complaints_of, data_section, describe_checks
 from larscope.report.dynamics import dynamics_section
 from larscope.report.made import made_section
 from larscope.report.penalty import penalty_section
@@ -52,7 +52,7 @@ def write_report(folder: str | Path) -> Path:
             path.write_bytes(images[picture.path])
     page = folder / "report.html"
     with replacing(page) as path:
-        path.write_text(_render(result, sections, images), encoding="utf-8")
+        path.write_text(_render(result, _summary(result, records), sections, images), encoding="utf-8")
     return page
 
 
@@ -69,7 +69,12 @@ def _sections(result: Result, folder: Path, records: Mapping[Path, ComparisonRec
     yield made_section(result, list(records.values()))
 
 
-def _render(result: Result, sections: Sequence[Section], images: Mapping[str, bytes]) -> str:
+def _summary(result: Result, records: Mapping[Path, ComparisonRecord]) -> list[str]:
+    complaints = [describe_checks(result)] if complaints_of(result) else []
+    return [*describe(result), *complaints, *(summarise_comparison(record) for record in records.values())]
+
+
+def _render(result: Result, summary: Sequence[str], sections: Sequence[Section], images: Mapping[str, bytes]) -> str:
     # movies and tables come from strangers: whatever they name a run is text, never markup
     environment = Environment(
         loader=PackageLoader("larscope.report"),
@@ -87,7 +92,7 @@ def _render(result: Result, sections: Sequence[Section], images: Mapping[str, by
         title=result.dataset.attrs["title"],
         simulated=simulated,
         created=result.provenance["created"],
-        summary=describe(result),
+        summary=summary,
         sections=sections,
         style=Markup(_asset("report.css")),
         explored=_json(explored),

@@ -7,6 +7,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+BROAD = 7.5
+"""Inches."""
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -30,6 +33,11 @@ class Picture:
     def name(self) -> str:
         """The file's name without its suffix."""
         return PurePosixPath(self.path).stem
+
+    @property
+    def is_broad(self) -> bool:
+        """Whether it has panels side by side, which a narrow screen would make illegible."""
+        return bool(self.figure.get_figwidth() > BROAD)
 
 
 @dataclass(frozen=True)

@@ -111,6 +111,16 @@ def counted(items: Any, noun: str) -> str:
     return f"{len(items):,} {noun}{'s' * (len(items) != 1)}"
 
 
+def listed(items: Iterable[str]) -> str:
+    """Join names as in a sentence.
+
+    >>> listed(["a"]), listed(["a", "b", "c"])
+    ('a', 'a, b and c')
+    """
+    *before, last = items
+    return f"{', '.join(before)} and {last}" if before else last
+
+
 def percent(value: float) -> str:
     """Write a share; one that could not be measured is said to be so.
 
