@@ -82,10 +82,12 @@ def _recordings(result: Result) -> list[str]:
     small = f", downscaled by a factor of {step} (nearest neighbour)" if step > 1 else ""
     n_frames = data["n_frames"].to_numpy()
     each = f"{n_frames.min()}" if n_frames.min() == n_frames.max() else f"{n_frames.min()} to {n_frames.max()}"
+    gaps = {"mask": " Frames with missing pixels were left out.", "interpolate": " Missing frames were interpolated."}
     return [
         f"{kind} of {counted(data['run'], 'run')} ({groups}; {each} frames each, {data.sizes['frame']:,} in all) were "
         f"analysed with larscope {result.provenance['versions']['larscope']} (Kabus et al. 2026). Frames were cropped "
         f"to the central {height} x {width} pixels{small}, and their intensities scaled to [0, 1] over the session."
+        f"{gaps.get(result.settings.get('nan', 'error'), '')}"
     ]
 
 
@@ -99,19 +101,30 @@ def _model(result: Result) -> list[str]:
     scaled = "unit variance each" if chosen["scale"] == "latent" else "unit variance as a series"
     epochs = 1 + max(row["epoch"] for row in result.log)
     per_target = chosen["penalty"] * (data.sizes["latent"] if chosen["penalty_scale"] == "mean" else 1)
-    near = chosen.get("max_distance")
-    local = f", with couplings only between latents at most {near:g} latent pixels apart" if near is not None else ""
+    fitted = (
+        "Afterwards one matrix of coefficients was fitted to all runs of a condition, for forecasts and errors, and "
+        "coefficients to each whole run, for couplings, maps and comparisons."
+        if chosen.get("coefficients") == "condition"
+        else "Afterwards coefficients were fitted to each whole run."
+    )
     return [
         f"A convolutional autoencoder{skip} compressed each frame of {rows} x {columns} pixels to a map of "
         f"{down} x {across} = {data.sizes['latent']} latents. The latents of a run, {centred}scaled to {scaled}, were "
         f"modelled by a vector autoregression of order {chosen['order']} with an l1 penalty of {chosen['penalty']:g} "
         f"({per_target:g} for each target latent, in units of 1/(2n) squared error), the solution "
-        f"that least angle regression leads to (Efron et al. 2004), computed exactly{local}.",
+        f"that least angle regression leads to (Efron et al. 2004), computed exactly{_restrictions(chosen)}.",
         f"{TRAINED[chosen['training']]} ({counted(result.log, 'step')} of Adam, Kingma & Ba 2015, in "
         f"{counted(range(epochs), 'epoch')}; learning rate {chosen['learning_rate']:g}; "
         f"{counted(range(chosen['batch_size']), 'window')} of {chosen['window']} frames a step; seed "
-        f"{chosen['seed']}). Afterwards coefficients were fitted to each whole run.",
+        f"{chosen['seed']}). {fitted}",
     ]
+
+
+def _restrictions(chosen: Mapping[str, Any]) -> str:
+    """Say what else the fit of the coefficients was told; results of earlier versions lack some settings."""
+    near, own = chosen.get("max_distance"), chosen.get("own_weight", 1.0)
+    local = f", with couplings only between latents at most {near:g} latent pixels apart" if near is not None else ""
+    return local + (f", with a penalty of {own:g} times that on a latent's own past" if own != 1 else "")
 
 
 def _found(result: Result) -> list[str]:

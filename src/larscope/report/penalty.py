@@ -100,8 +100,8 @@ def _sentences(result: Result) -> list[str]:
     of_runs = "every run" if shown == all_runs else f"{shown} of the {all_runs} runs (conditions taking turns)"
     sentences = [
         f"The VAR of {of_runs} was refitted with {len(penalties)} penalties, from {penalties[0]:.3g} to "
-        f"{penalties[-1]:.3g}; each point is an exact fit. The latents stay those that were learned at {chosen:g}: "
-        "training with another penalty would have given others.",
+        f"{penalties[-1]:.3g}; each point is an exact fit of a run's own coefficients. The latents stay those that "
+        f"were learned at {chosen:g}: training with another penalty would have given others.",
         f"At the chosen {chosen:g}: {active[at]:.0f} active coefficients, {percent(explained[at])} of the latents' "
         f"variance explained in sample and {percent(heldout[at])} on the last fifth of a run, unseen by the fit (means "
         "over these runs).",

@@ -21,7 +21,15 @@ def describe_training(result: Result) -> list[str]:
 
 def describe_dynamics(result: Result) -> list[str]:
     """Return sentences on the coefficients."""
-    return [_dynamics(result)]
+    shared = (
+        [
+            "Couplings, maps and comparisons use coefficients of each run; forecasts, errors and the number of active "
+            "coefficients are those of one matrix that all runs of a condition share."
+        ]
+        if result.settings.get("coefficients") == "condition"
+        else []
+    )
+    return [_dynamics(result), *shared]
 
 
 def _data(result: Result) -> str:
