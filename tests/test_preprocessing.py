@@ -396,3 +396,11 @@ def test_an_entry_that_vanishes_while_it_is_used_is_said(table: Path, tmp_path: 
     shutil.rmtree(tmp_path / "cache")
     with pytest.raises(LarscopeError, match=r"frames\.npy"):
         prepared.frames(0)
+
+
+@pytest.mark.parametrize(("dtype", "value"), [("int64", -(2**53) - 2), ("uint64", 2**64 - 1), ("float64", 1e300)])
+def test_pixels_that_lose_digits_are_refused(dtype: str, value: float) -> None:
+    movie = np.ones((30, 16, 16), dtype)
+    movie[20, 3, 3] = value
+    with pytest.raises(LarscopeError, match=r"at most 9007199254740992 in size.*run 'run0'"):
+        prepare(session_of(movie))

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from larscope.cli import app
-from larscope.io import BrokenRun, read_runs, read_session
+from larscope.io import BrokenRun, open_movie, read_runs, read_session
 from larscope.quality import Finding, check_session, describe_findings, worst_level
 from larscope.quality.measure import CHUNK_BYTES
 from larscope.session import ArrayMovie, Run, Session
@@ -242,6 +242,24 @@ def test_frames_are_counted_in_the_run_and_in_its_file(clean):
     found = next(finding for finding in problems([late]) if finding.check == "finite")
     assert found.frame == 30
     assert "frame 30 (frame 130 of day1.tif)" in found.message
+
+
+def test_gaps_in_the_time_stamps_of_an_nwb_are_missing_frames(clean, tmp_path):
+    import h5py
+    from written_movies import write_nwb
+
+    path = write_nwb(tmp_path, frames_of(clean.runs[0]))
+    stamps = np.arange(N_FRAMES + 3) * 0.1
+    with h5py.File(path, "a") as file:
+        series = next(item for item in file["acquisition"].values() if "data" in item)
+        series.pop("starting_time", None)
+        series["timestamps"] = np.delete(stamps, [20, 70, 71]) + np.random.default_rng(0).normal(0, 0.005, N_FRAMES)
+    movie = open_movie(path)
+    found = only_problem([Run("gaps", "a", movie, path=path)])
+    assert (found.check, found.level, found.value, found.frame) == ("missing_frames", "warn", 3, 20)
+    assert "2 of 100 frames" in found.message
+    parts = [Run("before", "a", movie, stop=20), Run("between", "b", movie, 20, 69)]
+    assert {finding.check for finding in problems(parts)} == {"length"}
 
 
 # Faults of the session

@@ -29,6 +29,9 @@ from larscope.session import POOLING, ArrayMovie, Movie, Run, Session, times
 CHUNK_BYTES = 32 << 20
 """Raw frames of this size are read at once. The same for every memory limit, so that sums round alike."""
 
+LARGEST = 2**53
+"""Whole numbers beyond this are not exact in double precision; no detector counts so far."""
+
 MAX_GAP = 10
 """Frames in a row that `nan="interpolate"` bridges at most."""
 
@@ -225,11 +228,20 @@ class _Chunks:
             seen = frames[~self.missing[start:stop]] if self.missing[start:stop].any() else frames
             if len(seen):
                 self.low, self.high = min(self.low, float(seen.min())), max(self.high, float(seen.max()))
+                self._require_exact(start)
             self.on_frames(stop - start)
             yield np.ascontiguousarray(self.preprocessing.shrink(frames))
         if self.missing.all():
             raise LarscopeError(
                 f"A run must have frames without NaN: {self.run.label} has none. Drop the run from the session table."
+            )
+
+    def _require_exact(self, start: int) -> None:
+        if max(-self.low, self.high) > LARGEST:
+            raise LarscopeError(
+                f"Pixels must be at most {LARGEST:.0f} in size, beyond which numbers lose digits: {self.run.label} "
+                f"has one of {max(-self.low, self.high):g}, in the frames from {start} on. Check how the file was "
+                "written; `larscope check` names the frame."
             )
 
     def _treat_nonfinite(self, frames: Frames, start: int) -> Frames:

@@ -11,7 +11,7 @@ from typing import Any
 
 import h5py
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Float, Shaped
 from numpy.typing import NDArray
 
 from larscope.errors import LarscopeError, suggest
@@ -53,6 +53,8 @@ class Hdf5Movie:
         Which plane of a dataset with a fourth dimension.
     frame_rate, pixel_size, subject
         What the file says of the recording.
+    timestamps
+        When each frame was taken, in seconds, where the file says so.
     """
 
     def __init__(
@@ -66,8 +68,10 @@ class Hdf5Movie:
         frame_rate: float | None = None,
         pixel_size: float | None = None,
         subject: str | None = None,
+        timestamps: Float[NDArray[np.float64], " frames"] | None = None,
     ) -> None:
         self.paths = (path,)
+        self.timestamps = timestamps
         self._path, self._name, self._width_first, self._plane = path, name, width_first, plane
         self.frame_rate, self.pixel_size, self.subject = frame_rate, pixel_size, subject
         with opened(path) as file:

@@ -55,6 +55,7 @@ def open_nwb(path: Path, request: Request) -> Hdf5Movie:
         plane = choose(path, "plane", request.plane, [None] * n_planes) if data.ndim == 4 else None
         imaging_plane = series.get("imaging_plane")
         rate, size = _frame_rate(series, imaging_plane), _pixel_size(imaging_plane)
+        stamps = np.asarray(series["timestamps"], np.float64) if "timestamps" in series else None
         subject = _text(_scalar(file.get("general/subject/subject_id"))) or None
     return Hdf5Movie(
         path,
@@ -65,6 +66,7 @@ def open_nwb(path: Path, request: Request) -> Hdf5Movie:
         frame_rate=rate,
         pixel_size=size,
         subject=subject,
+        timestamps=stamps,
     )
 
 

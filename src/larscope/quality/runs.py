@@ -148,6 +148,32 @@ def check_repeated_frames(measures: Measures) -> Finding:
     )
 
 
+def check_missing_frames(measures: Measures) -> Finding:
+    """Gaps in the time stamps, where the file has any."""
+    run = measures.run
+    stamps = getattr(run.movie, "timestamps", None)
+    taken = np.empty(0) if stamps is None else np.asarray(stamps, float)[run.start : run.stop]
+    steps = np.diff(taken)
+    usual = float(np.median(steps)) if len(steps) else 0.0
+    if len(taken) != run.n_frames or not 0 < usual < math.inf:
+        said = "The file has no time stamps: frames that were never written cannot be seen."
+        return _finding(measures, "missing_frames", None, "frames", said, None, "")
+    lost = np.maximum(np.nan_to_num(np.rint(steps / usual)) - 1, 0)
+    bad = np.flatnonzero(lost) + 1
+    return _finding(
+        measures,
+        "missing_frames",
+        lost.sum(),
+        "frames",
+        "The time stamps have no gaps.",
+        f"The time stamps leave room for {lost.sum():.0f} more frames, before {_frames(measures, bad)}."
+        if len(bad)
+        else None,
+        "A lag across a gap is longer than it seems. Cut the run at the gaps with the `start` and `stop` columns.",
+        frame=_first(bad),
+    )
+
+
 def check_jumps(measures: Measures) -> Finding:
     """Single frames, or a few, much brighter or darker than those around them; constant ones apart."""
     departure = _departures(measures)
@@ -325,6 +351,7 @@ RUN_CHECKS: tuple[Callable[[Measures], Finding], ...] = (
     check_range,
     check_constant_frames,
     check_repeated_frames,
+    check_missing_frames,
     check_jumps,
     check_saturation,
     check_dead_rows,
