@@ -273,6 +273,8 @@ def test_what_nwb_requires_is_asked_for(missing, metadata, tmp_path):
     [
         ({"session_start_time": datetime(2026, 1, 31, 9, 30)}, "distance from UTC"),
         ({"session_start_time": "yesterday"}, "distance from UTC"),
+        ({"subject": {"subject_id": "m1", "date_of_birth": datetime(2025, 1, 1)}}, "`date_of_birth` must be"),
+        ({"subject": "m1"}, r"Write \[subject\]"),
         ({"idenfier": "x"}, "Did you mean 'identifier'?"),
         ({"subject": {"subject_id": "m1", "tail": "long"}}, "NWB does not take this metadata"),
         ({"lab": 3}, "NWB does not take this metadata"),

@@ -34,6 +34,9 @@ FIELDS = (
 )
 """What is copied from an input, or taken from a metadata file."""
 
+TIMES = ("session_start_time", "date_of_birth")
+"""Times without their distance from UTC would be given that of this machine."""
+
 OBJECTS = ("device_models", "devices", "imaging_planes")
 """What else is copied from an input; each may refer to those before it."""
 
@@ -101,12 +104,12 @@ def _describe_session(result: Result, given: Mapping[str, Any]) -> Any:
             f"{'the inputs do not say' if inputs else 'the inputs were not NWB'}, and it is never made up. Write it "
             f"into a TOML file, such as {EXAMPLE}, and pass that as `--metadata`."
         )
-    started = fields["session_start_time"]
-    if not isinstance(started, datetime) or started.tzinfo is None:
-        raise LarscopeError(
-            f"`session_start_time` must be a date and time with its distance from UTC; got {started}. Write it into "
-            "the `--metadata` as 2026-01-31T09:30:00+01:00."
-        )
+    for name, time in {**fields, **subject}.items():
+        if name in TIMES and time is not None and (not isinstance(time, datetime) or time.tzinfo is None):
+            raise LarscopeError(
+                f"`{name}` must be a date and time with its distance from UTC; got {time}. Write it into the "
+                "`--metadata` as 2026-01-31T09:30:00+01:00."
+            )
     if result.dataset.attrs["simulated"]:
         fields["session_description"] = f"Simulated data; nothing was recorded. {fields['session_description']}"
     try:
@@ -195,6 +198,10 @@ def _read_metadata(path: Path) -> dict[str, Any]:
         raise LarscopeError(
             f"Expected NWB's general fields in TOML; {path} cannot be read: {error}. For example: {EXAMPLE}."
         ) from error
+    if not isinstance(given.get("subject", {}), dict):
+        raise LarscopeError(
+            f"{path}: `subject` must be a table; got {given['subject']!r}. Write [subject], and under it its fields."
+        )
     for name in sorted(given.keys() - {"subject", *FIELDS}):
         raise LarscopeError(f"{path}: unknown field {name!r}. {suggest(name, ['subject', *FIELDS])}")
     return given
