@@ -264,7 +264,7 @@ def _parse_shape(path: Path, stack: TiffPages, text: str) -> dict[str, int] | No
             if name in sizes:
                 raise LarscopeError(
                     f"Expected a stack of grey-scale frames; {path} has shape {shape} and does not name every axis. "
-                    "Save it with axes such as TZCYX."
+                    "Save it with axes such as TZCYX, or as plain pages (tifffile: `metadata=None`), one a frame."
                 )
             sizes[name] = size
     return sizes
