@@ -448,3 +448,12 @@ def test_what_forecasts_explain_of_a_movie_is_one_minus_residual_over_variance(s
         expected = 1 - residual / ((target - target.mean(0)) ** 2).sum()
         assert scores["forecast_explained"][run] == pytest.approx(expected, abs=1e-5)
     assert (scores["ceiling_explained"] > scores["forecast_explained"]).all()
+
+
+def test_too_many_latents_are_warned_of(session, monkeypatch):
+    monkeypatch.setattr("larscope.estimator.MANY_LATENTS", 5)
+    with (
+        pytest.warns(UserWarning, match=r"6 latents.*`downscale`"),
+        pytest.warns(UserWarning, match="steps"),
+    ):
+        LatentVAR(order=2, window=32, epochs=1).fit(session)

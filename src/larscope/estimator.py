@@ -7,6 +7,7 @@ import inspect
 import math
 import sys
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,6 +43,9 @@ from larscope.session import Session, require_frames
 from larscope.settings import Settings, explain_validation, plain
 from larscope.training import train
 from larscope.var import HELD_OUT, SparseCoefficients, SparseVAR
+
+MANY_LATENTS = 1000
+"""Latents from which on a fit warns."""
 
 RUN_COLUMNS = (
     "condition",
@@ -144,7 +148,15 @@ class LatentVAR(ComparesConditions):
             A run is too short, a frame cannot be used, or the fit needs more than `max_memory`.
         """
         started = time.monotonic()
-        keep_memory = estimate_fit(self, session, cached=cache is not None).may_keep_memory(max_memory)
+        estimate = estimate_fit(self, session, cached=cache is not None)
+        if estimate.n_latents > MANY_LATENTS:
+            warnings.warn(
+                f"A VAR of {estimate.n_latents} latents, one for 8 x 8 pixels, has "
+                f"{self.order * estimate.n_latents**2:.2g} coefficients a run: far more than its frames can tell, and "
+                "slow. Use `downscale` or `crop`; the paper had 384 latents.",
+                stacklevel=2,
+            )
+        keep_memory = estimate.may_keep_memory(max_memory)
         prepared = prepare_showing(
             session,
             progress,
