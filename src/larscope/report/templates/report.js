@@ -15,7 +15,10 @@ const byId = (id) => document.getElementById(id);
 /* Plotly takes some tags in its texts for markup: a name from a stranger must not be taken so. */
 const plain = (name) => String(name).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 const brief = (name) => (String(name).length > 18 ? `${String(name).slice(0, 17)}\u2026` : String(name));
-const short = (value) => (value === null || Number.isNaN(value) ? "not measurable" : String(Number(value.toPrecision(3))));
+function short(value) {
+  if (value === null || Number.isNaN(value)) return "not measurable";
+  return value !== 0 && Math.abs(value) < 1e-3 ? value.toExponential(2) : String(Number(value.toPrecision(3)));
+}
 const counted = (n, noun) => `${n.toLocaleString("en")} ${noun}${n === 1 ? "" : "s"}`;
 
 function colours() {
@@ -306,8 +309,10 @@ function maps({ row, column, latents, panels }) {
       }];
       if (panel.significant) {
         traces.push({
-          type: "contour", x: column, y: row, z: panel.p, showscale: false, hoverinfo: "skip", name: "p <= 0.05",
-          contours: { coloring: "none", start: panel.level, end: panel.level, size: 1 }, line: { color: "#009E73", width: 2.5 },
+          type: "contour", x: column, y: row, showscale: false, hoverinfo: "skip", name: `p <= ${panel.level}`,
+          // of the mask, not of p: the outline runs between the pixels
+          z: panel.p.map((line) => Array.from(line, (p) => Number(p <= panel.level))),
+          contours: { coloring: "none", start: 0.5, end: 0.5, size: 1 }, line: { color: "#009E73", width: 2.5 },
         });
       }
       const width = elements[n].clientWidth || 320;
