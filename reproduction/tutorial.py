@@ -9,11 +9,18 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 from pathlib import Path
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE = DOCS / "tutorial.md"
 FIGURES = {"result/figures/reconstruction.png": "tutorial-reconstruction.png"}
+WIDTH = 80
+
+
+def fold(row: str) -> str:
+    """Break a sentence as a terminal does; what is indented is a table's row."""
+    return row.rstrip() if row.startswith(" ") else textwrap.fill(row, WIDTH)
 
 
 def main(data: Path) -> None:
@@ -33,10 +40,10 @@ def main(data: Path) -> None:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
-                env={**os.environ, "COLUMNS": "96", "TERM": "dumb"},
+                env={**os.environ, "COLUMNS": str(WIDTH), "TERM": "dumb"},
             )
             text = done.stdout.replace(f"{folder}/", "")
-            text = "\n".join(row.rstrip() for row in text.splitlines() if "━" not in row).strip("\n")
+            text = "\n".join(fold(row) for row in text.splitlines() if "━" not in row).strip("\n")
             (printed / f"{command}.txt").write_text(f"{text}\n", encoding="utf-8")
             print(f"{line}: exit code {done.returncode}")
         for figure, copy in FIGURES.items():

@@ -1,0 +1,36 @@
+"""A whole analysis of a simulated session: fit, compare the conditions, map where the couplings come from."""
+
+import sys
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from larscope import LatentVAR, simulate_session
+
+small = {"epochs": 1} if "--small" in sys.argv else {}
+session = simulate_session(n_runs=8, n_frames=192, frame_shape=(96, 64), seed=0)
+model = LatentVAR(**small).fit(session, progress=True)
+test = model.compare("familiar", "novel")
+maps = {condition: model.contribution_map(condition) for condition in session.conditions}
+
+figure, panels = plt.subplots(1, 3, figsize=(10, 4.4), layout="constrained", width_ratios=[1, 1, 1.5])
+limit = max(abs(values).max() for values in maps.values())
+rows, columns = session.truth.positions.T
+driving = session.truth.driving
+for axes, (condition, values) in zip(panels, maps.items(), strict=False):
+    image = axes.imshow(values, cmap="RdBu_r", vmin=-limit, vmax=limit)
+    axes.plot(columns[driving], rows[driving], "o", color="k", markersize=12, fillstyle="none", label="drives others")
+    axes.plot(columns[~driving], rows[~driving], "x", color="0.5", markersize=4, label="does not")
+    axes.set(title=f"Contribution map, {condition}", xlabel="column (pixels)")
+panels[0].set_ylabel("row (pixels)")
+figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=2, frameon=False)
+figure.colorbar(image, ax=panels[:2], label="of the intensity range [0, 1]", shrink=0.7)
+panels[2].hist(test.permuted, bins=20, color="0.7", label=f"{test.n_labelings} labelings")
+panels[2].axvline(test.statistic, color="C3", label=f"observed: p = {test.pvalue:.2f} (at best {test.min_pvalue:.2f})")
+panels[2].set(title="Coefficient swap", xlabel="statistic T under permuted labels", ylabel="labelings")
+panels[2].legend(frameon=False, fontsize="small")
+panels[2].spines[["top", "right"]].set_visible(False)
+figure.suptitle("A simulated session: circles show the truth")
+figure.savefig("simulated_session.png", dpi=150)
