@@ -1,7 +1,7 @@
 """What building the site adds to MkDocs: pages from other folders, source code, the commands' help, formulas.
 
-A page may hold `{{ source path/to/file.py::name }}` and `{{ commands }}`. Each is replaced by what the code says when
-the site is built, so that no page goes stale; a name that does not exist stops the build.
+A page may hold `{{ source path/to/file.py }}`, `{{ source path/to/file.py::name }}` and `{{ commands }}`. Each is
+replaced by what the code says when the site is built, so that no page goes stale; a name that does not exist stops it.
 """
 
 import ast
@@ -9,6 +9,7 @@ import os
 import re
 from html import unescape
 from pathlib import Path
+from textwrap import indent
 
 import latex2mathml.converter
 import typer.cli
@@ -39,22 +40,31 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Fill in source and commands; links between files of the repository become links between pages."""
-    markdown = re.sub(r"^\{\{ source (\S+)::(\w+) \}\}$", lambda m: source(m[1], m[2]), markdown, flags=re.MULTILINE)
+    source_line = r"^( *)\{\{ source (\S+?)(?:::(\w+))? \}\}$"
+    markdown = re.sub(source_line, lambda m: indent(source(m[2], m[3]), m[1]), markdown, flags=re.MULTILINE)
     if "{{ commands }}" in markdown:
         markdown = markdown.replace("{{ commands }}", commands())
     return re.sub(r"(?<=\]\()[^)#\s:]+", lambda m: link_on_site(m[0], page.file, files), markdown)
 
 
-def source(path: str, name: str) -> str:
-    """Return a function, class or constant of a file as a block of code that says where it is from."""
-    text = (ROOT / path).read_text(encoding="utf-8")
+def source(path: str, name: str | None) -> str:
+    """Return a file, or a function, class or constant of it, as a block of code that says where it is from."""
+    code = (ROOT / path).read_text(encoding="utf-8")
+    if name:
+        code = named(code, name)
+        if not code:
+            raise PluginError(f"{path} has no {name!r}: correct the page that shows it.")
+    return f'```python title="{path}"\n{code.strip()}\n```'
+
+
+def named(text: str, name: str) -> str:
+    """Return the lines of Python source that define a name, decorators included."""
     for node in ast.walk(ast.parse(text)):
         targets = [getattr(target, "id", None) for target in getattr(node, "targets", [getattr(node, "target", None)])]
         if name in (getattr(node, "name", None), *targets):
             first = min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", []))])
-            code = "\n".join(text.splitlines()[first - 1 : node.end_lineno])
-            return f'```python title="{path}"\n{code}\n```'
-    raise PluginError(f"{path} has no {name!r}: correct the page that shows it.")
+            return "\n".join(text.splitlines()[first - 1 : node.end_lineno])
+    return ""
 
 
 def commands() -> str:

@@ -20,7 +20,7 @@ class RawMovie:
     path: Path
     height: int
     width: int
-    dtype: np.dtype = np.dtype(np.uint16)
+    dtype = np.dtype(np.uint16)
 
     @property
     def shape(self):

@@ -9,9 +9,9 @@ import matplotlib.pyplot as plt
 
 from larscope import LatentVAR, simulate_session
 
-small = {"epochs": 1} if "--small" in sys.argv else {}
-session = simulate_session(n_runs=8, n_frames=192, frame_shape=(96, 64), seed=0)
-model = LatentVAR(**small).fit(session, progress=True)
+small = "--small" in sys.argv  # as the tests run it
+session = simulate_session(n_runs=8, n_frames=80 if small else 192, frame_shape=(48, 32) if small else (96, 64), seed=0)
+model = LatentVAR(epochs=1 if small else None).fit(session, progress=True)
 test = model.compare("familiar", "novel")
 maps = {condition: model.contribution_map(condition) for condition in session.conditions}
 
@@ -25,12 +25,13 @@ for axes, (condition, values) in zip(panels, maps.items(), strict=False):
     axes.plot(columns[~driving], rows[~driving], "x", color="0.5", markersize=4, label="does not")
     axes.set(title=f"Contribution map, {condition}", xlabel="column (pixels)")
 panels[0].set_ylabel("row (pixels)")
-figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=2, frameon=False)
 figure.colorbar(image, ax=panels[:2], label="of the intensity range [0, 1]", shrink=0.7)
 panels[2].hist(test.permuted, bins=20, color="0.7", label=f"{test.n_labelings} labelings")
 panels[2].axvline(test.statistic, color="C3", label=f"observed: p = {test.pvalue:.2f} (at best {test.min_pvalue:.2f})")
 panels[2].set(title="Coefficient swap", xlabel="statistic T under permuted labels", ylabel="labelings")
-panels[2].legend(frameon=False, fontsize="small")
+legends = [axes.get_legend_handles_labels() for axes in (panels[0], panels[2])]
+handles, labels = ([*cells, *tests] for cells, tests in zip(*legends, strict=True))
+figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
 panels[2].spines[["top", "right"]].set_visible(False)
-figure.suptitle("A simulated session: circles show the truth")
+figure.suptitle("A simulated session, four runs a condition: circles show the truth")
 figure.savefig("simulated_session.png", dpi=150)

@@ -61,8 +61,7 @@ def test_docstring_examples(name):
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
 def test_code_blocks_run(page, tmp_path, monkeypatch):
     monkeypatch.setattr("larscope.training.MIN_STEPS", 8)  # the reader trains for minutes, the test for seconds
-    # what is included whole is run by the tests of the examples
-    code = [code for language, code in blocks(page) if language == "python" and not code.startswith("--8<--")]
+    code = [code for language, code in blocks(page) if language == "python"]
     monkeypatch.chdir(tmp_path)
     if "session.csv" in "".join(code):
         # what the page's reader has: a session table in the working folder
@@ -95,10 +94,9 @@ def test_commands_named_in_a_sentence_exist(page):
     text = page.read_text(encoding="utf-8")
     named = set(re.findall(r"`larscope ([a-z]+)[^`]*`", text))
     assert named <= set(LARSCOPE.commands)
-    options = {option for name in named for parameter in LARSCOPE.commands[name].params for option in parameter.opts}
-    used = {
-        option for line in re.findall(r"`larscope [a-z]+([^`]*)`", text) for option in re.findall(r"--[\w-]+", line)
-    }
+    parameters = [parameter for name in named for parameter in LARSCOPE.commands[name].params]
+    options = {option for parameter in parameters for option in (*parameter.opts, *parameter.secondary_opts)}
+    used = set(re.findall(r"--[\w-]+", " ".join(re.findall(r"`larscope [a-z]+([^`]*)`", text))))
     assert used <= options | {"--help"}
 
 

@@ -31,7 +31,7 @@ def test_runs_and_draws(script, tmp_path, monkeypatch):
 @pytest.mark.parametrize("script", EXAMPLES, ids=[script.stem for script in EXAMPLES])
 def test_is_in_the_gallery(script):
     gallery = (ROOT / "docs" / "gallery.md").read_text(encoding="utf-8")
-    assert f'--8<-- "examples/{script.name}"' in gallery
+    assert f"{{{{ source examples/{script.name} }}}}" in gallery
     assert re.search(rf"!\[[^\]]+\]\(images/{script.stem}\.png\)", gallery)
     assert (ROOT / "docs" / "images" / f"{script.stem}.png").is_file()
 
