@@ -120,8 +120,10 @@ def test_nothing_is_kept_after_a_gap(tmp_path: Path) -> None:
     second.write_bytes(second.read_bytes()[:-300])
     with pytest.raises(LarscopeError, match=r"day1_10\.tif"):
         open_movie(path)
-    with pytest.warns(UserWarning, match=r"day1_10\.tif is truncated") as said:
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
         movie = open_movie(path, on_truncated="keep")
+    assert "day1_10.tif is truncated: kept its first 1" in str(said[0].message)
     assert "the 1 parts after it are left out, from day1_11.tif on" in str(said[-1].message)
     assert movie.shape[0] in (2, 3)
     assert np.array_equal(movie.read(0, 9), FRAMES[: movie.shape[0]])
@@ -163,5 +165,5 @@ def test_a_video_that_was_never_finished_is_kept_to_its_last_whole_frame(tmp_pat
         open_movie(tmp_path / "movie.avi")
     with pytest.warns(UserWarning, match=r"kept its first \d+ of 24 frames"):
         movie = open_movie(tmp_path / "movie.avi", on_truncated="keep")
-    assert 8 < len(movie.read(0, 24)) < 14
+    assert 5 < len(movie.read(0, 24)) < 14
     assert np.array_equal(movie.read(0, 24), frames[: movie.shape[0]])

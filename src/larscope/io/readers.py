@@ -119,10 +119,12 @@ def _open(path: Path, request: Request) -> Movie:
         for reader in (*_installed_readers(), *READERS):
             if reader.recognises(path, head):
                 return reader.open(path, request)
-    except (OSError, MemoryError) as error:
+    except LarscopeError:
+        raise
+    except Exception as error:  # a damaged file can make a parser raise anything
         raise LarscopeError(
-            f"Expected a movie that can be read; {path} cannot be, from frame 0 on: {error}. Restore it, or change its "
-            "permissions."
+            f"Expected a movie that can be read; {path} cannot be, from frame 0 on: {type(error).__name__}: {error}. "
+            "Restore it, or change its permissions."
         ) from error
     known = ", ".join(" ".join((reader.name, *reader.extensions)) for reader in READERS)
     found = "is a folder without any" if path.is_dir() else f"begins with {head[:8]!r}, which is none"
