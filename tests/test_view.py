@@ -235,7 +235,7 @@ def test_the_path_passes_through_the_fit(settings):
             fitted,
             check_dtype=False,
             check_index_type=False,
-            atol=1e-6,
+            atol=1e-5,
         )
 
 
