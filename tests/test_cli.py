@@ -118,7 +118,7 @@ BAD_INPUT = {
     "unknown format": (
         lambda t: (t.parent / "run-1.npy").write_bytes(b"%PDF-1.7 nothing"),
         [],
-        ["run-1.npy", "TIFF (.tif .tiff", ".npy", "HDF5"],
+        ["run-1.npy", "TIFF .tif .tiff", ".npy", "HDF5"],
     ),
     "misspelt column": (
         lambda t: edit(t, "condition", "conditon"),
