@@ -31,8 +31,9 @@ from larscope.settings import parse_size, setting_names
 
 
 def cases(share: float = 1.0) -> settings:
-    """How many cases a test tries: a share of the profile's."""
-    n_cases = max(1, round(settings.default.max_examples * share))
+    """How many cases a test tries: a share of the nightly profile's thousands, or of a few."""
+    nightly = settings.default.max_examples >= 1000
+    n_cases = round(share * (settings.default.max_examples if nightly else 30))
     unhealthy = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large]
     return settings(max_examples=n_cases, deadline=None, suppress_health_check=unhealthy)
 

@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from larscope.cli import app
+from larscope.errors import LarscopeError
 from larscope.io import BrokenRun, open_movie, read_runs, read_session
 from larscope.quality import Finding, check_session, describe_findings, worst_level
 from larscope.quality.measure import CHUNK_BYTES
@@ -481,6 +482,13 @@ def test_findings_become_plain_json(clean):
     infinite = Finding(None, "x", "warn", float("inf"), "", None, "", "")
     assert infinite.to_dict()["value"] is None
     assert worst_level([infinite]) == "warn"
+
+
+def test_every_check_is_documented(clean):
+    described = (Path(__file__).parents[1] / "docs" / "check.md").read_text()
+    checks = {finding.check for finding in check_session([*clean, BrokenRun("x", LarscopeError("gone"))])}
+    assert len(checks) == 28
+    assert [check for check in checks if f"`{check}`" not in described] == []
 
 
 def larscope_check(table: Path) -> tuple[int, str]:
