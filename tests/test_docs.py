@@ -137,6 +137,11 @@ def test_other_blocks_are_what_they_say(page, tmp_path):
             Settings(**tomllib.loads(code))
 
 
+def test_the_session_page_names_every_column():
+    page = (ROOT / "docs" / "session.md").read_text(encoding="utf-8")
+    assert [column for column in Row.model_fields if f"`{column}`" not in page] == []
+
+
 def test_public_functions_have_an_example():
     for name in larscope.__all__:
         home = getattr(larscope, name)
