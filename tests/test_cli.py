@@ -296,7 +296,7 @@ def test_seeds_count_what_single_fits_find(table, tmp_path):
             model = LatentVAR(order=2, window=32, penalty=0.002, epochs=2, seed=seed).fit(read_session(table))
         expected += np.mean([np.any(model.coef_[run] != 0, axis=0) for run in (0, 2)], axis=0) >= 0.5
     np.testing.assert_allclose(data["edge_frequency"].sel(condition="familiar"), expected / 2)
-    assert "Stability over training seeds" in (tmp_path / "result" / "report.html").read_text()
+    assert "Would another training find the same?" in (tmp_path / "result" / "report.html").read_text()
 
 
 def test_an_interrupted_series_of_seeds_goes_on_where_it_was(table, tmp_path, monkeypatch):
