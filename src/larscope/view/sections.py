@@ -95,6 +95,7 @@ class MovieSection:
         self._document = page_document()
         self._stretch: Stretch | LarscopeError | None = None
         self._player: Any = None
+        self._ahead: tuple[int, int] | None = None
         self._make_controls()
         mean_frame, examples = exhibit.model.mean_frame_, exhibit.model._examples["example_observed"]
         self._top = float(np.quantile(examples, 0.999))
@@ -175,6 +176,14 @@ class MovieSection:
     def _take(self, stretch: Stretch | LarscopeError) -> None:
         self._stretch = stretch
         self._draw()
+        if isinstance(stretch, Stretch):
+            self._read_ahead(self._choice.run, stretch.start + len(stretch.observed))
+
+    def _read_ahead(self, run: int, frame: int) -> None:
+        """Decode the next stretch before it is asked for, so that scrubbing forward does not stop there."""
+        if frame <= self._last_frame() and (run, frame) != self._ahead:
+            self._ahead = run, frame
+            self._exhibit.frame_thread.submit(self._exhibit.screen.render, run, frame)
 
     def _draw(self) -> None:
         as_change = bool(self._change.value)
