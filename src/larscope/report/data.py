@@ -21,7 +21,7 @@ COLUMNS = {
     "n_frames": "frames",
     "seconds": "seconds",
     "frame_rate": "frames a second",
-    "pixel_size": "pixel size",
+    "pixel_size": "pixel size, µm",
 }
 """Columns of the table of runs with their headings; those that no run has a value for are left out."""
 
