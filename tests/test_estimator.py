@@ -437,7 +437,7 @@ def test_runs_that_were_not_seen_are_forecast_with_their_conditions_coefficients
 
 def test_what_forecasts_explain_of_a_movie_is_one_minus_residual_over_variance(session):
     model = fit(session, pooling="previous")
-    scores = model.score(session)
+    scores = model.score_frames(session)
     frames = model.forecast(session)
     for run, one in enumerate(session):
         movie = one.movie.array.astype(np.float64)

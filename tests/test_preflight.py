@@ -127,7 +127,7 @@ model.fit(session, cache={str(tmp_path / "cache")!r})
 """
     )
     peak, estimate = peak_of(code), int((tmp_path / "estimate").read_text())
-    assert peak <= estimate <= 1.6 * peak
+    assert peak <= estimate <= 2 * peak  # compiling the lasso, which only the first fit does, takes a third of it
 
 
 def test_a_fit_that_needs_more_than_allowed_is_refused_before_it_starts() -> None:

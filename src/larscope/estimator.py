@@ -241,32 +241,50 @@ class LatentVAR(ComparesConditions):
         return forecasts
 
     def score(self, session: Session) -> pd.DataFrame:
-        """Return what `scores_` holds, for a session that the network has or has not seen, and how much of its movie.
+        """Return what `scores_` holds, for a session that the network has or has not seen.
 
         With `coefficients="condition"`, the coefficients are those of the session of the fit: `var_error_heldout` then
-        is of runs, not of parts of runs, that they have not seen. Two more columns are in pixels, and comparable with
-        any other method: `forecast_explained`, the share of the movie that one-step-ahead forecasts explain, and
-        `ceiling_explained`, the same with the true latents decoded. Pooling indices are those of the frame before.
+        is of runs, not of parts of runs, that they have not seen.
         """
-        network = self._fitted_network()
+        prepared = self._prepare_to_score(session)
+        return _score_table(session, self._evaluate(prepared, self._shared_by_fit(session), progress=False))
+
+    def score_frames(self, session: Session) -> pd.DataFrame:
+        """Return how much of a session's movies one-step-ahead forecasts explain: in pixels, as for any other method.
+
+        One row a run: `forecast_explained`, and `ceiling_explained`, the same with the true latents decoded. See
+        `larscope.evaluation.explain_frames` for the formula.
+
+        Examples
+        --------
+        >>> from larscope import simulate_session
+        >>> import warnings
+        >>> session = simulate_session(n_runs=2, n_frames=80, frame_shape=(48, 48), seed=0)
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("ignore")  # one epoch is far too short a training
+        ...     model = LatentVAR(order=2, window=32, epochs=1).fit(session)
+        >>> model.score_frames(session).columns.tolist()
+        ['run', 'condition', 'n_frames', 'forecast_explained', 'ceiling_explained']
+        """
+        network, prepared = self._fitted_network(), self._prepare_to_score(session)
+        rows = []
+        for run, one in enumerate(self._evaluate(prepared, self._shared_by_fit(session), progress=False)):
+            ceiling = np.where(np.isnan(one.forecast), np.float32(np.nan), one.latent[self.order :])
+            decoded = {"forecast_explained": one.forecast, "ceiling_explained": ceiling}
+            rows.append(
+                {
+                    name: explain_frames(network, prepared, run, torch.from_numpy(series), self.window)
+                    for name, series in decoded.items()
+                }
+            )
+        about = [{"run": run.name, "condition": run.condition, "n_frames": run.n_frames} for run in session]
+        return pd.concat([pd.DataFrame(about), pd.DataFrame(rows)], axis=1)
+
+    def _prepare_to_score(self, session: Session) -> PreparedSession:
+        self._fitted_network()
         needed = math.ceil((self.order + 1) / (1 - HELD_OUT)) + 1
         require_frames(session, needed, f"order {self.order}, fitted to the first {1 - HELD_OUT:.0%} of a run")
-        prepared = self._prepare_new(session)
-        evaluations = self._evaluate(prepared, self._shared_by_fit(session), progress=False)
-        table = _score_table(session, evaluations)
-        series = {
-            "forecast_explained": [evaluation.forecast for evaluation in evaluations],
-            "ceiling_explained": [
-                np.where(np.isnan(evaluation.forecast), np.float32(np.nan), evaluation.latent[self.order :])
-                for evaluation in evaluations
-            ],
-        }
-        for name, decoded in series.items():
-            table[name] = [
-                explain_frames(network, prepared, run, torch.from_numpy(one).to(network.mean_frame), self.window)
-                for run, one in enumerate(decoded)
-            ]
-        return table
+        return self._prepare_new(session)
 
     def save(self, folder: str | Path) -> Path:
         """Write the result folder (see `larscope.result`)."""

@@ -165,6 +165,7 @@ def explain_frames(
     that no frame shows the decoder where it is bright. The run's mean frame is granted: :math:`\hat x` is shifted to
     it in every pixel, as for any method that is compared.
     """
+    latent = latent.to(network.mean_frame)
     n_frames, total = 0, torch.zeros(2, dtype=torch.float64)
     sums = torch.zeros(2, *network.mean_frame.shape, dtype=torch.float64)
     for start, images in decode_run(network, prepared, run, latent, window, pooling_lag=1):

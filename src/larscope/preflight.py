@@ -18,8 +18,11 @@ from larscope.settings import Settings
 from larscope.training import TrainingStep, n_epochs
 from larscope.var import SparseVAR
 
-PROGRAM = 720 << 20
-"""Bytes of Python with torch and the compiled lasso, before any frame: measured."""
+PROGRAM = 800 << 20
+"""Bytes of Python with torch, the compiled lasso and what reports are made with, before any frame: measured."""
+
+COMPILING = 1280 << 20
+"""Peak of the smallest fit, if it is the first on a machine and compiles the lasso: measured."""
 
 STEP_PLANES, LEAN_STEP_PLANES = 380, 245
 """Float32 copies of a window that a training step needs at its peak, measured from 96 x 64 to 256 x 256 pixels: when
@@ -105,7 +108,10 @@ def estimate_fit(settings: Settings, session: Session, cached: bool) -> Estimate
     fitting = FIT_DESIGNS * design + 3 * settings.order * n_latents**2 * 8
     # latents and forecasts of every run are kept
     kept = 3 * sum(run.n_frames for run in session) * n_latents * 4 + (0 if cached else 2 * prepared)
-    peak, lean = (PROGRAM + kept + max(reading, planes * plane, fitting) for planes in (STEP_PLANES, LEAN_STEP_PLANES))
+    peak, lean = (
+        max(COMPILING, PROGRAM + max(reading, planes * plane, fitting)) + kept
+        for planes in (STEP_PLANES, LEAN_STEP_PLANES)
+    )
     n_steps = n_epochs(settings, n_windows) * -(-n_windows // settings.batch_size)
     return Estimate(peak, lean, prepared if cached else 0, n_latents, n_steps)
 
