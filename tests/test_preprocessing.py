@@ -362,8 +362,10 @@ def test_what_a_killed_process_began_is_removed_and_what_a_living_one_writes_is_
     dead, alive = cache / ".filling-999999999", cache / f".filling-{os.getppid()}"
     dead.mkdir(parents=True)
     alive.mkdir()
+    checks = cache / ".filling-checks-999999999"
+    checks.write_text("[")
     prepare(read_session(table), cache=cache)
-    assert (dead.exists(), alive.exists()) == (False, True)
+    assert (dead.exists(), checks.exists(), alive.exists()) == (False, False, True)
 
 
 def test_a_movie_that_changes_while_it_is_read_is_refused(

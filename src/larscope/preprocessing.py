@@ -382,7 +382,10 @@ def _remove_abandoned(folder: Path) -> None:
         try:
             os.kill(int(filling.name.rpartition("-")[2]), 0)
         except ProcessLookupError:
-            shutil.rmtree(filling, ignore_errors=True)
+            if filling.is_dir():
+                shutil.rmtree(filling, ignore_errors=True)
+            else:
+                filling.unlink(missing_ok=True)
         except (PermissionError, ValueError):
             continue  # somebody else's, and alive
 

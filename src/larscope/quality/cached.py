@@ -25,7 +25,7 @@ def keep_checks(findings: list[dict[str, Any]], folder: Path, session: str) -> N
     """Keep findings in a cache folder, whole or not at all."""
     place = _place(folder, session)
     folder.mkdir(parents=True, exist_ok=True)
-    writing = place.with_suffix(f".writing-{os.getpid()}")
+    writing = folder / f".filling-checks-{os.getpid()}"  # a name that the cache clears away if this process is killed
     try:
         writing.write_text(json.dumps(findings), encoding="utf-8")
         writing.rename(place)
