@@ -104,6 +104,7 @@ def kill_at(target: str, call: int, when: str) -> None:
 
 def fit(arguments: list[str], said: str, point: tuple[str, int, str] | None = None) -> None:
     """Run the command line in this process, which may kill itself; what it prints goes to a file."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     if point is not None:
         kill_at(*point)
     printed = io.StringIO()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from larscope.cli import app
+from larscope.cli import app, console
 from larscope.errors import LarscopeError
 from larscope.io import BrokenRun, open_movie, read_runs, read_session
 from larscope.quality import Finding, check_session, describe_findings, worst_level
@@ -492,6 +492,7 @@ def test_every_check_is_documented(clean):
 
 
 def larscope_check(table: Path) -> tuple[int, str]:
+    console.width = 80  # not what another test left
     done = CliRunner(env={"COLUMNS": "80", "NO_COLOR": "1"}).invoke(app, ["check", str(table)])
     return done.exit_code, done.output
 
