@@ -83,7 +83,7 @@ def test_memory_that_is_not_allowed_is_refused_before_anything_is_written(table,
     before = set(tmp_path.iterdir())
     done = larscope("fit", table, "--out", tmp_path / "result", *FIT, "--max-memory", "100MB")
     assert done.exit_code == 2
-    assert "must stay below 95 MiB (`--max-memory`)" in " ".join(done.stderr.split())
+    assert "must stay below 95.4 MiB (`--max-memory`)" in " ".join(done.stderr.split())
     assert set(tmp_path.iterdir()) == before
 
 

@@ -141,7 +141,7 @@ def test_a_fit_that_needs_more_than_allowed_is_refused_before_it_starts() -> Non
 
 def test_a_disk_without_room_is_said_before_it_is_full(tmp_path: Path) -> None:
     require_disk(Estimate(0, 0, 1, 1, 1), tmp_path / "not" / "there" / "yet")
-    with pytest.raises(LarscopeError, match=r"frames need 1024.0 PiB|frames need 1073741824.0 GiB in .* are free"):
+    with pytest.raises(LarscopeError, match=r"frames need 1\.0 EiB in .* are free"):
         require_disk(Estimate(0, 0, 1 << 60, 1, 1), tmp_path)
 
 
@@ -153,7 +153,7 @@ def test_the_time_of_training_is_that_of_its_steps() -> None:
 @pytest.mark.parametrize(("text", "n_bytes"), [("2GiB", 2 << 30), ("500 MB", 500_000_000), ("1024", 1024)])
 def test_sizes_are_read_as_people_write_them(text: str, n_bytes: int) -> None:
     assert parse_size(text) == n_bytes
-    assert size(n_bytes).split()[1] in ("MiB", "GiB")
+    assert parse_size(size(n_bytes)) == pytest.approx(n_bytes, rel=0.05)
 
 
 @pytest.mark.parametrize("text", ["", "much", "-1GB", "0", "2 apples", "nan", "1e400GB"])

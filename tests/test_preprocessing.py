@@ -310,6 +310,19 @@ def test_other_settings_and_other_code_never_reuse_frames(
         assert len(n_read) > read
 
 
+def test_another_version_of_the_package_that_a_reader_comes_from_never_reuses_frames(
+    table: Path, tmp_path: Path, n_read: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = {"larscope": "1.0"}
+    monkeypatch.setattr("larscope.provenance.packages_distributions", lambda: {"larscope": ["larscope"]})
+    monkeypatch.setattr("larscope.provenance.version", installed.get)
+    for version, again in (("1.0", True), ("1.0", False), ("1.1", True)):
+        installed["larscope"] = version
+        read = len(n_read)
+        prepare(read_session(table), cache=tmp_path / "cache")
+        assert (len(n_read) > read) == again
+
+
 def test_the_rows_of_a_table_name_other_frames_by_start_and_stop(table: Path, tmp_path: Path) -> None:
     first = prepare(read_session(table), cache=tmp_path / "cache")
     table.write_text("path,condition,start\nfirst.npy,familiar,11\nsecond.npy,novel,\n")

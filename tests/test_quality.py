@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from larscope.cli import app, console
 from larscope.errors import LarscopeError
 from larscope.io import BrokenRun, open_movie, read_runs, read_session
+from larscope.preprocessing import CHUNK_BYTES
 from larscope.quality import Finding, check_session, describe_findings, worst_level
-from larscope.quality.measure import CHUNK_BYTES
 from larscope.session import ArrayMovie, Run, Session
 from larscope.simulate import simulate_session
 

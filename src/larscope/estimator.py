@@ -8,7 +8,7 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -20,6 +20,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from pydantic import ValidationError
 from rich.progress import track
+from torch import Tensor
 
 from larscope.conditions import ComparesConditions, Series, prepare_showing
 from larscope.evaluation import (
@@ -42,7 +43,7 @@ from larscope.result import Result, build_dataset, read_result, split_runs, writ
 from larscope.session import Session, require_frames
 from larscope.settings import Settings, explain_validation, plain
 from larscope.training import train
-from larscope.var import HELD_OUT, SparseCoefficients, SparseVAR
+from larscope.var import HELD_OUT, SparseCoefficients, SparseVAR, VARFit
 
 MANY_LATENTS = 1000
 """Latents from which on a fit warns."""
@@ -223,17 +224,9 @@ class LatentVAR(ComparesConditions):
         condition in the session of the fit. A frame that is masked, or preceded by a masked one within `order`, is NaN.
         """
         network, prepared = self._fitted_network(), self._prepare_new(session)
-        shared = self._shared_by_fit(session)
         lag = 1 if self.pooling == "previous" else 0
         forecasts = []
-        for run in range(len(session)):
-            latent = encode_run(network, prepared, run, self.window)
-            missing = latent.isnan().any(1)
-            with torch.no_grad():
-                if shared is None:
-                    fit = self.var_(latent, missing)
-                else:
-                    fit = self.var_.apply_coef(shared[session.runs[run].condition].whole, latent, missing)
+        for run, (_, fit) in enumerate(self._forecast_runs(prepared)):
             forecast = np.full((len(fit.forecast), *self.mean_frame_.shape), np.nan, np.float32)
             for start, images in decode_run(network, prepared, run, fit.forecast, self.window, lag):
                 forecast[start - self.order : start - self.order + len(images)] = images.cpu().numpy()
@@ -246,7 +239,10 @@ class LatentVAR(ComparesConditions):
         With `coefficients="condition"`, the coefficients are those of the session of the fit: `var_error_heldout` then
         is of runs, not of parts of runs, that they have not seen.
         """
-        prepared = self._prepare_to_score(session)
+        self._fitted_network()
+        needed = math.ceil((self.order + 1) / (1 - HELD_OUT)) + 1
+        require_frames(session, needed, f"order {self.order}, fitted to the first {1 - HELD_OUT:.0%} of a run")
+        prepared = self._prepare_new(session)
         return _score_table(session, self._evaluate(prepared, self._shared_by_fit(session), progress=False))
 
     def score_frames(self, session: Session) -> pd.DataFrame:
@@ -266,25 +262,34 @@ class LatentVAR(ComparesConditions):
         >>> model.score_frames(session).columns.tolist()
         ['run', 'condition', 'n_frames', 'forecast_explained', 'ceiling_explained']
         """
-        network, prepared = self._fitted_network(), self._prepare_to_score(session)
+        network, prepared = self._fitted_network(), self._prepare_new(session)
         rows = []
-        for run, one in enumerate(self._evaluate(prepared, self._shared_by_fit(session), progress=False)):
-            ceiling = np.where(np.isnan(one.forecast), np.float32(np.nan), one.latent[self.order :])
-            decoded = {"forecast_explained": one.forecast, "ceiling_explained": ceiling}
+        for run, (latent, fit) in enumerate(self._forecast_runs(prepared)):
+            true = latent[self.order :].masked_fill(fit.forecast.isnan(), float("nan"))
+            about = session.runs[run]
             rows.append(
                 {
-                    name: explain_frames(network, prepared, run, torch.from_numpy(series), self.window)
-                    for name, series in decoded.items()
+                    "run": about.name,
+                    "condition": about.condition,
+                    "n_frames": about.n_frames,
+                    "forecast_explained": explain_frames(network, prepared, run, fit.forecast, self.window),
+                    "ceiling_explained": explain_frames(network, prepared, run, true, self.window),
                 }
             )
-        about = [{"run": run.name, "condition": run.condition, "n_frames": run.n_frames} for run in session]
-        return pd.concat([pd.DataFrame(about), pd.DataFrame(rows)], axis=1)
+        return pd.DataFrame(rows)
 
-    def _prepare_to_score(self, session: Session) -> PreparedSession:
-        self._fitted_network()
-        needed = math.ceil((self.order + 1) / (1 - HELD_OUT)) + 1
-        require_frames(session, needed, f"order {self.order}, fitted to the first {1 - HELD_OUT:.0%} of a run")
-        return self._prepare_new(session)
+    def _forecast_runs(self, prepared: PreparedSession) -> Iterator[tuple[Tensor, VARFit]]:
+        """Yield latents and forecasts of each run, by coefficients of its own or those of its condition in the fit."""
+        shared = self._shared_by_fit(prepared.session)
+        for run, about in enumerate(prepared.session):
+            latent = encode_run(self.network_, prepared, run, self.window)
+            missing = latent.isnan().any(1)
+            with torch.no_grad():
+                if shared is None:
+                    fit = self.var_(latent, missing)
+                else:
+                    fit = self.var_.apply_coef(shared[about.condition].whole, latent, missing)
+            yield latent, fit
 
     def save(self, folder: str | Path) -> Path:
         """Write the result folder (see `larscope.result`)."""

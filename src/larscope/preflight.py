@@ -8,6 +8,7 @@ from pathlib import Path
 from shutil import disk_usage
 
 import torch
+from pydantic import ByteSize
 from torch.nn import functional as F
 
 from larscope.errors import LarscopeError
@@ -144,13 +145,13 @@ def time_training(settings: Settings, session: Session, n_steps: int) -> float:
     return n_steps * seconds
 
 
-def size(n_bytes: float) -> str:
+def size(n_bytes: int) -> str:
     """Write a number of bytes for people.
 
     >>> size(3 << 30), size(5_000_000)
-    ('3.0 GiB', '5 MiB')
+    ('3.0 GiB', '4.8 MiB')
     """
-    return f"{n_bytes / 2**30:.1f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.0f} MiB"
+    return ByteSize(n_bytes).human_readable(separator=" ")
 
 
 def duration(seconds: float) -> str:

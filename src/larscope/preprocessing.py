@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from larscope.errors import LarscopeError
 from larscope.io.npy import NpyMovie
-from larscope.provenance import describe_inputs, digest_code, fingerprint
+from larscope.provenance import describe_home, describe_inputs, digest_code, fingerprint
 from larscope.session import POOLING, ArrayMovie, Movie, Run, Session, times
 
 CHUNK_BYTES = 32 << 20
@@ -31,6 +31,9 @@ CHUNK_BYTES = 32 << 20
 
 LARGEST = 2**53
 """Whole numbers beyond this are not exact in double precision; no detector counts so far."""
+
+LIBRARIES = ("numpy", "tifffile", "imagecodecs", "h5py", "zarr", "av", "roiextractors")
+"""What decodes frames, as far as it is installed."""
 
 MAX_GAP = 10
 """Frames in a row that `nan="interpolate"` bridges at most."""
@@ -201,7 +204,7 @@ def prepared_bytes(session: Session, crop: tuple[int, int] | None, downscale: in
 
 def chunk_ranges(movie: Movie, n_frames: int) -> list[tuple[int, int]]:
     """Return the ranges in which `n_frames` frames of a movie are read: about 32 MiB each."""
-    step = max(1, CHUNK_BYTES // (prod(movie.shape[1:]) * movie.dtype.itemsize))
+    step = max(1, CHUNK_BYTES // max(prod(movie.shape[1:]) * movie.dtype.itemsize, 1))
     return [(start, min(start + step, n_frames)) for start in range(0, n_frames, step)]
 
 
@@ -332,7 +335,15 @@ def _address(chunks: _Chunks) -> str:
     run, preprocessing = chunks.run, chunks.preprocessing
     contents = [(entry["bytes"], entry["sha256"]) for entry in describe_inputs(run.files)]
     movie = [list(run.movie.shape), run.movie.dtype.str, run.dataset, run.channel, run.plane, run.start, run.stop]
-    decisive = [contents, movie, preprocessing.crop, preprocessing.downscale, chunks.nan, _code()]
+    decisive = [
+        contents,
+        movie,
+        preprocessing.crop,
+        preprocessing.downscale,
+        chunks.nan,
+        _code(),
+        describe_home(run.movie),
+    ]
     return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:32]
 
 
@@ -341,7 +352,7 @@ def _code() -> str:
     """Return a digest of the code that reads and prepares frames: this file, the readers and their libraries."""
     here = Path(__file__)
     sources = (here, here.with_name("session.py"), *sorted((here.parent / "io").glob("*.py")))
-    return digest_code(sources, ("numpy", "tifffile", "imagecodecs", "h5py"))
+    return digest_code(sources, LIBRARIES)
 
 
 def _store(chunks: _Chunks, filling: Path) -> str:

@@ -6,7 +6,7 @@ import platform
 import subprocess
 from collections.abc import Iterable
 from functools import lru_cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +47,21 @@ def digest_code(paths: Iterable[Path], libraries: Iterable[str]) -> str:
     for path in paths:
         digest.update(path.read_bytes())
     for library in libraries:
-        digest.update(f"{library} {version(library)}".encode())
+        digest.update(f"{library} {_version_or_none(library)}".encode())
     return digest.hexdigest()
+
+
+def describe_home(thing: object) -> list[str]:
+    """Return the installed packages, with versions, that the class of an object comes from."""
+    module = type(thing).__module__.partition(".")[0]
+    return [f"{name} {version(name)}" for name in packages_distributions().get(module, [])]
+
+
+def _version_or_none(library: str) -> str | None:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return None
 
 
 def describe_versions() -> dict[str, str]:

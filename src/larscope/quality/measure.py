@@ -9,11 +9,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped, UInt64
 from numpy.typing import NDArray
 
+from larscope.preprocessing import chunk_ranges
 from larscope.quality.motion import SMALLEST_SIDE, Stack, estimate_shifts, noise_power
 from larscope.session import Run
-
-CHUNK_BYTES = 32 << 20
-"""Frames of this size are read at once."""
 
 SAMPLE_FRAMES = 500
 """Frames of a run that are kept for what is estimated from a sample: motion, noise, clipped values."""
@@ -127,7 +125,7 @@ class Measures:
 
 
 def measure_run(run: Run, on_frames: Callable[[int], None] = lambda n_frames: None) -> Measures:
-    """Read a run once, about `CHUNK_BYTES` at a time.
+    """Read a run once, about 32 MiB at a time.
 
     Parameters
     ----------
@@ -142,14 +140,13 @@ def measure_run(run: Run, on_frames: Callable[[int], None] = lambda n_frames: No
         Frames cannot be read.
     """
     height, width = run.movie.shape[1:]
-    step = max(1, CHUNK_BYTES // max(height * width * run.movie.dtype.itemsize, 1))
     sampled = _choose_sample(run)
     parts: list[tuple[NDArray[Any], ...]] = []
     sample = []
     lowest = highest = None
     top, brightest = -np.inf, 0
-    for start in range(0, run.n_frames, step):
-        frames = _native(run.read(start, min(start + step, run.n_frames)))
+    for start, stop in chunk_ranges(run.movie, run.n_frames):
+        frames = _native(run.read(start, stop))
         mean, low, high, nonfinite, oversized = _statistics(frames)
         zeros = height * width - np.count_nonzero(frames, axis=(1, 2))
         parts.append((mean, low, high, nonfinite, oversized, zeros, _digests(frames)))
@@ -160,7 +157,7 @@ def measure_run(run: Run, on_frames: Callable[[int], None] = lambda n_frames: No
             below, above = frames.min(axis=0), frames.max(axis=0)
             lowest = below if lowest is None else np.minimum(lowest, below)
             highest = above if highest is None else np.maximum(highest, above)
-        sample.append(_centre(frames)[sampled[(sampled >= start) & (sampled < start + step)] - start])
+        sample.append(_centre(frames)[sampled[(sampled >= start) & (sampled < stop)] - start])
         on_frames(len(frames))
         del frames  # before the next are read
     assert lowest is not None  # a run has at least one frame
