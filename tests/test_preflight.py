@@ -111,8 +111,8 @@ def test_the_estimate_grows_with_what_it_depends_on() -> None:
     assert small.lean_memory < base.lean_memory
 
 
-@pytest.mark.parametrize(("height", "width", "window"), [(64, 64, 32), (96, 64, 64)])
-def test_the_estimate_is_above_the_truth_but_not_by_much(height: int, width: int, window: int, tmp_path: Path) -> None:
+def fit_generated(height: int, width: int, window: int, folder: Path) -> tuple[int, int]:
+    """Fit in a process of its own; return its peak and what was estimated before it."""
     code = (
         GENERATE.format(shape=(3 * window, 512, 512))
         + f"""
@@ -122,12 +122,25 @@ from larscope.preflight import estimate_fit
 movie = Generated()
 session = Session([Run(str(i), "ab"[i % 2], movie) for i in range(2)])
 model = LatentVAR(crop=({height}, {width}), window={window}, epochs=2, order=2)
-open({str(tmp_path / "estimate")!r}, "w").write(str(estimate_fit(model, session, cached=True).memory))
-model.fit(session, cache={str(tmp_path / "cache")!r})
+open({str(folder / "estimate")!r}, "w").write(str(estimate_fit(model, session, cached=True).memory))
+model.fit(session, cache={str(folder / "cache")!r})
 """
     )
-    peak, estimate = peak_of(code), int((tmp_path / "estimate").read_text())
-    assert peak <= estimate <= 2 * peak  # compiling the lasso, which only the first fit does, takes a third of it
+    return peak_of(code), int((folder / "estimate").read_text())
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The first fit on a machine compiles the lasso: its peak is the compiler's, which differs from time to time."""
+    fit_generated(32, 32, 16, tmp_path_factory.mktemp("compiled"))
+
+
+@pytest.mark.parametrize(("height", "width", "window"), [(64, 64, 32), (96, 64, 64)])
+def test_the_estimate_is_above_the_truth_but_not_by_much(
+    height: int, width: int, window: int, compiled: None, tmp_path: Path
+) -> None:
+    peak, estimate = fit_generated(height, width, window, tmp_path)
+    assert peak <= estimate <= 2 * peak
 
 
 def test_a_fit_that_needs_more_than_allowed_is_refused_before_it_starts() -> None:
