@@ -457,3 +457,89 @@ def test_too_many_latents_are_warned_of(session, monkeypatch):
         pytest.warns(UserWarning, match="steps"),
     ):
         LatentVAR(order=2, window=32, epochs=1).fit(session)
+
+
+def assert_same_model(one, other):
+    for name, value in one.network_.state_dict().items():
+        assert torch.equal(value, other.network_.state_dict()[name]), name
+    assert repr(one) == repr(other)
+    assert one.scores_.equals(other.scores_)
+    assert one.runs_.equals(other.runs_)
+    assert one.log_ == other.log_
+    assert np.array_equal(one.coef_.nonzero, other.coef_.nonzero)
+    assert np.array_equal(one.coef_.value, other.coef_.value)
+    assert np.array_equal(one.contribution_maps_, other.contribution_maps_)
+    for name in ("latents_", "forecasts_"):
+        assert all(np.array_equal(a, b) for a, b in zip(getattr(one, name), getattr(other, name), strict=True))
+    for name in ("_examples", "_clips", "_curves"):
+        assert all(np.array_equal(a, getattr(other, name)[key]) for key, a in getattr(one, name).items())
+
+
+def test_a_refit_with_equal_settings_is_the_fit_bit_for_bit(model, session, tmp_path):
+    again = model.refit(session, penalty=model.penalty, cache=tmp_path / "cache")
+    assert_same_model(model, again)
+    assert again.network_ is not model.network_
+    model.save(tmp_path / "result")
+    assert_same_model(model, load(tmp_path / "result").refit(session))
+
+
+def test_a_refit_is_what_a_sequential_training_with_its_settings_gives(session, tmp_path):
+    """Sequential training does not depend on the dynamics, so the fit with other settings is an oracle."""
+    others = {"order": 3, "penalty": 0.0005, "coefficients": "condition", "own_weight": 0.5, "max_distance": 1.0}
+    others |= {"center": False, "scale": "latent", "penalty_scale": "target"}
+    expected = fit(session, training="sequential", **others)
+    found = fit(session, training="sequential").refit(session, **others)
+    assert_same_model(expected, found)
+    found.save(tmp_path / "result")
+    loaded = load(tmp_path / "result")
+    assert loaded.score(session).equals(expected.score(session))
+    assert write_report(tmp_path / "result").is_file()
+
+
+def test_a_refit_says_what_trained_its_network(model, session):
+    once = model.refit(session, penalty=0.01)
+    twice = once.refit(session, order=1)
+    for refitted in (once, twice):
+        first = refitted.provenance_["refitted_from"]
+        assert first["settings"]["penalty"] == 0.002
+        assert first["settings"]["order"] == 2
+        assert first["created"] == model.provenance_["created"]
+    assert "refitted_from" not in model.provenance_
+    assert (once.penalty, twice.penalty, twice.order, model.penalty) == (0.01, 0.01, 1, 0.002)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"training": "embedded"}, "`training` is 'end-to-end' in this one, and another value needs another training"),
+        ({"seed": 1}, "got 1. Change only order, penalty,"),
+        ({"nan": "mask"}, "`nan` is 'error'"),
+        ({"penalti": 1}, "Did you mean 'penalty'?"),
+        ({"penalty": 0.0}, "'penalty'"),
+        ({"order": 32}, "order=32 and window=32"),
+    ],
+)
+def test_a_refit_names_a_setting_that_it_cannot_change(settings, message, model, session):
+    with pytest.raises(LarscopeError) as caught:
+        model.refit(session, **settings)
+    assert message in str(caught.value)
+
+
+def test_a_refit_takes_the_session_of_the_fit_alone(model, session):
+    runs = session.runs
+    renamed, shorter, other = (
+        Session((*runs[:3], dataclasses.replace(runs[3], **change)))
+        for change in (
+            {"name": "another"},
+            {"stop": 99},
+            {"movie": ArrayMovie(runs[3].movie.array[:, ::-1])},
+        )
+    )
+    with pytest.raises(LarscopeError, match="its runs are others"):
+        model.refit(renamed)
+    with pytest.raises(LarscopeError, match="run 'run-3' had 100 frames then, and has 99"):
+        model.refit(shorter)
+    with pytest.raises(LarscopeError, match=r"frame \d+ of run 'run-3' is another"):
+        model.refit(other)
+    with pytest.raises(LarscopeError, match="not fitted yet"):
+        LatentVAR().refit(session)

@@ -19,7 +19,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from larscope.errors import LarscopeError
-from larscope.settings import Settings, describe_setting, setting_names
+from larscope.settings import REFITTED, Settings, describe_setting, setting_names
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 a fault of larscope itself; 2 something must be changed, as the message says; "
@@ -30,8 +30,7 @@ ANALYSE, TRY, SETUP = "Analyse your movies", "Try it on simulated data", "Set up
 
 DYNAMICS, FRAMES, NETWORK, TRAINING = (f"Settings: {name}" for name in ("dynamics", "frames", "network", "training"))
 PANELS = {
-    **dict.fromkeys(("order", "penalty", "penalty_scale", "own_weight", "coefficients"), DYNAMICS),
-    **dict.fromkeys(("center", "scale", "max_distance"), DYNAMICS),
+    **dict.fromkeys(REFITTED, DYNAMICS),
     **dict.fromkeys(("crop", "downscale", "nan"), FRAMES),
     **dict.fromkeys(("skip", "output", "pooling", "batch_norm"), NETWORK),
     **dict.fromkeys(("training", "epochs", "batch_size", "learning_rate", "window", "seed"), TRAINING),

@@ -23,6 +23,7 @@ from rich.progress import track
 from torch import Tensor
 
 from larscope.conditions import ComparesConditions, Series, prepare_showing
+from larscope.errors import LarscopeError
 from larscope.evaluation import (
     Clip,
     RunEvaluation,
@@ -41,7 +42,7 @@ from larscope.preprocessing import PreparedSession, Preprocessing
 from larscope.provenance import describe_inputs, describe_versions, git_commit
 from larscope.result import Result, build_dataset, read_result, split_runs, write_result
 from larscope.session import Session, require_frames
-from larscope.settings import Settings, explain_validation, plain
+from larscope.settings import REFITTED, Settings, explain_validation, plain, setting_names
 from larscope.training import train
 from larscope.var import HELD_OUT, SparseCoefficients, SparseVAR, VARFit
 
@@ -60,6 +61,9 @@ RUN_COLUMNS = (
     "channel",
     "plane",
 )
+
+TRAINED_BY = ("created", "seconds", "command", "fit", "versions", "git")
+"""What a refit keeps of how its network was trained."""
 
 
 class LatentVAR(ComparesConditions):
@@ -176,41 +180,72 @@ class LatentVAR(ComparesConditions):
             progress,
             keep_memory,
         )
-        evaluations = self._evaluate(prepared, None, progress)
-        self.crop_offset_ = prepared.preprocessing.offset(session.frame_shape)
-        self.runs_ = _run_table(session)
-        self.scores_ = _score_table(session, evaluations)
-        self.latents_ = [evaluation.latent for evaluation in evaluations]
-        self.forecasts_ = [evaluation.forecast for evaluation in evaluations]
-        self.coef_ = SparseCoefficients.join([evaluation.coef for evaluation in evaluations])
-        self._examples = _stack_examples(evaluations)
-        conditions = [run.condition for run in session]
-        # one clip a condition: they are for looking at, and large
-        shown = [conditions.index(name) for name in dict.fromkeys(conditions)]
-        self._clips = _join_clips(
-            {run: clip_run(self.network_, prepared, run, evaluations[run], self) for run in shown}
-        )
-        self._curves = _stack_curves(
-            {
-                run: trace_penalties(self.var_, torch.from_numpy(self.latents_[run]))
-                for run in track(chosen_runs(conditions), "Trying other penalties", disable=not progress)
-            }
-        )
-        self.contribution_maps_ = self._map(prepared, range(len(session)), progress)
-        self._session = session
-        self.simulated_ = session.simulated
-        self.provenance_ = {
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "seconds": round(time.monotonic() - started, 1),
-            "command": sys.argv,
-            "simulated": session.simulated,
-            "inputs": describe_inputs(path for run in session for path in run.files),
-            "seed": self.seed,
-            "versions": describe_versions(),
-            "git": git_commit(),
-            "threads": torch.get_num_threads(),
-        }
+        self._fit_runs(prepared, started, progress)
         return self
+
+    def refit(
+        self, session: Session, *, progress: bool = False, cache: str | Path | None = None, **settings: Any
+    ) -> Self:
+        """Return a new model with the same trained network, its VARs fitted and measured with other settings.
+
+        As `fit`, without its training: the latents stay those that were learned with the settings of that training,
+        which `provenance_["refitted_from"]` keeps. In `"sequential"` training, which does not depend on them, it is
+        what `fit` would have given.
+
+        Parameters
+        ----------
+        session
+            The session of the fit.
+        progress, cache
+            As in `fit`.
+        settings
+            Those to change: `order`, `penalty`, `penalty_scale`, `center`, `scale`, `own_weight`, `coefficients` or
+            `max_distance`.
+
+        Raises
+        ------
+        LarscopeError
+            A setting is unknown, out of its range or needs a training, or the session is another.
+
+        Examples
+        --------
+        >>> from larscope import LatentVAR, simulate_session
+        >>> import warnings
+        >>> session = simulate_session(n_runs=2, n_frames=80, frame_shape=(48, 48), seed=0)
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("ignore")  # one epoch is far too short a training
+        ...     model = LatentVAR(order=2, window=32, epochs=1).fit(session)
+        >>> sparser = model.refit(session, penalty=0.02)
+        >>> bool((sparser.coef_.n_active < model.coef_.n_active).all())
+        True
+        """
+        started = time.monotonic()
+        network = self._fitted_network()
+        model = type(self)(**{**plain(self), **settings})
+        for name in setting_names():
+            value = getattr(model, name)
+            if name not in REFITTED and value != getattr(self, name):
+                raise LarscopeError(
+                    f"A refit keeps the trained network: `{name}` is {getattr(self, name)!r} in this one, and another "
+                    f"value needs another training; got {value!r}. Change only {', '.join(REFITTED)}, or call "
+                    f"`fit` on LatentVAR({name}={value!r}, ...)."
+                )
+        self._known_session(session)
+        require_frames(session, model.order + model.window, f"order {model.order} + window {model.window}")
+        how = Path(cache) if cache else None
+        prepared = prepare_showing(session, progress, preprocessing=self.preprocessing_, nan=self.nan, cache=how)
+        self._require_fitted_frames(prepared)
+        model._build(self.preprocessing_, self.mean_frame_)
+        model.network_.load_state_dict(network.state_dict())
+        model.network_.eval()
+        model.log_ = list(self.log_)
+        model._fit_runs(prepared, started, progress)
+        trained = {name: self.provenance_[name] for name in TRAINED_BY if name in self.provenance_}
+        first = {**trained, "settings": plain(self)}
+        model.provenance_["refitted_from"] = self.provenance_.get("refitted_from", first)
+        if "checks" in self.provenance_:
+            model.provenance_["checks"] = self.provenance_["checks"]
+        return model
 
     def transform(self, session: Session) -> list[Series]:
         """Return the latent series of each run of a session, seen or not, (T, K) each."""
@@ -331,6 +366,60 @@ class LatentVAR(ComparesConditions):
             max_distance=self.max_distance,
             latent_shape=self.network_.latent_shape,
         )
+
+    def _fit_runs(self, prepared: PreparedSession, started: float, progress: bool) -> None:
+        """Fit and measure the VAR of each whole run, with a network that is trained: what `fit` and `refit` share."""
+        session = prepared.session
+        evaluations = self._evaluate(prepared, None, progress)
+        self.crop_offset_ = prepared.preprocessing.offset(session.frame_shape)
+        self.runs_ = _run_table(session)
+        self.scores_ = _score_table(session, evaluations)
+        self.latents_ = [evaluation.latent for evaluation in evaluations]
+        self.forecasts_ = [evaluation.forecast for evaluation in evaluations]
+        self.coef_ = SparseCoefficients.join([evaluation.coef for evaluation in evaluations])
+        self._examples = _stack_examples(evaluations)
+        conditions = [run.condition for run in session]
+        # one clip a condition: they are for looking at, and large
+        shown = [conditions.index(name) for name in dict.fromkeys(conditions)]
+        self._clips = _join_clips(
+            {run: clip_run(self.network_, prepared, run, evaluations[run], self) for run in shown}
+        )
+        self._curves = _stack_curves(
+            {
+                run: trace_penalties(self.var_, torch.from_numpy(self.latents_[run]))
+                for run in track(chosen_runs(conditions), "Trying other penalties", disable=not progress)
+            }
+        )
+        self.contribution_maps_ = self._map(prepared, range(len(session)), progress)
+        self._session = session
+        self.simulated_ = session.simulated
+        self.provenance_ = {
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds": round(time.monotonic() - started, 1),
+            "command": sys.argv,
+            "simulated": session.simulated,
+            "inputs": describe_inputs(path for run in session for path in run.files),
+            "seed": self.seed,
+            "versions": describe_versions(),
+            "git": git_commit(),
+            "threads": torch.get_num_threads(),
+        }
+
+    def _require_fitted_frames(self, prepared: PreparedSession) -> None:
+        """Raise unless the frame that is kept of each run is in the session where it was."""
+        kept = zip(self._examples["example_frame"].tolist(), self._examples["example_observed"], strict=True)
+        for run, (frame, image) in enumerate(kept):
+            about, n_frames = prepared.session.runs[run], len(self.latents_[run])
+            if about.n_frames != n_frames:
+                raise LarscopeError(
+                    f"`session` must be the one that was fitted: {about.label} had {n_frames} frames then, and has "
+                    f"{about.n_frames}. Pass that session."
+                )
+            if not np.allclose(prepared.frames(run, frame, frame + 1)[0], image, atol=1e-6):
+                raise LarscopeError(
+                    f"`session` must be the one that was fitted: frame {frame} of {about.label} is another. Pass that "
+                    "session, or `fit` this one."
+                )
 
     def _evaluate(
         self, prepared: PreparedSession, shared: Mapping[str, SharedCoefficients] | None, progress: bool

@@ -13,6 +13,18 @@ from larscope.errors import LarscopeError, suggest
 MIN_STEPS = 500
 """Training steps that `epochs=None` asks for at least; the paper's two epochs were about 480."""
 
+REFITTED = (
+    "order",
+    "penalty",
+    "penalty_scale",
+    "own_weight",
+    "coefficients",
+    "center",
+    "scale",
+    "max_distance",
+)
+"""Settings of the dynamics, which a trained network can be refitted with."""
+
 PositiveInt = Annotated[int, Field(ge=1)]
 
 
