@@ -15,7 +15,7 @@ SOURCE = Path(larscope.__file__).parent
 
 FLOORS = [
     {"errors"},
-    {"schema"},
+    {"schema", "layers"},
     {"settings", "lasso", "permutation", "session", "groups"},
     {"var", "io", "simulate", "config", "provenance"},
     {"preprocessing"},

@@ -1,9 +1,8 @@
-import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from larscope.network import CHANNELS, Autoencoder, unpool
+from larscope.network import CHANNELS, Autoencoder
 
 
 def seeded(height: int = 32, width: int = 24, **options: object) -> Autoencoder:
@@ -34,6 +33,12 @@ def plain_decode(network: Autoencoder, z: torch.Tensor, indices: list[torch.Tens
     return (x.squeeze(1) + 1) * network.mean_frame
 
 
+def places(index: torch.Tensor) -> torch.Tensor:
+    """Which pixel of its square torch's flat index of a maximum is."""
+    width = 2 * index.shape[-1]
+    return (index // width % 2 * 2 + index % 2).to(torch.uint8)
+
+
 def test_latent_is_24_by_16_at_the_papers_size():
     network = seeded(192, 128)
     latent, indices = network.encode(torch.rand(2, 192, 128))
@@ -55,7 +60,7 @@ def test_equals_the_paper_layer_for_layer():
     expected_z, expected_indices = plain_encode(network, frames)
     torch.testing.assert_close(latent, expected_z.flatten(1))
     for index, expected in zip(indices, expected_indices, strict=True):
-        assert torch.equal(index, expected)
+        assert torch.equal(index, places(expected))
     torch.testing.assert_close(network.decode(latent, indices), plain_decode(network, expected_z, expected_indices))
 
 
@@ -71,20 +76,6 @@ def test_parameters_are_those_of_the_paper():
         "decoder.blocks.1.conv.weight": (CHANNELS, CHANNELS, 3, 3),
         "decoder.blocks.2.conv.weight": (1, CHANNELS, 3, 3),
     }
-
-
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_unpool_is_max_unpool2d_values_and_gradients(memory_format):
-    torch.manual_seed(0)
-    image = torch.randn(3, 4, 8, 6, dtype=torch.float64).contiguous(memory_format=memory_format)
-    x, indices = F.max_pool2d(image, 2, return_indices=True)
-    ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
-    weight = torch.randn(3, 4, 8, 6, dtype=torch.float64)
-    a, b = unpool(ours, indices), F.max_unpool2d(theirs, indices, 2)
-    assert torch.equal(a, b)
-    (a * weight).sum().backward()
-    (b * weight).sum().backward()
-    assert torch.equal(ours.grad, theirs.grad)
 
 
 def test_a_step_uses_no_operation_that_torch_calls_nondeterministic():
@@ -131,16 +122,3 @@ def test_window_batch_norm_uses_the_statistics_at_hand_in_evaluation():
     frames = torch.rand(6, 32, 24)
     assert not torch.allclose(running.encode(frames)[0], window.encode(frames)[0])
     torch.testing.assert_close(running.train().encode(frames)[0], window.encode(frames)[0])
-
-
-def test_activations_keep_the_fast_memory_layout_from_the_first_convolution_on():
-    network = seeded()
-    fast = []
-
-    def note(module, inputs, output):
-        fast.append(output.is_contiguous(memory_format=torch.channels_last))
-
-    for block in [*network.encoder.blocks, *network.decoder.blocks]:
-        block.conv.register_forward_hook(note)
-    network.decode(*network.encode(torch.rand(4, 32, 24)))
-    assert fast == [True] * 6

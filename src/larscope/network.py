@@ -8,16 +8,15 @@ encoder found it.
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-CHANNELS = 32
-SLOPE = 0.01
-"""Of the leaky ReLU."""
+from larscope.layers import SLOPE, convolve_and_pool, unpool_and_convolve
 
-Indices = tuple[Int[Tensor, "frames channels h w"], ...]
-"""For each encoder block, the position of every maximum in the flattened plane that was pooled."""
+CHANNELS = 32
+Indices = tuple[UInt8[Tensor, "frames channels h w"], ...]
+"""For each encoder block, which of the four pixels of its square every maximum was: 0 and 1 above, 2 and 3 below."""
 
 
 class EncoderBlock(nn.Module):
@@ -30,9 +29,7 @@ class EncoderBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "t c height width"]) -> tuple[Tensor, Tensor]:
         """Return the pooled maps and the indices of the maxima."""
-        activation = F.leaky_relu(self.conv(x), SLOPE, inplace=True)
-        pooled, indices = F.max_pool2d(self.norm(activation), kernel_size=2, return_indices=True)
-        return pooled, indices
+        return convolve_and_pool(x, self.conv, self.norm)
 
 
 class Encoder(nn.Module):
@@ -60,9 +57,9 @@ class DecoderBlock(nn.Module):
         self.conv = nn.Conv2d(CHANNELS, out_channels, kernel_size=3, padding=1)
         self.norm = None if linear else nn.BatchNorm2d(out_channels, track_running_stats=running_norm)
 
-    def forward(self, x: Float[Tensor, "t c h w"], indices: Int[Tensor, "t c h w"]) -> Tensor:
+    def forward(self, x: Float[Tensor, "t c h w"], indices: UInt8[Tensor, "t c h w"]) -> Tensor:
         """Return maps of twice the height and width."""
-        x = self.conv(unpool(x, indices))
+        x = unpool_and_convolve(x, indices, self.conv)
         if self.norm is None:
             return x
         return F.leaky_relu(self.norm(x), SLOPE, inplace=True)
@@ -157,19 +154,3 @@ class Autoencoder(nn.Module):
         """Return the decoder's own output, before the mean frame comes in."""
         images: Tensor = self.decoder(latent.unflatten(1, (1, *self.latent_shape)), indices)
         return images.squeeze(1)
-
-
-def unpool(x: Float[Tensor, "t c h w"], indices: Int[Tensor, "t c h w"]) -> Float[Tensor, "t c height width"]:
-    """Put every value where `indices` say, zeros elsewhere: `max_unpool2d`, twice as fast here and deterministic.
-
-    torch refuses its own `max_unpool2d` under `use_deterministic_algorithms`, since two indices might coincide;
-    those of non-overlapping poolings never do. Channels go last, as in memory, so that nothing is copied.
-    """
-    frames, channels, height, width = x.shape
-
-    def channels_last(a: Tensor) -> Tensor:
-        return a.permute(0, 2, 3, 1).reshape(frames, height * width, channels)
-
-    plane = x.new_zeros(frames, 4 * height * width, channels)
-    plane = plane.scatter(1, channels_last(indices), channels_last(x))
-    return plane.reshape(frames, 2 * height, 2 * width, channels).permute(0, 3, 1, 2)

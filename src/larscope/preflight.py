@@ -25,7 +25,7 @@ PROGRAM = 800 << 20
 COMPILING = 1400 << 20
 """Peak of the smallest fit, if it is the first on a machine and compiles the lasso: 1.15 to 1.29 GiB were measured."""
 
-STEP_PLANES, LEAN_STEP_PLANES = 380, 245
+STEP_PLANES, LEAN_STEP_PLANES = 125, 110
 """Float32 copies of a window that a training step needs at its peak, measured from 96 x 64 to 256 x 256 pixels: when
 freed memory is kept for the next step, and when it is handed back."""
 
