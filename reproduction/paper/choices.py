@@ -1,0 +1,82 @@
+"""Choices where the paper is silent: each changed alone, on runs that the training has not seen."""
+
+from typing import Any
+
+import pandas as pd
+
+from .truth import driving_precision, judge_model
+from .work import Work, folds_of, subset
+
+PENALTY = 0.01
+CHOICES: dict[str, dict[str, Any]] = {
+    "default": {},
+    "latents not centred": {"center": False},
+    "penalty: alpha = penalty": {"penalty_scale": "target"},
+    "each latent to unit variance": {"penalty_scale": "target", "scale": "latent", "penalty": 0.3},
+    "pooling indices of the frame before": {"pooling": "previous"},
+    "batch norm of each window": {"batch_norm": "window"},
+    "linear output": {"output": "linear"},
+    "no skip connection": {"skip": False},
+    "own past not penalised": {"own_weight": 0.0},
+    "coefficients shared in a condition": {"coefficients": "condition"},
+    "neighbours only (3 latents)": {"max_distance": 3.0},
+}
+COLUMNS = {
+    "reconstruction_error": ("L_rec, 1e-3", 1e3, 3),
+    "var_error": ("R_var", 1, 3),
+    "var_explained": ("latents explained, in sample", 1, 3),
+    "var_error_heldout": ("R_var held out", 1, 3),
+    "n_active": ("active", 1, 0),
+    "forecast_explained": ("forecast explained, unseen runs", 1, 3),
+    "ceiling_explained": ("ceiling", 1, 3),
+    "edges": ("planted couplings (AP)", 1, 2),
+    "driving": ("driving cells (AP)", 1, 2),
+}
+
+
+def run(work: Work) -> None:
+    table = work.found("choices")
+    for seed in work.size.seeds[:2]:
+        session, truth = work.session("half", seed), work.truth("half", seed)
+        left_out = folds_of(session.runs)[0]
+        seen = [run for run in range(len(session)) if run not in left_out]
+        for choice, settings in CHOICES.items():
+            if table is not None and ((table["choice"] == choice) & (table["seed"] == seed)).any():
+                continue
+            model = work.simulated_model("half", seed, runs=seen, **{"penalty": PENALTY, **settings})
+            unseen = subset(session, left_out)
+            row = {
+                "choice": choice,
+                "seed": seed,
+                **{name: model.scores_[name].mean() for name in list(COLUMNS)[:5]},
+                **model.score_frames(unseen)[["forecast_explained", "ceiling_explained"]].mean(),
+                **judge_model(model, truth),
+            }
+            if choice == "default":
+                inflow = sum(
+                    model.contribution_map(name, direction="inflow", session=subset(session, seen))
+                    for name in session.conditions
+                )
+                row["driving_inflow"] = driving_precision(inflow, truth)
+            table = work.keep(pd.concat([table, pd.DataFrame([row])], ignore_index=True), "choices")
+
+
+def describe(table: pd.DataFrame) -> list[str]:
+    means = table.groupby("choice", sort=False).mean(numeric_only=True)
+    lines = [
+        f"Means of {table['seed'].nunique()} sessions, trained end to end on three quarters of their blocks at penalty "
+        f"{PENALTY:g} (0.3 where each latent has unit variance).",
+        "",
+        "| choice | " + " | ".join(name for name, *_ in COLUMNS.values()) + " |",
+        "|---" * (len(COLUMNS) + 1) + "|",
+    ]
+    for choice, row in means.iterrows():
+        cells = [f"{row[name] * scale:.{digits}f}" for name, (_, scale, digits) in COLUMNS.items()]
+        lines.append(f"| {choice} | " + " | ".join(cells) + " |")
+    default = means.loc["default"]
+    lines += [
+        "",
+        f"Direction of influence (default model): driving cells are found with precision {default['driving']:.2f} from "
+        f"outflow, {default['driving_inflow']:.2f} from inflow, the printed formula.",
+    ]
+    return lines

@@ -1,0 +1,73 @@
+"""The page of a size: every table and figure that was rebuilt, written from the raw numbers alone."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+
+from larscope.provenance import describe_versions
+
+from . import choices, comparisons, figures, table2, truth, yardstick
+from .work import Work
+
+Describe = Callable[[pd.DataFrame], list[str]]
+SECTIONS: tuple[tuple[str, str, Describe, bool], ...] = (
+    ("table2-paper", "Table 2, at the paper's size (simulated)", table2.describe, True),
+    ("table2-half", "Table 2, at half the resolution (simulated)", table2.describe, True),
+    ("table2-mouse_2p", "Table 2, on a recorded movie (`mouse_2p`)", table2.describe, False),
+    ("comparisons", "Table 1 and sec. 3.4: comparing conditions (simulated)", comparisons.describe, False),
+    ("figure2", "Fig. 2: the skip connection (simulated)", figures.describe_figure2, True),
+    ("figure3", "Fig. 3: contribution maps (simulated)", figures.describe_figure3, True),
+    ("figure4", "Fig. 4: the penalty (simulated)", figures.describe_figure4, True),
+    ("choices", "Where the paper is silent (simulated)", choices.describe, False),
+    ("truth", "Planted truth (simulated)", truth.describe, True),
+    ("yardstick-simulated", "Unseen runs, in pixels: simulated session", yardstick.describe, True),
+    ("yardstick-mouse_2p", "Unseen segments, in pixels: `mouse_2p` (recorded)", yardstick.describe, True),
+    ("yardstick-mouse_s1_vr", "Unseen segments, in pixels: `mouse_s1_vr` (recorded)", yardstick.describe, True),
+    ("modes-mouse_2p", "The three modes on unseen segments of `mouse_2p` (recorded)", yardstick.describe_modes, False),
+)
+"""Part, title, what writes its tables, and whether it has a figure."""
+
+
+def write(work: Work) -> Path:
+    """Write `README.md` into the folder of the numbers. What was said of a part by hand, `PART.md`, is put below it."""
+    times = work.found("times")
+    lines = [
+        f"# The paper's results, rebuilt ({work.size.name})",
+        "",
+        f"Written by `python -m reproduction.paper {work.size.name}`; raw numbers are the CSV files of this folder. "
+        "Simulated and recorded data are named in each title; the paper's recordings are not public.",
+        "",
+    ]
+    missing = []
+    for part, title, describe, has_figure in SECTIONS:
+        table = work.found(part)
+        if table is None:
+            missing.append(title)
+            continue
+        lines += [f"## {title}", "", *describe(table), ""]
+        if has_figure:
+            lines += [f"![{title}]({part}.png)", ""]
+        said = work.numbers / f"{part}.md"
+        if said.is_file():
+            lines += [said.read_text().strip(), ""]
+    if missing:
+        lines += ["## Not rebuilt yet", "", *(f"- {title}" for title in missing), ""]
+    lines += [
+        "## How it was made",
+        "",
+        f"Seeds of the simulated sessions and of their trainings: {', '.join(map(str, work.size.seeds))}; the session "
+        f"of the paper's size takes the first. Sessions: {dict(work.size.simulated)}. Settings of every training "
+        f"beside those compared: {dict(work.size.training) or 'defaults'}; on recorded movies: "
+        f"{dict(work.size.recorded_training) or 'defaults'}.",
+        "",
+        "| part | minutes |",
+        "|---|---|",
+        *(f"| {row.part} | {row.minutes:.1f} |" for row in ([] if times is None else times.itertuples())),
+        "",
+        "Versions: " + ", ".join(f"{name} {number}" for name, number in describe_versions().items()) + ".",
+        "",
+    ]
+    path = work.numbers / "README.md"
+    path.write_text("\n".join(lines))
+    return path

@@ -1,0 +1,191 @@
+"""What is computed at which size, and where it is kept: sessions and trained models here, numbers with the parts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+from rich.console import Console
+
+from larscope import LatentVAR, load, read_session, simulate_session
+from larscope.result import publish_result
+from larscope.session import Run, Session
+from larscope.simulate import Truth, read_truth
+
+RECORDED = Path(__file__).parents[2].parent / "shared" / "data"
+console = Console()
+
+Where = Literal["paper", "half"]
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of everything: `FULL` is what the tables show, `SMALL` and `TINY` run the same code."""
+
+    name: str
+    simulated: Mapping[Where, Mapping[str, Any]]
+    """Arguments of `simulate_session` for the session of the paper's size, and for that of half its resolution."""
+    seeds: Sequence[int]
+    """Of the sessions at half resolution, and of their trainings; the session of the paper's size takes the first."""
+    training: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of every training on simulated sessions, beside what a part compares: the paper's two epochs."""
+    penalties: Sequence[float] = (0.005, 0.01, 0.02)
+    all_penalties: Sequence[float] = (0.003, 0.005, 0.01, 0.02, 0.032)
+    recorded_seeds: Sequence[int] = (0,)
+    recorded_training: Mapping[str, Any] = field(default_factory=dict)
+    max_folds: int = 4
+    most_components: int = 50
+    """Of the PCA baselines: those with more are left out."""
+
+
+FULL = Size(
+    "full",
+    simulated={"paper": {}, "half": {"frame_shape": (96, 64)}},
+    seeds=(0, 1, 2, 3, 4),
+    training={"epochs": 2},
+)
+SMALL = Size(
+    "small",
+    simulated={
+        "paper": {"frame_shape": (64, 48), "n_runs": 16, "n_frames": 100},
+        "half": {"frame_shape": (48, 32), "n_runs": 16, "n_frames": 100},
+    },
+    seeds=(0, 1),
+    training={"epochs": 10},
+    recorded_training={"epochs": 4},
+    max_folds=1,
+)
+TINY = replace(
+    SMALL,
+    name="tiny",
+    most_components=20,
+    seeds=(0,),
+    simulated={
+        "paper": {"frame_shape": (32, 24), "n_runs": 16, "n_frames": 60, "n_cells": 6, "cell_diameter": 5.0},
+        "half": {"frame_shape": (32, 24), "n_runs": 16, "n_frames": 60, "n_cells": 6, "cell_diameter": 5.0},
+    },
+    training={"epochs": 1, "window": 20},
+    penalties=(0.01,),
+    all_penalties=(0.003, 0.032),
+    recorded_training={"epochs": 1, "crop": (32, 32)},
+)
+SIZES = {size.name: size for size in (FULL, SMALL, TINY)}
+
+
+@dataclass(frozen=True)
+class Work:
+    """A size, the folder of its numbers and figures, and the folder of what can be made again: movies and models."""
+
+    size: Size
+    numbers: Path
+    kept: Path
+
+    def session(self, where: Where, seed: int) -> Session:
+        """Return a simulated session, from disk, where it is written when first asked for."""
+        folder = self._simulated(where, seed)
+        return replace(read_session(folder / "session.csv"), simulated=True)
+
+    def truth(self, where: Where, seed: int) -> Truth:
+        return read_truth(self._simulated(where, seed))
+
+    def _simulated(self, where: Where, seed: int) -> Path:
+        folder = self.kept / "sessions" / f"{where}-{seed}"
+        if not folder.is_dir():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with console.status(f"Simulating the session {where}-{seed}"):
+                simulate_session(seed=seed, **self.size.simulated[where]).write(folder)
+        return folder
+
+    def simulated_model(
+        self,
+        where: Where,
+        seed: int,
+        *,
+        runs: Sequence[int] | None = None,
+        refit: Mapping[str, Any] | None = None,
+        **settings: Any,
+    ) -> LatentVAR:
+        """Return a model trained on a simulated session, or on some of its runs, with the size's training."""
+        session, name = self.session(where, seed), f"{where}-{seed}"
+        if runs is not None:
+            name += "-without-" + "-".join(str(run) for run in range(len(session)) if run not in runs)
+            session = subset(session, runs)
+        return self.model(name, session, refit=refit, **{**self.size.training, "seed": seed, **settings})
+
+    def model(
+        self, name: str, session: Session, *, refit: Mapping[str, Any] | None = None, **settings: Any
+    ) -> LatentVAR:
+        """Return a model from disk; one that is not there is trained, going on from its last epoch.
+
+        With `refit`, its VAR is then fitted anew with those settings.
+        """
+        described = "-".join([name, *(f"{key}={value}" for key, value in sorted(settings.items()))])
+        if refit is not None:
+            described = "-then-".join([described, *(f"{key}={value}" for key, value in sorted(refit.items()))])
+        folder = self.kept / "models" / described.replace(" ", "").replace("/", "_")
+        if not folder.is_dir():
+            how: dict[str, Any] = {"progress": True, "cache": self.kept / "frames"}
+            unfinished = self.kept / "unfinished" / folder.name
+            if refit is None:
+                console.print(f"Training {described}", highlight=False)
+                model = LatentVAR(**settings).fit(session, checkpoints=unfinished, **how)
+            else:
+                model = self.model(name, session, **settings).refit(session, **refit, **how)
+            unfinished.parent.mkdir(parents=True, exist_ok=True)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            publish_result(model.save(unfinished / "result"), folder)
+        return load(folder)
+
+    def keep(self, table: pd.DataFrame, part: str) -> pd.DataFrame:
+        """Write a part's raw numbers."""
+        self.numbers.mkdir(parents=True, exist_ok=True)
+        table.to_csv(self.numbers / f"{part}.csv", index=False, float_format="%.6g")
+        return table
+
+    def found(self, part: str) -> pd.DataFrame | None:
+        """Return a part's raw numbers, if they are there."""
+        path = self.numbers / f"{part}.csv"
+        return pd.read_csv(path, dtype={"run": str}, keep_default_na=True) if path.is_file() else None
+
+    def log_time(self, part: str, seconds: float) -> None:
+        """Add to the minutes that a part has taken, over all the times that it was stopped and started."""
+        table = self.found("times")
+        if table is None:
+            table = pd.DataFrame({"part": [], "minutes": []})
+        minutes = dict(zip(table["part"], table["minutes"], strict=True))
+        minutes[part] = minutes.get(part, 0) + seconds / 60
+        self.keep(pd.DataFrame({"part": list(minutes), "minutes": list(minutes.values())}), "times")
+
+    @cached_property
+    def recorded(self) -> Mapping[str, Path]:
+        """The recorded movies that are at hand, by name."""
+        return {path.parent.name: path for path in sorted(RECORDED.glob("*/session.csv"))}
+
+
+def subset(session: Session, runs: Sequence[int]) -> Session:
+    return replace(session, runs=tuple(session.runs[run] for run in runs))
+
+
+def one_condition(session: Session) -> Session:
+    """Segments of one recording: what is shared among the runs of a condition is shared among all."""
+    return replace(session, runs=tuple(replace(run, condition="all") for run in session))
+
+
+def folds_of(runs: Sequence[Run], n_folds: int = 4) -> list[list[int]]:
+    """Return the runs that each fold leaves out: whole blocks, one of each condition; without blocks, every fourth run.
+
+    >>> folds_of([Run("a", "x", None)] * 5)
+    [[0, 4], [1], [2], [3]]
+    """
+    blocks = list(dict.fromkeys(run.block for run in runs))
+    if blocks == [None]:
+        return [list(range(fold, len(runs), n_folds)) for fold in range(n_folds)]
+    seen: dict[str, int] = {}
+    fold_of_block = {}
+    for block in blocks:
+        condition = next(run.condition for run in runs if run.block == block)
+        fold_of_block[block] = seen.setdefault(condition, 0) % n_folds
+        seen[condition] += 1
+    return [[i for i, run in enumerate(runs) if fold_of_block[run.block] == fold] for fold in range(n_folds)]

@@ -1,0 +1,132 @@
+"""The yardstick: how much of a run nobody has seen is forecast, in pixels, beside what a user would do instead."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from larscope import read_session
+from larscope.preprocessing import prepare
+from larscope.session import Session
+
+from .baselines import BASELINES, explained
+from .table2 import MODES
+from .work import Size, Work, folds_of, one_condition, subset
+
+ORDER = 5
+PRESETS: dict[str, dict[str, Any]] = {
+    "larscope, default": {},
+    "larscope, the paper's letter": {"center": False, "coefficients": "run"},
+}
+
+
+def run(work: Work, name: str) -> None:
+    """Measure on the simulated session (`simulated`), or on a recorded movie."""
+    if name != "simulated" and name not in work.recorded:
+        return
+    part = f"yardstick-{name}"
+    session = work.session("half", work.size.seeds[0]) if name == "simulated" else None
+    session = session or one_condition(read_session(work.recorded[name]))
+    settings = work.size.training if name == "simulated" else work.size.recorded_training
+    table = work.found(part)
+    for fold, left_out in enumerate(folds_of(session.runs)[: work.size.max_folds]):
+        training = [run for run in range(len(session)) if run not in left_out]
+        for method in (*baselines_of(work.size), *PRESETS):
+            if table is not None and ((table["fold"] == fold) & (table["method"] == method)).any():
+                continue
+            if method in BASELINES:
+                rows = measure_baseline(method, session, training, left_out, settings.get("crop"))
+            else:
+                model = work.model(
+                    f"{part}-fold{fold}", subset(session, training), **{**settings, **PRESETS[method], "seed": 0}
+                )
+                rows = model.score_frames(subset(session, left_out))
+            table = work.keep(pd.concat([table, rows.assign(fold=fold, method=method)], ignore_index=True), part)
+    plot(table, name).savefig(work.numbers / f"{part}.png", dpi=110)
+
+
+def baselines_of(size: Size) -> list[str]:
+    """Return the names of the baselines; the PCA ones begin with the number of their components."""
+    return [name for name in BASELINES if not name[0].isdigit() or int(name.split()[0]) <= size.most_components]
+
+
+def measure_baseline(
+    method: str, session: Session, training: list[int], left_out: list[int], crop: tuple[int, int] | None
+) -> pd.DataFrame:
+    prepared = prepare(session, crop=crop)
+    movies = [prepared.frames(run, 0, about.n_frames) for run, about in enumerate(session)]
+    forecast = BASELINES[method]([movies[run] for run in training], ORDER)
+    rows = [
+        {"run": session.runs[run].name, "forecast_explained": explained(movies[run], forecast(movies[run]))}
+        for run in left_out
+    ]
+    return pd.DataFrame(rows)
+
+
+def plot(table: pd.DataFrame, name: str) -> Figure:
+    methods = list(dict.fromkeys(table["method"]))[::-1]
+    figure = Figure(figsize=(8, 0.34 * len(methods) + 1.1), layout="constrained")
+    axes = figure.subplots()
+    for height, method in enumerate(methods):
+        rows = table[table["method"] == method]
+        colour = "#D55E00" if method in PRESETS else "0.35"
+        axes.plot(rows["forecast_explained"], np.full(len(rows), height), "o", color=colour, alpha=0.4, markersize=4)
+        axes.plot(rows["forecast_explained"].mean(), height, "|", color=colour, markersize=15, markeredgewidth=2)
+        if method in PRESETS:
+            axes.plot(rows["ceiling_explained"].mean(), height, "|", color="0.6", markersize=15, markeredgewidth=2)
+    axes.axvline(0, color="0.8", linewidth=0.8, zorder=0)
+    axes.set_yticks(range(len(methods)), methods)
+    lowest = table.loc[table["method"] != "persistence", "forecast_explained"].min()
+    axes.set_xlim(left=min(-0.05, 1.1 * lowest))
+    axes.set_xlabel("share of the variance of unseen frames that is forecast (a dot a run, a bar their mean)")
+    axes.set_title(f"{name}; grey bars: the decoder given the true latents", fontsize="medium")
+    return figure
+
+
+def describe(table: pd.DataFrame) -> list[str]:
+    lines = ["| method | forecast explained | lowest and highest run | ceiling |", "|---|---|---|---|"]
+    for method, rows in table.groupby("method", sort=False):
+        values = rows["forecast_explained"]
+        ceiling = f"{rows['ceiling_explained'].mean():.3f}" if rows["ceiling_explained"].notna().any() else ""
+        lines.append(f"| {method} | {values.mean():.3f} | {values.min():.3f} to {values.max():.3f} | {ceiling} |")
+    return lines
+
+
+def run_modes(work: Work) -> None:
+    """The three modes on a recorded movie, over seeds: does training through the fit forecast better?"""
+    if "mouse_2p" not in work.recorded:
+        return
+    session = one_condition(read_session(work.recorded["mouse_2p"]))
+    table = work.found("modes-mouse_2p")
+    for seed in work.size.recorded_seeds:
+        for fold, left_out in enumerate(folds_of(session.runs)[: work.size.max_folds]):
+            unseen = subset(session, left_out)
+            seen = subset(session, [run for run in range(len(session)) if run not in left_out])
+            for mode in MODES:
+                if (
+                    table is not None
+                    and ((table["fold"] == fold) & (table["training"] == mode) & (table["seed"] == seed)).any()
+                ):
+                    continue
+                settings = {**work.size.recorded_training, "seed": seed}
+                if mode != "end-to-end":
+                    settings["training"] = mode
+                model = work.model(f"yardstick-mouse_2p-fold{fold}", seen, **settings)
+                scores = model.score(unseen)[["var_explained", "var_error", "n_active"]]
+                rows = model.score_frames(unseen).assign(fold=fold, training=mode, seed=seed)
+                table = work.keep(pd.concat([table, rows.join(scores)], ignore_index=True), "modes-mouse_2p")
+
+
+def describe_modes(table: pd.DataFrame) -> list[str]:
+    lines = [
+        "| training | seeds | forecast explained, pixels | ceiling | explained of the latents of unseen runs |",
+        "|---|---|---|---|---|",
+    ]
+    for mode, rows in table.groupby("training", sort=False):
+        seeds = rows.groupby("seed")[["forecast_explained", "ceiling_explained", "var_explained"]].mean()
+        shown = " | ".join(
+            f"{seeds[name].mean():.3f}" + (f" ± {seeds[name].std():.3f}" if len(seeds) > 1 else "") for name in seeds
+        )
+        lines.append(f"| {mode} | {len(seeds)} | {shown} |")
+    return lines

@@ -1,0 +1,94 @@
+"""The smallest rebuilding of the paper's results: that every part runs, and every number is there. Not what they say."""
+
+import importlib
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def paper():
+    if not (ROOT / "reproduction" / "paper").is_dir():
+        pytest.skip("the reproduction folder is not part of this installation")
+    sys.path.insert(0, str(ROOT))
+    yield importlib.import_module("reproduction.paper.__main__")
+    sys.path.remove(str(ROOT))
+
+
+@pytest.fixture(scope="module")
+def rebuilt(paper, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("reproduction")
+    work = paper.Work(paper.SIZES["tiny"], folder / "tiny", folder / "kept")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # far too short trainings
+        paper.rebuild(work, list(paper.PARTS))
+    return work
+
+
+def test_every_part_leaves_its_numbers_and_a_section_without_gaps(paper, rebuilt):
+    page = (rebuilt.numbers / "README.md").read_text()
+    for part, title, _, has_figure in paper.page.SECTIONS:
+        if "mouse" in part and part.removeprefix("yardstick-").removeprefix("modes-").removeprefix("table2-") not in (
+            rebuilt.recorded
+        ):
+            continue
+        table = rebuilt.found(part)
+        assert len(table), part
+        assert np.isfinite(table.select_dtypes("number").drop(columns=MAY_BE_MISSING, errors="ignore")).all().all(), part
+        assert f"## {title}" in page
+        assert (rebuilt.numbers / f"{part}.png").is_file() == has_figure, part
+    assert "nan" not in page.split("## How it was made")[0].replace("| nan |", "")
+
+
+MAY_BE_MISSING = ["ceiling_explained", "penalty", "driving_inflow", "var_error_heldout", "map"]
+
+
+def test_finished_parts_are_not_computed_again(paper, rebuilt, monkeypatch):
+    numbers = {path.name: path.read_bytes() for path in rebuilt.numbers.glob("*.csv") if path.stem != "times"}
+    monkeypatch.setattr("larscope.LatentVAR.fit", None)
+    monkeypatch.setattr("larscope.LatentVAR.refit", None)
+    paper.rebuild(rebuilt, list(paper.PARTS))
+    assert {path.name: path.read_bytes() for path in rebuilt.numbers.glob("*.csv") if path.stem != "times"} == numbers
+
+
+def test_folds_leave_out_whole_blocks_of_both_conditions(paper, rebuilt):
+    runs = rebuilt.session("half", 0).runs
+    folds = paper.yardstick.folds_of(runs)
+    assert sorted(run for fold in folds for run in fold) == list(range(len(runs)))
+    for fold in folds:
+        inside = {runs[run].block for run in fold}
+        assert {runs[run].condition for run in fold} == {"familiar", "novel"}
+        assert all((run in fold) == (about.block in inside) for run, about in enumerate(runs))
+
+
+def test_r_var_is_taken_apart_as_by_hand(paper):
+    latent = np.array([[9.0, 0], [11, 0], [10, 2], [10, -2]], np.float32)
+    apart = paper.table2.take_apart(latent, np.array([[10.0, 1], [10, 0]], np.float32))
+    assert apart["rvar_centred"] == pytest.approx((1 / 4 + 4 / 4) / 2)
+    assert apart["pooled_centred"] == pytest.approx(5 / 8)
+    assert apart["pooled_raw"] == pytest.approx(5 / 208)
+    assert apart["offset_share"] == pytest.approx(200 / 208)
+
+
+def test_baselines_forecast_what_they_should(paper):
+    rng = np.random.default_rng(0)
+    runs = []
+    for _ in range(3):  # every block is an AR(1) with coefficient .8
+        series = np.zeros((400, 2, 2))
+        for t in range(1, 400):
+            series[t] = 0.8 * series[t - 1] + rng.normal(size=(2, 2))
+        runs.append((100 * (1 + 0.05 * series.repeat(8, 1).repeat(8, 2))).astype(np.float32))
+    *training, unseen = runs
+    ideal = 0.64
+    for name, learn in paper.yardstick.BASELINES.items():
+        if "PCA" in name:
+            continue
+        found = paper.yardstick.explained(unseen, learn(training, 5)(unseen))
+        assert found == pytest.approx(ideal if name != "persistence" else 0.6, abs=0.08), name
+    learn = importlib.import_module("reproduction.paper.baselines").pca_var(4, "lasso")
+    assert paper.yardstick.explained(unseen, learn(training, 5)(unseen)) == pytest.approx(ideal, abs=0.08)
