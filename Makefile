@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test nightly lint docs gallery install bench clean
+.PHONY: demo test nightly lint docs gallery reproduce reproduce-small install bench clean
 
 demo: $(INSTALLED)
 	rm -rf demo
@@ -28,6 +28,14 @@ docs: $(INSTALLED)
 # the pictures of docs/gallery.md, by the scripts that it shows
 gallery: $(INSTALLED)
 	cd docs/images && for script in ../../examples/*.py; do ../../$(BIN)/python $$script || exit 1; done
+
+# the paper's tables and figures: hours, in parts that can be stopped and started (PARTS="table2-half truth")
+reproduce: $(INSTALLED)
+	$(BIN)/python -m reproduction.paper full $(PARTS)
+
+# the same code on small sessions, to reproduction/small
+reproduce-small: $(INSTALLED)
+	$(BIN)/python -m reproduction.paper small $(PARTS)
 
 install: $(INSTALLED)
 

@@ -22,7 +22,14 @@ from mkdocs.structure.pages import Page
 from larscope.cli import app
 
 ROOT = Path(__file__).parents[1]
-ELSEWHERE = ("CHANGELOG.md", "CONTRIBUTING.md", "reproduction/*.md", "reproduction/*.png", "benchmarks/*.md")
+ELSEWHERE = (
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "reproduction/*.md",
+    "reproduction/*.png",
+    "reproduction/full/*.png",
+    "benchmarks/*.md",
+)
 
 
 def on_config(config: MkDocsConfig) -> None:

@@ -33,13 +33,13 @@ PARTS = {
 }
 
 
-def rebuild(work: Work, parts: list[str]) -> None:
+def rebuild(work: Work, parts: list[str], readme: Path) -> None:
     for part in parts:
         started = time.monotonic()
         console.rule(f"{part} ({work.size.name})")
         PARTS[part](work)
         work.log_time(part, time.monotonic() - started)
-    page.write(work)
+    page.write(work, readme)
 
 
 if __name__ == "__main__":
@@ -51,4 +51,5 @@ if __name__ == "__main__":
     numbers = HERE / arguments.size
     for category in (ComparisonWarning, EmptyFitWarning, ShortTrainingWarning):
         warnings.simplefilter("ignore", category)  # what they say is in the tables
-    rebuild(Work(SIZES[arguments.size], numbers, arguments.kept or numbers / "kept"), arguments.parts or list(PARTS))
+    work = Work(SIZES[arguments.size], numbers, arguments.kept or numbers / "kept")
+    rebuild(work, arguments.parts or list(PARTS), (HERE if arguments.size == "full" else numbers) / "README.md")

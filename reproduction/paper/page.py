@@ -1,5 +1,6 @@
 """The page of a size: every table and figure that was rebuilt, written from the raw numbers alone."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,13 +30,14 @@ SECTIONS: tuple[tuple[str, str, Describe, bool], ...] = (
 """Part, title, what writes its tables, and whether it has a figure."""
 
 
-def write(work: Work) -> Path:
-    """Write `README.md` into the folder of the numbers. What was said of a part by hand, `PART.md`, is put below it."""
+def write(work: Work, path: Path) -> None:
+    """Write the page to `path`. What was said of a part by hand, `PART.md` beside its numbers, is put below it."""
+    numbers = Path(os.path.relpath(work.numbers, path.parent))
     times = work.found("times")
     lines = [
         f"# The paper's results, rebuilt ({work.size.name})",
         "",
-        f"Written by `python -m reproduction.paper {work.size.name}`; raw numbers are the CSV files of this folder. "
+        f"Written by `python -m reproduction.paper {work.size.name}`; raw numbers are the CSV files of `{numbers}/`. "
         "Simulated and recorded data are named in each title; the paper's recordings are not public.",
         "",
     ]
@@ -47,7 +49,7 @@ def write(work: Work) -> Path:
             continue
         lines += [f"## {title}", "", *describe(table), ""]
         if has_figure:
-            lines += [f"![{title}]({part}.png)", ""]
+            lines += [f"![{title}]({(numbers / part).as_posix()}.png)", ""]
         said = work.numbers / f"{part}.md"
         if said.is_file():
             lines += [said.read_text().strip(), ""]
@@ -68,6 +70,4 @@ def write(work: Work) -> Path:
         "Versions: " + ", ".join(f"{name} {number}" for name, number in describe_versions().items()) + ".",
         "",
     ]
-    path = work.numbers / "README.md"
     path.write_text("\n".join(lines))
-    return path
