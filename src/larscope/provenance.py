@@ -4,8 +4,8 @@ import hashlib
 import json
 import platform
 import subprocess
-from collections.abc import Iterable
-from functools import lru_cache
+from collections.abc import Iterable, Mapping
+from functools import cache, lru_cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,13 @@ def digest_code(paths: Iterable[Path], libraries: Iterable[str]) -> str:
 def describe_home(thing: object) -> list[str]:
     """Return the installed packages, with versions, that the class of an object comes from."""
     module = type(thing).__module__.partition(".")[0]
-    return [f"{name} {version(name)}" for name in packages_distributions().get(module, [])]
+    return [f"{name} {version(name)}" for name in _distributions().get(module, [])]
+
+
+@cache
+def _distributions() -> Mapping[str, list[str]]:
+    """Return which distributions bring which modules: a search through all that is installed, which takes seconds."""
+    return packages_distributions()
 
 
 def _version_or_none(library: str) -> str | None:
