@@ -7,8 +7,6 @@ from larscope import read_session
 from . import table2
 from .work import Work
 
-PENALTIES = (0.001, 0.003, 0.01)
-
 
 def run(work: Work) -> None:
     if "mouse_2p" not in work.recorded:
@@ -16,7 +14,7 @@ def run(work: Work) -> None:
     session = read_session(work.recorded["mouse_2p"])
     table = work.found("table2-mouse_2p")
     how = {**work.size.recorded_training, "seed": 0, "coefficients": "run", "pooling": "target"}
-    for penalty in PENALTIES:
+    for penalty in work.size.recorded_penalties:
         for mode in table2.MODES:
             if table is not None and ((table["training"] == mode) & (table["penalty"] == penalty)).any():
                 continue

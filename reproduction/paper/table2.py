@@ -129,10 +129,10 @@ def describe(table: pd.DataFrame) -> list[str]:
         for (penalty, mode), group in sorted(
             rows.groupby(["penalty", "training"]), key=lambda item: (item[0][0], MODES.index(item[0][1]))
         ):
-            paper = PAPER.get((mode, penalty), (np.nan, np.nan))
+            rvar, loss = [f"{value:.3f}" for value in PAPER.get((mode, penalty), ())] or ["", ""]
             lines.append(
-                f"| {penalty:g} | {mode} | {spread(group['reconstruction_error'] * 1e3)} | {paper[1]:.3f} | "
-                f"{spread(group['var_error'])} | {paper[0]:.3f} | {spread(group['var_error_heldout'])} | "
+                f"| {penalty:g} | {mode} | {spread(group['reconstruction_error'] * 1e3)} | {loss} | "
+                f"{spread(group['var_error'])} | {rvar} | {spread(group['var_error_heldout'])} | "
                 f"{spread(group['pooled_centred'])} | {group['offset_share'].mean():.0%} | "
                 f"{group['quiet_share'].mean():.0%} | {group['n_active'].mean():.0f} |"
             )

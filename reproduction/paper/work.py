@@ -33,6 +33,7 @@ class Size:
     """Settings of every training on simulated sessions, beside what a part compares: the paper's two epochs."""
     penalties: Sequence[float] = (0.005, 0.01, 0.02)
     all_penalties: Sequence[float] = (0.003, 0.005, 0.01, 0.02, 0.032)
+    recorded_penalties: Sequence[float] = (0.001, 0.003, 0.01)
     recorded_seeds: Sequence[int] = (0,)
     recorded_training: Mapping[str, Any] = field(default_factory=dict)
     max_folds: int = 4
@@ -69,6 +70,7 @@ TINY = replace(
     training={"epochs": 1, "window": 20},
     penalties=(0.01,),
     all_penalties=(0.003, 0.032),
+    recorded_penalties=(0.003,),
     recorded_training={"epochs": 1, "crop": (32, 32)},
 )
 SIZES = {size.name: size for size in (FULL, SMALL, TINY)}
