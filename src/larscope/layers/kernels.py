@@ -40,44 +40,36 @@ def _transpose(rows, out):
 
 
 @_compiled
-def _around(image, row, column, width):
-    """Return the three neighbours of each pixel in a row, one array each."""
-    left = image[row, column % 2, column // 2 : column // 2 + width]
-    middle = image[row, (column + 1) % 2, (column + 1) // 2 : (column + 1) // 2 + width]
-    right = image[row, column % 2, column // 2 + 1 : column // 2 + 1 + width]
-    return left, middle, right
-
-
-@_compiled
 def _spread(image, i, place, weight, bias, out):
-    """3 x 3 convolution from one channel to many at one place of row i of the squares; `weight` is (9, channels)."""
-    width = out.shape[1]
+    """3 x 3 convolution from one channel to many at one place of row i of the squares; `weight` is (channels, 9)."""
+    row, p = 2 * i + place // 2, place % 2
+    q = 1 - p
     for c in range(out.shape[0]):
-        for j in range(width):
-            out[c, j] = bias[c]
-    for k in range(3):
-        left, middle, right = _around(image, 2 * i + place // 2 + k, place % 2, width)
-        for c in range(out.shape[0]):
-            a, b, d = weight[3 * k, c], weight[3 * k + 1, c], weight[3 * k + 2, c]
-            for j in range(width):
-                out[c, j] += a * left[j] + b * middle[j] + d * right[j]
+        a0, a1, a2 = weight[c, 0], weight[c, 1], weight[c, 2]
+        b0, b1, b2 = weight[c, 3], weight[c, 4], weight[c, 5]
+        d0, d1, d2 = weight[c, 6], weight[c, 7], weight[c, 8]
+        for j in range(out.shape[1]):
+            above = a0 * image[row, p, j] + a1 * image[row, q, j + p] + a2 * image[row, p, j + 1]
+            here = b0 * image[row + 1, p, j] + b1 * image[row + 1, q, j + p] + b2 * image[row + 1, p, j + 1]
+            below = d0 * image[row + 2, p, j] + d1 * image[row + 2, q, j + p] + d2 * image[row + 2, p, j + 1]
+            out[c, j] = bias[c] + above + here + below
 
 
 @_compiled
 def _correlate(image, i, place, values, total):
-    """Add to `total` (9, channels) the products of values at one place with the pixels around it."""
-    width = values.shape[1]
+    """Add to `total` (channels, 9) the products of values at one place with the pixels around it."""
+    p = place % 2
     for k in range(3):
-        left, middle, right = _around(image, 2 * i + place // 2 + k, place % 2, width)
+        row = 2 * i + place // 2 + k
         for c in range(values.shape[0]):
-            a = b = d = values[0, 0] * 0
-            for j in range(width):
-                a += values[c, j] * left[j]
-                b += values[c, j] * middle[j]
-                d += values[c, j] * right[j]
-            total[3 * k, c] += a
-            total[3 * k + 1, c] += b
-            total[3 * k + 2, c] += d
+            a = b = d = values.dtype.type(0)
+            for j in range(values.shape[1]):
+                a += values[c, j] * image[row, p, j]
+                b += values[c, j] * image[row, 1 - p, j + p]
+                d += values[c, j] * image[row, p, j + 1]
+            total[c, 3 * k] += a
+            total[c, 3 * k + 1] += b
+            total[c, 3 * k + 2] += d
 
 
 @_compiled
@@ -85,7 +77,7 @@ def _pool_places(places, slope, sign, pooled, which, total, squares):
     """Leaky ReLU of the four places, its sums, and where sign * value is largest."""
     for c in range(pooled.shape[0]):
         s = sign[c]
-        sum_, square = s * 0, s * 0
+        sum_ = square = sign.dtype.type(0)
         for j in range(pooled.shape[1]):
             a, b, d, e = places[0, c, j], places[1, c, j], places[2, c, j], places[3, c, j]
             a, b, d, e = max(a, slope * a), max(b, slope * b), max(d, slope * d), max(e, slope * e)
@@ -121,6 +113,7 @@ def spread_pool_backward(
     start, stop, image, weight, bias, gradient, which, slope, scale, constant, linear, weight_gradient, bias_gradient
 ):
     """From the gradient of the maxima to that of the convolution's weights, one a frame."""
+    zero = gradient.dtype.type(0)
     _, height, width, channels = gradient.shape
     values = np.empty((channels, width), gradient.dtype)
     maxima, where = np.empty((channels, width), gradient.dtype), np.empty((channels, width), np.uint8)
@@ -131,12 +124,12 @@ def spread_pool_backward(
             for place in range(4):
                 _spread(image[t], i, place, weight, bias, values)
                 for c in range(channels):
-                    total = scale[c] * 0
+                    total = zero
                     p, q, r = scale[c], constant[c], linear[c]
                     for j in range(width):
                         value = values[c, j]
                         passed = maxima[c, j]
-                        passed = passed if where[c, j] == place else slope * 0
+                        passed = passed if where[c, j] == place else zero
                         change = p * passed + q + r * max(value, slope * value)
                         change = change if value > 0 else slope * change
                         values[c, j] = change
@@ -148,6 +141,7 @@ def spread_pool_backward(
 @_compiled
 def _unpool_row(maxima, where, row, out):
     """Rows of an unpooled plane with its border, even and odd columns apart."""
+    zero = maxima.dtype.type(0)
     channels, width = maxima.shape
     for column in range(2):
         place = 2 * row + column
@@ -156,7 +150,7 @@ def _unpool_row(maxima, where, row, out):
         for c in range(channels):
             for j in range(width):
                 value = maxima[c, j]
-                part[c, j + shift] = value if where[c, j] == place else value * 0
+                part[c, j + shift] = value if where[c, j] == place else zero
 
 
 @_compiled
@@ -182,7 +176,7 @@ def unpool_gather(start, stop, x, which, weight, out):
                     for k in range(3):
                         part = rows[(below + k + 1) % 3]
                         for c in range(channels):
-                            a, b, d = weight[3 * k, c], weight[3 * k + 1, c], weight[3 * k + 2, c]
+                            a, b, d = weight[c, 3 * k], weight[c, 3 * k + 1], weight[c, 3 * k + 2]
                             left, middle = part[column, c, :width], part[1 - column, c, column : column + width]
                             right = part[column, c, 1 : 1 + width]
                             for j in range(width):
@@ -192,8 +186,9 @@ def unpool_gather(start, stop, x, which, weight, out):
 @_compiled
 def unpool_gather_backward(start, stop, x, which, weight, gradient, x_gradient, weight_gradient):
     """Gradients of the maxima and, one a frame, of the weights; both see the kernel turned by 180 degrees."""
+    zero = x.dtype.type(0)
     _, height, width, channels = x.shape
-    no_bias = np.zeros_like(weight[0])
+    no_bias = np.zeros_like(weight[:, 0])
     values, answer = np.empty((channels, width), x.dtype), np.empty((channels, width), x.dtype)
     maxima, where = np.empty((channels, width), x.dtype), np.empty((channels, width), np.uint8)
     for t in range(start, stop):
@@ -205,7 +200,7 @@ def unpool_gather_backward(start, stop, x, which, weight, gradient, x_gradient, 
                 for c in range(channels):
                     for j in range(width):
                         value = maxima[c, j]
-                        values[c, j] = value if where[c, j] == place else value * 0
+                        values[c, j] = value if where[c, j] == place else zero
                 _correlate(gradient[t], i, place, values, weight_gradient[t])
                 _spread(gradient[t], i, place, weight, no_bias, values)
                 for c in range(channels):
@@ -246,6 +241,7 @@ def pool(start, stop, y, slope, sign, pooled, which, total, squares):
 @_compiled
 def pool_backward(start, stop, y, gradient, which, slope, scale, constant, linear, out):
     """From the gradient of the maxima to that of what was pooled."""
+    zero = y.dtype.type(0)
     _, height, width, channels = gradient.shape
     for t in range(start, stop):
         for i in range(height):
@@ -254,7 +250,7 @@ def pool_backward(start, stop, y, gradient, which, slope, scale, constant, linea
                     row, column = 2 * i + place // 2, 2 * j + place % 2
                     for c in range(channels):
                         value, passed = y[t, row, column, c], scale[c] * gradient[t, i, j, c]
-                        passed = passed if which[t, i, j, c] == place else slope * 0
+                        passed = passed if which[t, i, j, c] == place else zero
                         change = passed + constant[c] + linear[c] * max(value, slope * value)
                         out[t, row, column, c] = change if value > 0 else slope * change
 
@@ -262,6 +258,7 @@ def pool_backward(start, stop, y, gradient, which, slope, scale, constant, linea
 @_compiled
 def unpool(start, stop, x, which, out):
     """Every maximum where `which` says, zeros elsewhere."""
+    zero = x.dtype.type(0)
     _, height, width, channels = x.shape
     for t in range(start, stop):
         for i in range(height):
@@ -270,7 +267,7 @@ def unpool(start, stop, x, which, out):
                     row, column = 2 * i + place // 2, 2 * j + place % 2
                     for c in range(channels):
                         value = x[t, i, j, c]
-                        out[t, row, column, c] = value if which[t, i, j, c] == place else value * 0
+                        out[t, row, column, c] = value if which[t, i, j, c] == place else zero
 
 
 @_compiled
