@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from larscope.lasso.kernels import CANDIDATES, FULL, GROUP, OPEN, solve_group, warm_start
+from larscope.lasso.kernels import CANDIDATES, FULL, GROUP, LANES, OPEN, Data, State, solve_group, warm_start
 from larscope.lasso.problem import Problem
 
 Array = NDArray[np.float64]
@@ -60,137 +59,121 @@ def solve(problem: Problem, init: Tensor | None = None) -> tuple[Float[Tensor, "
                 _part(weights, part),
                 None if start is None else _part(start, part),
             )
-            state.write(coef[b, part])
+            _write(state, coef[b, part])
             kkt[b, part] = state.kkt
     device = problem.X.device
     return torch.from_numpy(coef).mT.to(device), torch.from_numpy(kkt).to(device)
 
 
 class Design:
-    """Columns as contiguous rows, padded with zeros to whole vector registers."""
+    """The data as the kernels read them, and how large supports may become."""
 
     def __init__(self, X: Tensor, l2: float, positive: bool) -> None:
         n, p = X.shape
-        self.n, self.p, self.l2, self.positive = n, p, l2, positive
-        self.columns = np.zeros((p, -(-n // 8) * 8))
-        self.columns[:, :n] = X.T.numpy()
-        self.tensor = torch.from_numpy(self.columns)[:, :n].T
-        self.diagonal = (self.columns**2).sum(axis=1) / n + l2
+        samples = np.zeros((-(-n // 4) * 4, p))
+        samples[:n] = X.numpy()
+        columns = np.zeros((p, -(-n // LANES) * LANES))
+        columns[:, :n] = X.T.numpy()
+        diagonal = (columns**2).sum(axis=1) / n + l2
+        self.data = Data(
+            columns, samples, samples.astype(np.float32), diagonal, np.zeros((0, 0)), n, float(l2), bool(positive)
+        )
         self.largest = p if l2 > 0 else min(n, p)
         self.capacity = min(self.largest, 64)
-        self.gram = np.zeros((0, 0))
 
     def worth_a_gram(self, sizes: NDArray[np.int64]) -> bool:
         """Whether X'X / n saves more than it costs: tall designs, many targets, supports not small."""
-        affordable = self.p**2 * 8 <= MEMORY and len(sizes) * 16 >= self.p
-        return affordable and self.n >= TALL and not len(self.gram) and sizes.mean() > CANDIDATES
+        p = len(self.data.columns)
+        affordable = p**2 * 8 <= MEMORY and len(sizes) * 16 >= p
+        return affordable and self.data.n >= TALL and not len(self.data.gram) and sizes.mean() > CANDIDATES
 
     def add_gram(self) -> None:
         """Hold all inner products of the columns."""
-        self.gram = (self.tensor.T @ self.tensor / self.n).numpy()
+        X = torch.from_numpy(self.data.samples)
+        self.data = self.data._replace(gram=(X.T @ X / self.data.n).numpy())
 
 
-@dataclass
-class State:
-    """Where each target stands. `factor` is the upper Cholesky factor of H on the active set."""
+def _start(design: Design, y: Array, alpha: Array, weights: Array) -> State:
+    """Start with no active feature."""
+    data, k, capacity = design.data, len(y), design.capacity
+    padded = np.zeros((k, data.columns.shape[1]))
+    padded[:, : data.n] = y
+    finite = np.where(np.isinf(weights), 0.0, weights).max(axis=1)
+    norm = np.sqrt((data.diagonal.max() - data.l2) * data.n)
+    floor = FLOOR * norm * np.linalg.norm(padded, axis=1) / data.n
+    return State(
+        y=padded,
+        residual=padded.copy(),
+        prices_of_y=np.zeros((1, 0)),
+        alpha=np.ascontiguousarray(alpha),
+        reached=np.full(k, np.finfo(np.float64).max),
+        weights=weights,
+        scale=np.maximum(alpha * finite, floor),
+        active=np.zeros((k, capacity), dtype=np.int64),
+        sign=np.zeros((k, capacity)),
+        coef=np.zeros((k, capacity)),
+        size=np.zeros(k, dtype=np.int64),
+        inverse=np.zeros((k, capacity, -(-capacity // LANES) * LANES)),
+        status=np.full(k, OPEN),
+        kkt=np.full(k, np.inf),
+        priced=np.zeros(k, dtype=np.int64),
+    )
 
-    y: Array
-    residual: Array
-    alpha: Array
-    reached: Array
-    weights: Array
-    scale: Array
-    active: NDArray[np.int64]
-    sign: Array
-    coef: Array
-    size: NDArray[np.int64]
-    factor: Array
-    status: NDArray[np.int64]
-    kkt: Array
-    priced: NDArray[np.int64]
-    prices_of_y: Array
 
-    @classmethod
-    def empty(cls, design: Design, y: Array, alpha: Array, weights: Array) -> State:
-        """Start with no active feature."""
-        k, capacity = len(y), design.capacity
-        padded = np.zeros((k, design.columns.shape[1]))
-        padded[:, : design.n] = y
-        finite = np.where(np.isinf(weights), 0.0, weights).max(axis=1)
-        norm = np.sqrt((design.diagonal.max() - design.l2) * design.n)
-        floor = FLOOR * norm * np.linalg.norm(padded, axis=1) / design.n
-        return cls(
-            y=padded,
-            residual=padded.copy(),
-            alpha=np.ascontiguousarray(alpha),
-            reached=np.full(k, np.inf),
-            weights=weights,
-            scale=np.maximum(alpha * finite, floor),
-            active=np.zeros((k, capacity), dtype=np.int64),
-            sign=np.zeros((k, capacity)),
-            coef=np.zeros((k, capacity)),
-            size=np.zeros(k, dtype=np.int64),
-            factor=np.zeros((k, capacity, capacity)),
-            status=np.full(k, OPEN),
-            kkt=np.full(k, np.inf),
-            priced=np.zeros(k, dtype=np.int64),
-            prices_of_y=np.zeros((1, 0)),
-        )
+def _grown(state: State, largest: int) -> State:
+    """Double the room for active features."""
+    capacity = state.active.shape[1]
+    more = min(2 * capacity, largest)
+    wider = ((0, 0), (0, more - capacity))
+    padding = -(-more // LANES) * LANES - state.inverse.shape[2]
+    state.status[state.status == FULL] = OPEN
+    return state._replace(
+        active=np.pad(state.active, wider),
+        sign=np.pad(state.sign, wider),
+        coef=np.pad(state.coef, wider),
+        inverse=np.pad(state.inverse, (*wider, (0, padding))),
+    )
 
-    def grow(self, largest: int) -> None:
-        """Double the room for active features."""
-        extra = min(2 * self.active.shape[1], largest) - self.active.shape[1]
-        self.active = np.pad(self.active, ((0, 0), (0, extra)))
-        self.sign = np.pad(self.sign, ((0, 0), (0, extra)))
-        self.coef = np.pad(self.coef, ((0, 0), (0, extra)))
-        self.factor = np.pad(self.factor, ((0, 0), (0, extra), (0, extra)))
-        self.status[self.status == FULL] = OPEN
 
-    def write(self, dense: Array) -> None:
-        """Put the active coefficients into rows of zeros."""
-        rows, slots = np.nonzero(np.arange(self.active.shape[1]) < self.size[:, None])
-        dense[rows, self.active[rows, slots]] = self.coef[rows, slots]
+def _write(state: State, dense: Array) -> None:
+    """Put the active coefficients into rows of zeros."""
+    rows, slots = np.nonzero(np.arange(state.active.shape[1]) < state.size[:, None])
+    dense[rows, state.active[rows, slots]] = state.coef[rows, slots]
 
 
 def _solve_targets(design: Design, y: Array, alpha: Array, weights: Array, init: Array | None) -> State:
-    state = State.empty(design, y, alpha, weights)
-    _begin(design, state, init)
+    state = _warmed(design, _start(design, y, alpha, weights), init)
     # A first look at how large supports become decides whether inner products are worth keeping.
     for rounds in (5, MAX_ROUNDS):
-        _in_threads(solve_group, len(y), rounds, *_arguments(design, state))
+        _in_threads(solve_group, len(y), rounds, design.data, state)
         while (state.status == FULL).any():
-            state.grow(design.largest)
-            _in_threads(solve_group, len(y), rounds, *_arguments(design, state))
+            state = _grown(state, design.largest)
+            _in_threads(solve_group, len(y), rounds, design.data, state)
         if design.worth_a_gram(state.size):
             design.add_gram()
-            state.prices_of_y = (state.y[:, : design.n] @ design.tensor.numpy()) / design.n
+        if len(design.data.gram) and not state.prices_of_y.size:
+            prices = y @ design.data.samples[: design.data.n] / design.data.n
+            state = state._replace(prices_of_y=prices)
     return state
 
 
-def _begin(design: Design, state: State, init: Array | None) -> None:
+def _warmed(design: Design, state: State, init: Array | None) -> State:
     """Start from the unpenalised features and the support of `init`; a wrong guess only costs time."""
-    free = (state.weights == 0) if not design.positive else np.zeros_like(state.weights, dtype=bool)
+    free = np.zeros_like(state.weights, dtype=bool) if design.data.positive else state.weights == 0
     if init is None and not free.any():
-        return
-    k = len(state.y)
-    guess = np.zeros((1, design.p)) if init is None else np.where(np.isinf(state.weights), 0.0, init)
-    if design.positive:
+        return state
+    k, p = len(state.y), len(design.data.columns)
+    guess = np.zeros((1, p)) if init is None else np.where(np.isinf(state.weights), 0.0, init)
+    if design.data.positive:
         guess = np.maximum(guess, 0.0)
-    signs = np.broadcast_to(np.where(free, 1.0, np.sign(guess)), (k, design.p))
+    signs = np.broadcast_to(np.where(free, 1.0, np.sign(guess)), (k, p))
     needed = int((signs != 0).sum(axis=1).max(initial=1))
     while state.active.shape[1] < min(needed, design.largest):
-        state.grow(design.largest)
-    state.reached[:] = state.alpha if init is not None else np.inf
-    _in_threads(warm_start, k, np.ascontiguousarray(signs), *_arguments(design, state))
-
-
-def _arguments(design: Design, state: State) -> tuple[Any, ...]:
-    return (
-        *(design.columns, design.diagonal, design.gram, state.prices_of_y),
-        *(design.n, design.l2, design.positive),
-        *(state.y, state.residual, state.alpha, state.reached, state.weights, state.scale),
-        *(state.active, state.sign, state.coef, state.size, state.factor, state.status, state.kkt, state.priced),
-    )
+        state = _grown(state, design.largest)
+    if init is not None:
+        state.reached[:] = state.alpha
+    _in_threads(warm_start, k, np.ascontiguousarray(signs), design.data, state)
+    return state
 
 
 def _in_threads(kernel: Callable[..., None], count: int, *arguments: Any) -> None:

@@ -1,21 +1,24 @@
 """Compiled kernels of the active-set engine: what happens to one target between two pricing products.
 
 Names are those of the equations: A, s, w are the active features, their signs and coefficients (the first m
-entries hold), R the upper Cholesky factor of `H = X_A'X_A / n + l2 I`, r the residual, c = X'r/n - l2 w.
-Columns of the design are rows of `columns`. Numba infers the types.
+entries hold), r the residual, c = X'r/n - l2 w, and `inverse` that of `H = X_A'X_A / n + l2 I`. Features enter
+and leave it by rank-one updates: no triangular solve, so that every loop is long and runs over whole vector
+registers. Numba infers the types.
 """
 # mypy: ignore-errors
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 
-# Features that may join a target in one round.
+# So many features, or a few more, may join a target in one round.
 CANDIDATES = 24
+# They are found among the largest of so many groups of features.
+HEATS = 64
 # A round lowers alpha at least by this factor: faster, and more features join that have to leave again.
 DESCENT = 0.7
 # A correlation counts as a violation from here, relative to the scale of the certificate.
@@ -23,22 +26,106 @@ VIOLATION = 1e-10
 # Squared relative distance from the span of the active columns, below which a column is in it.
 DEPENDENT = 1e-12
 
-# Targets priced together, and numbers in one tile of that product: BLAS keeps so small a one on one thread.
+# Rows of the inner loops are padded with zeros to so many numbers.
+LANES = 32
+# Targets priced together, and a tile of their product: features, samples.
 GROUP = 16
-TILE = 262_144
+TILE, DEPTH = 384, 64
 
 # Where a target stands.
 OPEN, SETTLED, DONE, FULL, FAILED = range(5)
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile; keep the machine code on disk where a place for it can be written."""
-    options = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz", "arcp"}}
+class Data(NamedTuple):
+    """What all targets share: the design by columns (p, width) and by samples (n, p), the latter rounded as well."""
+
+    columns: Any
+    samples: Any
+    rounded: Any
+    diagonal: Any
+    gram: Any
+    n: int
+    l2: float
+    positive: bool
+
+
+class State(NamedTuple):
+    """Where each target stands; `prices_of_y` is X'y / n, held where `Data.gram` is."""
+
+    y: Any
+    residual: Any
+    prices_of_y: Any
+    alpha: Any
+    reached: Any
+    weights: Any
+    scale: Any
+    active: Any
+    sign: Any
+    coef: Any
+    size: Any
+    inverse: Any
+    status: Any
+    kkt: Any
+    priced: Any
+
+
+class Scratch(NamedTuple):
+    """Room that the kernels of one thread write over."""
+
+    g: Any
+    v: Any
+    z: Any
+    order: Any
+    c: Any
+    heats: Any
+    ranks: Any
+    found: Any
+    excess: Any
+    left: Any
+
+
+_OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz", "arcp"}}
+
+
+def _entry(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile what Python calls; keep the machine code on disk where a place for it can be written."""
     try:
-        kernel: Callable[..., Any] = numba.njit(cache=True, **options)(function)
+        kernel: Callable[..., Any] = numba.njit(cache=True, **_OPTIONS)(function)
     except RuntimeError:
-        kernel = numba.njit(**options)(function)
+        kernel = numba.njit(**_OPTIONS)(function)
     return kernel
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile what only other kernels call.
+
+    These allocate nothing, so that they need not count references to arrays, which takes longer than
+    arithmetic on so few numbers, and longer to compile.
+    """
+    return numba.njit(_nrt=False, no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)(function)
+
+
+@_compiled
+def _padded(m):
+    return -(-m // LANES) * LANES
+
+
+@_entry
+def _scratch(data, state):
+    p, width = data.columns.shape
+    capacity = state.active.shape[1]
+    return Scratch(
+        g=np.empty(_padded(capacity)),
+        v=np.empty(_padded(capacity)),
+        z=np.empty(width),
+        order=np.arange(capacity),
+        c=np.empty(p),
+        heats=np.empty(HEATS),
+        ranks=np.empty(HEATS),
+        found=np.empty(4 * CANDIDATES, dtype=np.int64),
+        excess=np.empty(4 * CANDIDATES),
+        left=np.empty(capacity, dtype=np.int64),
+    )
 
 
 @_compiled
@@ -50,234 +137,193 @@ def _dot(a, b):
 
 
 @_compiled
-def _solve_lower(R, m, z):
-    """Solve R'z = z in place."""
-    for k in range(m):
-        z[k] /= R[k, k]
-        zk = z[k]
-        for i in range(k + 1, m):
-            z[i] -= zk * R[k, i]
+def _add(out, scale, x, width):
+    for k in range(width):
+        out[k] += scale * x[k]
 
 
 @_compiled
-def _solve_upper(R, m, z):
-    """Solve R z = z in place."""
-    for k in range(m - 1, -1, -1):
-        total = z[k]
-        for i in range(k + 1, m):
-            total -= R[k, i] * z[i]
-        z[k] = total / R[k, k]
-
-
-@_compiled
-def _append(R, m, z, pivot):
-    """Extend the factor by a column whose forward-solved cross products are z."""
-    for k in range(m):
-        R[k, m] = z[k]
-    R[m, m] = np.sqrt(pivot)
-
-
-@_compiled
-def _remove(R, m, gone):
-    """Delete column `gone` from the factor and rotate it back to a triangle."""
-    for k in range(m):
-        for i in range(max(gone, k - 1), m - 1):
-            R[k, i] = R[k, i + 1]
-    for k in range(gone, m - 1):
-        a, b = R[k, k], R[k + 1, k]
-        length = np.hypot(a, b)
-        c, s = a / length, b / length
-        R[k, k] = length
-        for i in range(k + 1, m - 1):
-            upper, lower = R[k, i], R[k + 1, i]
-            R[k, i] = c * upper + s * lower
-            R[k + 1, i] = c * lower - s * upper
-
-
-@_compiled
-def _highest_levels(c, alpha, weights, tolerance, positive, is_active, found, level):
-    """Collect the violators that would join first as alpha falls, by |c_j| / v_j.
-
-    Returns how many, and the alpha at which all of them violate: `alpha` itself if there are no others.
-    """
-    count, least, bar = 0, 0, alpha
-    for j in range(len(c)):
-        size = c[j] if positive else abs(c[j])
-        if size - bar * weights[j] > tolerance and not is_active[j]:
-            slot = least
-            if count < len(found):
-                slot = count
-                count += 1
-            found[slot] = j
-            level[slot] = size / weights[j] if weights[j] > 0 else np.inf
-            if count == len(found):
-                least = np.argmin(level)
-                bar = max(level[least], alpha)
-    return count, bar
-
-
-@_compiled
-def _first_to_vanish(A, s, w, m, velocity, weights, positive, limit):
-    """First coefficient to reach zero within a step of `limit`: the step, and its slot or -1."""
-    step, slot = limit, -1
-    for i in range(m):
-        rate = -velocity[i] * s[i]
-        if rate > 0 and (weights[A[i]] > 0 or positive):
-            reach = max(s[i] * w[i], 0.0) / rate
-            if reach < step:
-                step, slot = reach, i
-    return step, slot
-
-
-@_compiled
-def _cross(columns, gram, n, j, A, m, g):
-    """X_A'X_j / n, into g; four columns at a time, which keeps the processor's pipelines full."""
-    if len(gram) > 0:
-        for i in range(m):
-            g[i] = gram[j, A[i]]
-        return
-    x = columns[j]
-    for i in range(0, m - m % 4, 4):
-        x0, x1, x2, x3 = columns[A[i]], columns[A[i + 1]], columns[A[i + 2]], columns[A[i + 3]]
+def _inner(rows, index, m, x, out):
+    """Inner products of x with m of the rows; four at a time, which keeps the processor's pipelines full."""
+    whole = m - m % 4
+    for i in range(0, whole, 4):
+        i0, i1, i2, i3 = index[i], index[i + 1], index[i + 2], index[i + 3]
         g0, g1, g2, g3 = 0.0, 0.0, 0.0, 0.0
         for k in range(len(x)):
-            g0 += x0[k] * x[k]
-            g1 += x1[k] * x[k]
-            g2 += x2[k] * x[k]
-            g3 += x3[k] * x[k]
-        g[i], g[i + 1], g[i + 2], g[i + 3] = g0 / n, g1 / n, g2 / n, g3 / n
-    for i in range(m - m % 4, m):
-        g[i] = _dot(columns[A[i]], x) / n
+            g0 += rows[i0, k] * x[k]
+            g1 += rows[i1, k] * x[k]
+            g2 += rows[i2, k] * x[k]
+            g3 += rows[i3, k] * x[k]
+        out[i], out[i + 1], out[i + 2], out[i + 3] = g0, g1, g2, g3
+    for i in range(whole, m):
+        i0, g0 = index[i], 0.0
+        for k in range(len(x)):
+            g0 += rows[i0, k] * x[k]
+        out[i] = g0
 
 
 @_compiled
-def _correlation(j, columns, gram, n, b, r, A, w, m):
-    """X_j'r / n of an inactive feature; with a Gram matrix r is not kept up, and b = X'y / n serves."""
-    if len(gram) == 0:
-        return _dot(columns[j], r) / n
-    total = b[j]
-    row = gram[j]
-    for i in range(m):
-        total -= row[A[i]] * w[i]
-    return total
+def _combine(rows, index, scale, m, width, out):
+    """Sum of m of the rows, each times its scale."""
+    out[:width] = 0.0
+    whole = m - m % 4
+    for i in range(0, whole, 4):
+        i0, i1, i2, i3 = index[i], index[i + 1], index[i + 2], index[i + 3]
+        a0, a1, a2, a3 = scale[i], scale[i + 1], scale[i + 2], scale[i + 3]
+        for k in range(width):
+            out[k] += a0 * rows[i0, k] + a1 * rows[i1, k] + a2 * rows[i2, k] + a3 * rows[i3, k]
+    for i in range(whole, m):
+        i0, a0 = index[i], scale[i]
+        for k in range(width):
+            out[k] += a0 * rows[i0, k]
 
 
 @_compiled
-def _move(columns, gram, r, A, w, m, velocity, step):
-    """Move the active coefficients, and the residual with them."""
-    for i in range(m):
-        w[i] += step * velocity[i]
-    if len(gram) > 0:
-        return
-    for i in range(0, m - m % 4, 4):
-        x0, x1, x2, x3 = columns[A[i]], columns[A[i + 1]], columns[A[i + 2]], columns[A[i + 3]]
-        v0, v1, v2, v3 = velocity[i], velocity[i + 1], velocity[i + 2], velocity[i + 3]
-        for k in range(len(r)):
-            r[k] -= step * (v0 * x0[k] + v1 * x1[k] + v2 * x2[k] + v3 * x3[k])
-    for i in range(m - m % 4, m):
-        _subtract(r, step * velocity[i], columns[A[i]])
-
-
-@_compiled
-def _subtract(r, scale, x):
-    for k in range(len(r)):
-        r[k] -= scale * x[k]
-
-
-@_compiled
-def _residual(columns, y, r, A, w, m):
-    """Compute r = y - X w afresh."""
-    r[:] = y
-    for i in range(m):
-        _subtract(r, w[i], columns[A[i]])
-
-
-@_compiled
-def _leave(A, s, w, m, R, slot):
-    """Take a feature out of the active set."""
-    _remove(R, m, slot)
-    for i in range(slot, m - 1):
-        A[i], s[i], w[i] = A[i + 1], s[i + 1], w[i + 1]
-
-
-@_compiled
-def _lower(columns, gram, positive, r, start, stop, weights, A, s, w, m, R, velocity):
-    """Lower alpha from `start` to `stop` on the active set; return the new size."""
-    while m > 0 and start > stop:
+def _regress(j, data, A, m, inverse, work):
+    """Regress column j on the active ones: coefficients v, residual z (none with a Gram), its mean square."""
+    g, v, z = work.g, work.v, work.z
+    if len(data.gram) > 0:
         for i in range(m):
-            velocity[i] = weights[A[i]] * s[i]
-        _solve_lower(R, m, velocity)
-        _solve_upper(R, m, velocity)
-        step, leaving = _first_to_vanish(A, s, w, m, velocity, weights, positive, start - stop)
-        _move(columns, gram, r, A, w, m, velocity, step)
-        if leaving < 0:
-            break
-        start -= step
-        _leave(A, s, w, m, R, leaving)
-        m -= 1
-    return m
+            g[i] = data.gram[j, A[i]]
+        _combine(inverse, work.order, g, m, _padded(m), v)
+        return data.diagonal[j] - _dot(g[:m], v[:m])
+    x = data.columns[j]
+    _inner(data.columns, A, m, x, g)
+    for i in range(m):
+        g[i] /= data.n
+    _combine(inverse, work.order, g, m, _padded(m), v)
+    _combine(data.columns, A, v, m, len(x), z)
+    for k in range(len(x)):
+        z[k] = x[k] - z[k]
+    return _dot(z, z) / data.n + data.l2 * (1.0 + _dot(v[:m], v[:m]))
 
 
 @_compiled
-def _join(j, side, excess, columns, diagonal, gram, n, positive, r, weights, A, s, w, m, R, g, z, velocity, left):
-    """Let feature j join: grow w_j until its correlation, now `excess` above the penalty, is back at it.
-
-    Returns the new size and the number of features that left on the way. A size of -1 says that no step
-    exists, which only rounding can cause.
-    """
-    n_left = 0
-    _cross(columns, gram, n, j, A, m, g)
-    wj = 0.0
-    while True:
-        z[:m] = g[:m]
-        _solve_lower(R, m, z)
-        pivot = diagonal[j] - _dot(z[:m], z[:m])
-        for i in range(m):
-            velocity[i] = -side * z[i]
-        _solve_upper(R, m, velocity)
-
-        dependent = m == len(A) or pivot <= DEPENDENT * diagonal[j]
-        enough = np.inf if dependent else max(excess, 0.0) / pivot
-        step, leaving = _first_to_vanish(A, s, w, m, velocity, weights, positive, enough)
-        if step == np.inf:
-            return -1, n_left
-        wj += side * step
-        excess -= step * pivot
-        if len(gram) == 0:
-            _subtract(r, side * step, columns[j])
-        _move(columns, gram, r, A, w, m, velocity, step)
-        if leaving < 0:
-            break
-        if n_left < len(left):
-            left[n_left] = A[leaving]
-            n_left += 1
-        _leave(A, s, w, m, R, leaving)
-        m -= 1
-        for i in range(leaving, m):
-            g[i] = g[i + 1]
-    _append(R, m, z, pivot)
-    A[m], s[m], w[m] = j, side, wj
-    return m + 1, n_left
+def _border(inverse, m, v, pivot):
+    """Extend the inverse by a feature with regression v on the active ones."""
+    width = _padded(m)
+    for i in range(m):
+        scale = v[i] / pivot
+        for k in range(width):
+            inverse[i, k] += scale * v[k]
+        inverse[i, m] = -scale
+    for k in range(inverse.shape[1]):
+        inverse[m, k] = 0.0
+    for i in range(m):
+        inverse[m, i] = -v[i] / pivot
+    inverse[m, m] = 1.0 / pivot
 
 
 @_compiled
-def _factorise(columns, diagonal, gram, n, A, s, m, R, z):
-    """Factor H on the active set, leaving out columns that earlier ones span; return the new size."""
+def _leave(A, s, w, m, inverse, slot):
+    """Take a feature out of the active set; the last one takes its slot."""
+    last, width = m - 1, _padded(m)
+    for i in range(m):
+        if i != slot:
+            scale = inverse[i, slot] / inverse[slot, slot]
+            for k in range(width):
+                inverse[i, k] -= scale * inverse[slot, k]
+    A[slot], s[slot], w[slot] = A[last], s[last], w[last]
+    inverse[last, slot] = inverse[last, last]
+    for i in range(last):
+        inverse[slot, i] = inverse[last, i]
+    for i in range(last):
+        inverse[i, slot] = inverse[slot, i]
+        inverse[i, last] = 0.0
+
+
+@_compiled
+def _invert(data, A, s, m, inverse, work):
+    """Invert H on the active set, leaving out columns that earlier ones span; return the new size."""
     kept = 0
+    inverse[:] = 0.0
     for i in range(m):
-        _cross(columns, gram, n, A[i], A, kept, z)
-        _solve_lower(R, kept, z)
-        pivot = diagonal[A[i]] - _dot(z[:kept], z[:kept])
-        if pivot > DEPENDENT * diagonal[A[i]]:
-            _append(R, kept, z, pivot)
+        pivot = _regress(A[i], data, A, kept, inverse, work)
+        if pivot > DEPENDENT * data.diagonal[A[i]]:
+            _border(inverse, kept, work.v, pivot)
             A[kept], s[kept] = A[i], s[i]
             kept += 1
     return kept
 
 
 @_compiled
-def _settle(columns, diagonal, gram, n, l2, positive, y, r, alpha, weights, A, s, w, m, R, z):
+def _first_to_vanish(A, s, w, m, v, side, weights, positive, limit):
+    """First coefficient to reach zero as w moves along `-side v`, by at most `limit`: the step, and its slot or -1."""
+    step, slot = limit, -1
+    for i in range(m):
+        rate, room = side * v[i] * s[i], max(s[i] * w[i], 0.0)
+        if room < step * rate and (weights[A[i]] > 0 or positive):
+            step, slot = room / rate, i
+    return step, slot
+
+
+@_compiled
+def _lower(data, r, start, stop, weights, A, s, w, m, inverse, work):
+    """Lower alpha from `start` to `stop` on the active set; return the new size."""
+    g, v, z = work.g, work.v, work.z
+    while m > 0 and start > stop:
+        for i in range(m):
+            g[i] = weights[A[i]] * s[i]
+        _combine(inverse, work.order, g, m, _padded(m), v)
+        step, leaving = _first_to_vanish(A, s, w, m, v, -1.0, weights, data.positive, start - stop)
+        _add(w, step, v, m)
+        if len(data.gram) == 0:
+            _combine(data.columns, A, v, m, len(r), z)
+            _add(r, -step, z, len(r))
+        if leaving < 0:
+            break
+        start -= step
+        _leave(A, s, w, m, inverse, leaving)
+        m -= 1
+    return m
+
+
+@_compiled
+def _join(j, side, excess, data, r, weights, A, s, w, m, inverse, work):
+    """Let feature j join: grow w_j until its correlation, now `excess` above the penalty, is back at it.
+
+    Returns the new size and the number of features that left on the way. A size of -1 says that no step
+    exists, which only rounding can cause.
+    """
+    n_left, wj = 0, 0.0
+    while True:
+        pivot = _regress(j, data, A, m, inverse, work)
+        dependent = m == len(A) or pivot <= DEPENDENT * data.diagonal[j]
+        enough = np.inf if dependent else excess / pivot
+        step, leaving = _first_to_vanish(A, s, w, m, work.v, side, weights, data.positive, enough)
+        if step == np.inf:
+            return -1, n_left
+        wj += side * step
+        excess = max(excess - step * pivot, 0.0)
+        _add(w, -side * step, work.v, m)
+        if len(data.gram) == 0:
+            _add(r, -side * step, work.z, len(r))
+        if leaving < 0:
+            break
+        work.left[n_left] = A[leaving]
+        n_left += 1
+        _leave(A, s, w, m, inverse, leaving)
+        m -= 1
+    _border(inverse, m, work.v, pivot)
+    A[m], s[m], w[m] = j, side, wj
+    return m + 1, n_left
+
+
+@_compiled
+def _residual(data, y, r, A, w, m, z):
+    """Compute r = y - X w afresh."""
+    _combine(data.columns, A, w, m, len(r), z)
+    for k in range(len(r)):
+        r[k] = y[k] - z[k]
+
+
+@_compiled
+def _settle(t, data, state, work):
     """Solve on the sorted active set, refined against the data; coefficients of the wrong sign leave."""
+    y, r, alpha, inverse = state.y[t], state.residual[t], state.alpha[t], state.inverse[t]
+    A, s, w, m = state.active[t], state.sign[t], state.coef[t], state.size[t]
+    weights = state.weights[min(t, len(state.weights) - 1)]
+    g, v = work.g, work.v
     for i in range(1, m):
         a, b, k = A[i], s[i], i
         while k > 0 and A[k - 1] > a:
@@ -285,169 +331,232 @@ def _settle(columns, diagonal, gram, n, l2, positive, y, r, alpha, weights, A, s
             k -= 1
         A[k], s[k] = a, b
     while True:
-        m = _factorise(columns, diagonal, gram, n, A, s, m, R, z)
+        m = _invert(data, A, s, m, inverse, work)
         w[:m] = 0.0
-        r[:] = y
+        for k in range(len(r)):
+            r[k] = y[k]
         for _ in range(3):
+            _inner(data.columns, A, m, r, g)
             for i in range(m):
-                z[i] = _dot(columns[A[i]], r) / n - l2 * w[i] - alpha * weights[A[i]] * s[i]
-            _solve_lower(R, m, z)
-            _solve_upper(R, m, z)
-            for i in range(m):
-                w[i] += z[i]
-            _residual(columns, y, r, A, w, m)
+                g[i] = g[i] / data.n - data.l2 * w[i] - alpha * weights[A[i]] * s[i]
+            _combine(inverse, work.order, g, m, _padded(m), v)
+            _add(w, 1.0, v, m)
+            _residual(data, y, r, A, w, m, work.z)
         kept = 0
         for i in range(m):
-            free = weights[A[i]] == 0 and not positive
+            free = weights[A[i]] == 0 and not data.positive
             if free or w[i] * s[i] > 0:
                 A[kept], s[kept], w[kept] = A[i], s[i], w[i]
                 kept += 1
         if kept == m:
-            return m
+            break
         m = kept
+    state.size[t] = m
+
+
+@_entry
+def warm_start(lo, hi, signs, data, state):
+    """Take the features with a sign as a first active set, as far as they are consistent."""
+    work = _scratch(data, state)
+    for t in range(lo, hi):
+        weights = state.weights[min(t, len(state.weights) - 1)]
+        A, s, m = state.active[t], state.sign[t], 0
+        # Unpenalised features come first: dependent columns are left out from the end.
+        for first in (True, False):
+            for j in range(len(data.diagonal)):
+                if signs[t, j] != 0 and (weights[j] == 0) == first and m < len(A):
+                    A[m], s[m] = j, signs[t, j]
+                    m += 1
+        state.size[t] = _invert(data, A, s, m, state.inverse[t], work)
+        _settle(t, data, state, work)
 
 
 @_compiled
-def _violation(c, alpha, weights, positive, is_active, A, s, m):
+def _violation(c, t, data, state):
     """Largest violation of the optimality conditions over all features."""
+    alpha, weights = state.alpha[t], state.weights[min(t, len(state.weights) - 1)]
+    A, s, w, m = state.active[t], state.sign[t], state.coef[t], state.size[t]
     worst = 0.0
-    for j in range(len(c)):
-        excess = (c[j] if positive else abs(c[j])) - alpha * weights[j]
-        if excess > worst and not is_active[j]:
-            worst = excess
     for i in range(m):
-        worst = max(worst, abs(c[A[i]] - alpha * weights[A[i]] * s[i]))
+        worst = max(worst, abs(c[A[i]] - data.l2 * w[i] - alpha * weights[A[i]] * s[i]))
+        c[A[i]] = 0.0
+    for j in range(len(c)):
+        worst = max(worst, (c[j] if data.positive else abs(c[j])) - alpha * weights[j])
     return worst
 
 
-# Long argument lists, one topic a line, are the price of compiled functions without objects.
-# fmt: off
 @_compiled
-def warm_start(
-    lo, hi, signs, columns, diagonal, gram, prices_of_y, n, l2, positive, y, residual, alpha, reached,
-    weights, scale, active, sign, coef, size, factor, status, kkt, priced,
-):
-    """Take the features with a sign as a first active set, as far as they are consistent."""
-    z = np.empty(active.shape[1])
-    for t in range(lo, hi):
-        v = weights[min(t, len(weights) - 1)]
-        m = 0
-        # Unpenalised features come first: dependent columns are left out from the end.
-        for first in (True, False):
-            for j in range(len(diagonal)):
-                if signs[t, j] != 0 and (v[j] == 0) == first and m < active.shape[1]:
-                    active[t, m], sign[t, m] = j, signs[t, j]
-                    m += 1
-        m = _factorise(columns, diagonal, gram, n, active[t], sign[t], m, factor[t], z)
-        size[t] = _settle(
-            columns, diagonal, gram, n, l2, positive, y[t], residual[t], alpha[t], v, active[t], sign[t],
-            coef[t], m, factor[t], z,
-        )
+def _propose(t, data, state, work):
+    """Find the violators that would join first as alpha falls: how many, and the alpha at which all of them violate.
+
+    Features compete in heats. The winner of rank CANDIDATES bounds that rank among all of them from below, so
+    that a second look at few heats finds those above.
+    """
+    c, best, ranks = work.c, work.heats, work.ranks
+    alpha, tolerance = state.alpha[t], VIOLATION * state.scale[t]
+    weights = state.weights[min(t, len(state.weights) - 1)]
+    for i in range(state.size[t]):
+        c[state.active[t, i]] = 0.0
+    best[:] = alpha
+    for start in range(0, len(c), HEATS):
+        for heat in range(min(HEATS, len(c) - start)):
+            j = start + heat
+            size = c[j] if data.positive else abs(c[j])
+            c[j] = (size - tolerance) / weights[j]
+            best[heat] = c[j] if c[j] > best[heat] else best[heat]
+    for heat in range(HEATS):
+        k = heat
+        while k > 0 and ranks[k - 1] < best[heat]:
+            ranks[k] = ranks[k - 1]
+            k -= 1
+        ranks[k] = best[heat]
+    bar, count = ranks[CANDIDATES - 1], 0
+    for heat in range(HEATS):
+        if best[heat] > alpha and best[heat] >= bar:
+            for j in range(heat, len(c), HEATS):
+                if c[j] > alpha and c[j] >= bar and count < 2 * CANDIDATES:
+                    work.found[count] = j
+                    count += 1
+    return count, bar
 
 
 @_compiled
-def _advance(
-    t, c, g, z, velocity, candidates, levels, left, is_active,
-    columns, diagonal, gram, prices_of_y, n, l2, positive, y, residual, alpha, reached, weights, scale,
-    active, sign, coef, size, factor, status, kkt, priced,
-):
-    """Advance one target given its prices c: lower alpha, let violators join, or certify."""
-    p, capacity = len(diagonal), active.shape[1]
-    largest = p if l2 > 0 else min(n, p)
-    r, R = residual[t], factor[t]
-    A, s, w, m = active[t], sign[t], coef[t], size[t]
-    v = weights[min(t, len(weights) - 1)]
-    b = prices_of_y[min(t, len(prices_of_y) - 1)]
-    tolerance = VIOLATION * scale[t]
-    for i in range(m):
-        is_active[A[i]] = True
-        c[A[i]] -= l2 * w[i]
-    count, level = _highest_levels(c, alpha[t], v, tolerance, positive, is_active, candidates[:CANDIDATES], levels)
-    worst = _violation(c, alpha[t], v, positive, is_active, A, s, m) if count == 0 else np.inf
-    for i in range(m):
-        is_active[A[i]] = False
+def _excess(level, count, data, prices_of_y, r, weights, A, w, m, work):
+    """Find the candidate with the largest correlation above its penalty: which, how far above, and its sign."""
+    found, c = work.found, work.excess
+    if len(data.gram) == 0:
+        _inner(data.columns, found, count, r, c)
+    best, largest, side = -1, -np.inf, 1.0
+    for i in range(count):
+        if len(data.gram) == 0:
+            c[i] /= data.n
+        else:
+            # With a Gram matrix r is not kept up.
+            c[i] = prices_of_y[found[i]]
+            row = data.gram[found[i]]
+            for k in range(m):
+                c[i] -= row[A[k]] * w[k]
+        beyond = (c[i] if data.positive else abs(c[i])) - level * weights[found[i]]
+        if beyond > largest:
+            best, largest, side = i, beyond, 1.0 if c[i] > 0 else -1.0
+    return best, largest, side
 
-    if reached[t] < np.inf:
-        level = max(alpha[t], min(level, DESCENT * reached[t]))
-    if count == 0 and status[t] == SETTLED:
-        kkt[t] = worst / scale[t] if scale[t] > 0 else worst
-        status[t] = DONE
-        return
-    if count == 0 and reached[t] <= alpha[t]:
-        size[t] = _settle(columns, diagonal, gram, n, l2, positive, y[t], r, alpha[t], v, A, s, w, m, R, z)
-        status[t] = SETTLED
-        return
 
-    status[t] = OPEN
-    if level < reached[t]:
-        m = _lower(columns, gram, positive, r, reached[t], level, v, A, s, w, m, R, z)
-        reached[t] = level
-    for _ in range(20 * CANDIDATES + 4 * capacity):
-        best, excess, side = -1, tolerance, 1.0
-        for i in range(count):
-            cj = _correlation(candidates[i], columns, gram, n, b, r, A, w, m)
-            beyond = (cj if positive else abs(cj)) - level * v[candidates[i]]
-            if beyond > excess:
-                best, excess, side = i, beyond, 1.0 if cj > 0 else -1.0
-        if best < 0:
+@_compiled
+def _advance(t, count, level, data, state, work):
+    """Lower alpha to `level` and let the features found join, steepest first; return how many did."""
+    A, s, w, m = state.active[t], state.sign[t], state.coef[t], state.size[t]
+    r, inverse, capacity = state.residual[t], state.inverse[t], len(A)
+    weights = state.weights[min(t, len(state.weights) - 1)]
+    prices_of_y = state.prices_of_y[min(t, len(state.prices_of_y) - 1)]
+    largest = len(data.diagonal) if data.l2 > 0 else min(data.n, len(data.diagonal))
+    tolerance = VIOLATION * state.scale[t]
+    found = work.found
+
+    if level < state.reached[t]:
+        m = _lower(data, r, state.reached[t], level, weights, A, s, w, m, inverse, work)
+        state.reached[t] = level
+    joined = 0
+    while joined < 20 * CANDIDATES + 4 * capacity:
+        best, excess, side = _excess(level, count, data, prices_of_y, r, weights, A, w, m, work)
+        if best < 0 or excess <= tolerance:
             break
         if m == capacity and capacity < largest:
-            status[t] = FULL
+            state.status[t] = FULL
             break
-        j = candidates[best]
+        j = found[best]
         count -= 1
-        candidates[best] = candidates[count]
-        m, n_left = _join(
-            j, side, excess, columns, diagonal, gram, n, positive, r, v, A, s, w, m, R, g, z, velocity,
-            left,
-        )
+        found[best] = found[count]
+        m, n_left = _join(j, side, excess, data, r, weights, A, s, w, m, inverse, work)
         if m < 0:
-            status[t] = FAILED
+            state.status[t] = FAILED
             m = 0
             break
-        for i in range(min(n_left, len(candidates) - count)):
-            candidates[count] = left[i]
+        joined += 1
+        for i in range(min(n_left, len(found) - count)):
+            found[count] = work.left[i]
             count += 1
-    if len(gram) > 0:
-        _residual(columns, y[t], r, A, w, m)
-    size[t] = m
+    if len(data.gram) > 0:
+        _residual(data, state.y[t], r, A, w, m, work.z)
+    state.size[t] = m
+    return joined
 
 
 @_compiled
-def _price(columns, residual, pending, n, prices):
-    """Compute X'r / n of the pending targets, in tiles small enough to stay in cache and on one thread."""
-    p, width = columns.shape
-    count = len(pending)
-    rows = residual[pending] / n
-    tile = max(4, TILE // (count * width))
-    for start in range(0, p, tile):
-        stop = min(p, start + tile)
-        prices[:count, start:stop] = np.dot(rows, columns[start:stop].T)
+def _price(samples, residual, pending, count, n, rows, prices):
+    """Compute X'r / n of the pending targets, four of them by four samples at a time, in tiles that stay in cache."""
+    depth, p = samples.shape
+    for i in range(GROUP):
+        for k in range(depth):
+            rows[i, k] = residual[pending[i], k] / n if i < count and k < n else 0.0
+    for i in range(GROUP):
+        for j in range(p):
+            prices[i, j] = 0.0
+    for deep in range(0, depth, DEPTH):
+        for start in range(0, p, TILE):
+            stop = min(start + TILE, p)
+            for i in range(0, count, 4):
+                c0, c1 = prices[i, start:stop], prices[i + 1, start:stop]
+                c2, c3 = prices[i + 2, start:stop], prices[i + 3, start:stop]
+                for k in range(deep, min(deep + DEPTH, depth), 4):
+                    x0, x1 = samples[k, start:stop], samples[k + 1, start:stop]
+                    x2, x3 = samples[k + 2, start:stop], samples[k + 3, start:stop]
+                    r00, r01, r02, r03 = rows[i, k], rows[i, k + 1], rows[i, k + 2], rows[i, k + 3]
+                    r10, r11, r12, r13 = rows[i + 1, k], rows[i + 1, k + 1], rows[i + 1, k + 2], rows[i + 1, k + 3]
+                    r20, r21, r22, r23 = rows[i + 2, k], rows[i + 2, k + 1], rows[i + 2, k + 2], rows[i + 2, k + 3]
+                    r30, r31, r32, r33 = rows[i + 3, k], rows[i + 3, k + 1], rows[i + 3, k + 2], rows[i + 3, k + 3]
+                    for j in range(stop - start):
+                        a0, a1, a2, a3 = x0[j], x1[j], x2[j], x3[j]
+                        c0[j] += r00 * a0 + r01 * a1 + r02 * a2 + r03 * a3
+                        c1[j] += r10 * a0 + r11 * a1 + r12 * a2 + r13 * a3
+                        c2[j] += r20 * a0 + r21 * a1 + r22 * a2 + r23 * a3
+                        c3[j] += r30 * a0 + r31 * a1 + r32 * a2 + r33 * a3
 
 
 @_compiled
-def solve_group(
-    lo, hi, rounds,
-    columns, diagonal, gram, prices_of_y, n, l2, positive, y, residual, alpha, reached, weights, scale,
-    active, sign, coef, size, factor, status, kkt, priced,
-):
-    """Alternate pricing and advancing until no target of `lo:hi` is open, or a full one needs more room."""
-    p, capacity = len(diagonal), active.shape[1]
-    g, z, velocity = np.empty(capacity), np.empty(capacity), np.empty(capacity)
-    candidates = np.empty(4 * CANDIDATES, dtype=np.int64)
-    levels = np.empty(CANDIDATES)
-    left = np.empty(capacity, dtype=np.int64)
-    is_active = np.zeros(p, dtype=np.bool_)
-    prices = np.empty((hi - lo, p))
+def _visit(t, certify, data, state, work):
+    """Move an open target on by its prices, or certify a settled one, which may open it again."""
+    alpha, reached = state.alpha[t], state.reached[t]
+    worst = _violation(work.c, t, data, state) if certify else np.inf
+    count, level = _propose(t, data, state, work)
+    state.status[t] = OPEN
+    joined = _advance(t, count, max(alpha, min(level, DESCENT * reached)), data, state, work)
+    if joined > 0 or reached > alpha or state.status[t] != OPEN:
+        return
+    if certify:
+        state.kkt[t] = worst / state.scale[t] if state.scale[t] > 0 else worst
+        state.status[t] = DONE
+    else:
+        _settle(t, data, state, work)
+        state.status[t] = SETTLED
+
+
+@_entry
+def solve_group(lo, hi, rounds, data, state):
+    """Alternate pricing and advancing until no target of `lo:hi` is open, or a full one needs more room.
+
+    Rounded prices are enough to propose features, since a feature joins by its exact correlation.
+    """
+    work = _scratch(data, state)
+    depth, p = data.samples.shape
+    pending = np.empty(GROUP, dtype=np.int64)
+    rows, prices = np.empty((GROUP, depth)), np.empty((GROUP, p))
+    rounded_rows, rounded_prices = np.empty((GROUP, depth), np.float32), np.empty((GROUP, p), np.float32)
     for _ in range(rounds):
-        pending = lo + np.flatnonzero(status[lo:hi] < DONE)
-        if len(pending) == 0:
+        if not np.any(state.status[lo:hi] < DONE):
             break
-        priced[pending] += 1
-        _price(columns, residual, pending, n, prices)
-        for row in range(len(pending)):
-            _advance(
-                pending[row], prices[row], g, z, velocity, candidates, levels, left, is_active,
-                columns, diagonal, gram, prices_of_y, n, l2, positive, y, residual, alpha, reached, weights,
-                scale, active, sign, coef, size, factor, status, kkt, priced,
-            )
+        for certify in (False, True):
+            count = 0
+            for t in range(lo, hi):
+                if state.status[t] == (SETTLED if certify else OPEN):
+                    pending[count] = t
+                    count += 1
+            state.priced[pending[:count]] += 1
+            if certify:
+                _price(data.samples, state.residual, pending, count, data.n, rows, prices)
+            else:
+                _price(data.rounded, state.residual, pending, count, data.n, rounded_rows, rounded_prices)
+            for i in range(count):
+                for j in range(p):
+                    work.c[j] = prices[i, j] if certify else rounded_prices[i, j]
+                _visit(pending[i], certify, data, state, work)
