@@ -19,7 +19,7 @@ FLOORS = [
     {"settings", "lasso", "permutation", "session", "groups"},
     {"var", "io", "simulate", "config", "provenance"},
     {"preprocessing"},
-    {"result", "network", "influence", "checkpoints", "penalties", "quality"},
+    {"result", "network", "influence", "checkpoints", "penalties", "quality", "processes"},
     {"training", "evaluation", "comparison", "stability"},
     {"record", "preflight"},
     {"conditions", "report", "nwb", "doctor"},

@@ -156,6 +156,42 @@ def test_order_of_windows_depends_on_seed_and_epoch_alone():
     assert len({tuple(order) for order in orders.values()}) == 4
 
 
+def test_a_batch_is_filled_up_and_shared_out():
+    whole = list(EpochShuffle(9, seed=3, batch_size=4))
+    assert sorted(whole[:9]) == list(range(9))
+    assert whole[9:] == whole[:3]
+    shares = [EpochShuffle(9, 3, 4, process, 2) for process in (0, 1)]
+    assert [len(share) for share in shares] == [6, 6]
+    first, second = (np.array(list(share)).reshape(3, 2) for share in shares)
+    assert np.hstack([first, second]).ravel().tolist() == whole
+    assert list(EpochShuffle(2, 0, 5)) == np.resize(list(EpochShuffle(2, 0)), 5).tolist()
+
+
+def test_a_step_follows_the_mean_of_its_windows_each_normalised_by_itself(prepared):
+    settings = Settings(order=2, window=32, penalty=0.002, epochs=1, batch_size=9)
+    step, reference = build(prepared), build(prepared)
+    with pytest.warns(ShortTrainingWarning, match="only 1 steps"):
+        [row] = train(step.network, step.var, prepared, settings)
+    windows = Windows(prepared, 32)
+    before = {name: value.clone() for name, value in reference.network.named_buffers() if "running" in name}
+    losses, averages = [], []
+    for frames in windows:
+        reference.network.load_state_dict(before, strict=False)
+        losses.append(reference.training_step(frames[None], 0))
+        averages.append({name: value.clone() for name, value in reference.network.named_buffers() if name in before})
+    optimizer = reference.configure_optimizers()
+    torch.stack(losses).mean().backward()
+    optimizer.step()
+    assert row["loss"] == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)
+    for name, value in step.network.named_parameters():
+        torch.testing.assert_close(value, reference.network.get_parameter(name), rtol=1e-3, atol=1e-5)
+    for name, value in step.network.named_buffers():
+        if name in before:
+            torch.testing.assert_close(value, torch.stack([one[name] for one in averages]).mean(0))
+        if "tracked" in name:
+            assert value == 1
+
+
 def test_epochs_default_to_500_steps():
     assert n_epochs(Settings(), n_windows=4) == 125
     assert n_epochs(Settings(), n_windows=1000) == 2
@@ -206,7 +242,7 @@ def test_a_penalty_that_leaves_nothing_is_counted_by_window(prepared):
     settings = Settings(order=2, window=32, penalty=50.0, epochs=1, batch_size=2)
     with (
         pytest.warns(ShortTrainingWarning, match="only 5 steps"),
-        pytest.warns(EmptyFitWarning, match="9 VAR fits of 9 had no active coefficient"),
+        pytest.warns(EmptyFitWarning, match="10 VAR fits of 10 had no active coefficient"),
     ):
         train(step.network, step.var, prepared, settings)
 

@@ -22,10 +22,10 @@ from larscope.settings import Settings, plain
 def identify_fit(settings: Settings, session: Session, n_seeds: int = 1) -> str:
     """Return a digest of all that decides a fit's numbers, so that none goes on from another one's checkpoint.
 
-    Settings, run table, contents of the movies, versions and number of threads.
+    Settings, run table, contents of the movies, and versions. Not how many devices and threads share the work, though
+    the last bits of a sum depend on them: a fit that was interrupted may go on with more.
     """
-    # the last bits of a sum depend on how many threads share it
-    made_with = [describe_versions(), torch.get_num_threads(), torch.cuda.is_available()]
+    made_with = [describe_versions(), torch.cuda.is_available()]
     return _digest([plain(settings), n_seeds, identify_session(session), made_with])
 
 

@@ -4,11 +4,12 @@ import inspect
 import json
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
@@ -167,6 +168,11 @@ def fit(
     max_memory: Annotated[
         str | None, typer.Option(help="Resident memory to stay below, such as 2GiB; a fit that cannot is refused.")
     ] = None,
+    devices: Annotated[
+        int, typer.Option(min=1, help="Processes a machine that share each training step: one a GPU, or on the CPU.")
+    ] = 1,
+    num_nodes: Annotated[int, typer.Option(min=1, help="Machines, each of which runs this command.")] = 1,
+    strategy: Annotated[str, typer.Option(help="Lightning's strategy for several processes.")] = "ddp",
     **settings: Any,
 ) -> None:
     """Train on a session, fit each run's VAR, and write a result folder.
@@ -186,6 +192,8 @@ def fit(
     * `larscope fit session.csv --out paper --crop 768 512 --downscale 4`
 
     * `larscope fit session.csv --out again --config result/config.toml`
+
+    * `larscope fit session.csv --out shared --devices 2 --batch-size 2`
     """
     with reported_errors():
         if config is not None:
@@ -197,7 +205,8 @@ def fit(
 
         folder = out.resolve().with_name(".larscope-cache") if cache is None else cache.resolve()
         limit = None if max_memory is None else parse_size(max_memory)
-        _fit_and_report(lambda: read_session(session, on_truncated=on_truncated), out, settings, seeds, folder, limit)
+        how = {"cache": folder, "max_memory": limit, "devices": devices, "num_nodes": num_nodes, "strategy": strategy}
+        _fit_and_report(lambda: read_session(session, on_truncated=on_truncated), out, settings, seeds, how)
 
 
 @app.command(rich_help_panel=ANALYSE)
@@ -533,15 +542,22 @@ def _fit_and_report(
     out: Path,
     settings: dict[str, Any],
     n_seeds: int = 1,
-    cache: Path | None = None,
-    max_memory: int | None = None,
+    how: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
+    """Fit with each seed, `how` and where as `LatentVAR.fit` takes it, and report; unless it was done before."""
     from larscope.checkpoints import identify_fit, open_checkpoints
     from larscope.estimator import LatentVAR
+    from larscope.processes import Processes
     from larscope.result import find_fit, read_result, require_free
 
     model = LatentVAR(**settings)
     out = out.resolve()  # `.`, `..` and links name a folder too
+    processes = Processes(**{name: value for name, value in how.items() if name in Processes.__annotations__})
+    processes.share(model.batch_size)
+    fabric = processes.start()
+    if fabric.global_rank:
+        _help_to_fit(fabric, model, open_session, settings, n_seeds, how)
+        return
     try:
         session = open_session()
         with console.status("Reading the files once, to know them again", spinner="line"):
@@ -551,9 +567,10 @@ def _fit_and_report(
             require_free(out)
         with open_checkpoints(out, fit) as folder:
             if done:
+                fabric.broadcast(None)
                 _print_plain(f"This fit is in {out} already; nothing was done again.")
             else:
-                _fit_whole(model, session, out, settings, n_seeds, folder, cache, max_memory)
+                _fit_whole(fabric, model, session, out, settings, n_seeds, folder, how)
     except KeyboardInterrupt:
         _print_plain("Stopped. Give the same command again to go on from what was finished.", complaints)
         raise typer.Exit(130) from None
@@ -571,33 +588,62 @@ def _fit_and_report(
     _print_plain(f"The result is in {out}. Open {out / 'report.html'} in any browser.")
 
 
+def _help_to_fit(
+    fabric: Any,
+    model: Any,
+    open_session: Callable[[], Any],
+    settings: dict[str, Any],
+    n_seeds: int,
+    how: Mapping[str, Any],
+) -> None:
+    """Do this process's share of a fit that another process leads, and say nothing but what goes wrong here."""
+    from larscope.processes import LostProcessError, noticing_lost_processes
+
+    console.quiet = True
+    warnings.simplefilter("ignore")
+    try:
+        with noticing_lost_processes():
+            session = open_session()
+            folder = fabric.broadcast(None)
+        if folder is not None:
+            model.fit(session, checkpoints=folder, **how)
+            _train_again(model, session, settings, n_seeds, folder, how)
+    except LostProcessError:
+        raise typer.Exit(2) from None  # the one that ended has said why
+    except LarscopeError as error:
+        raise LarscopeError(f"In process {fabric.global_rank + 1} of {fabric.world_size}: {error}") from error
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
 def _fit_whole(
+    fabric: Any,
     model: Any,
     session: Any,
     out: Path,
     settings: dict[str, Any],
     n_seeds: int,
     folder: Path,
-    cache: Path | None,
-    max_memory: int | None,
+    how: Mapping[str, Any],
 ) -> None:
     """Fit, and put the whole result in its place in one step; what is not finished stays in `folder`."""
     from larscope.report import write_report
     from larscope.result import publish_result, write_dataset
     from larscope.training import finished_epochs
 
-    _announce(model, session, cache, max_memory, n_seeds)
-    checks = _check_once(session, cache)
+    _announce(model, session, how, n_seeds, fabric.world_size)
+    checks = _check_once(session, how.get("cache"))
     if (epoch := finished_epochs(folder)) is not None:
         console.print(f"An interrupted fit was found: it goes on from epoch {epoch}.")
-    how: dict[str, Any] = {"progress": True, "cache": cache, "max_memory": max_memory}
-    model.fit(session, checkpoints=folder, **how)
+    fabric.broadcast(folder)
+    model.fit(session, checkpoints=folder, progress=True, **how)
     model.provenance_ |= {"fit": folder.name, "checks": checks}
     finished = folder / "result"
     shutil.rmtree(finished, ignore_errors=True)
     model.save(finished)
     if n_seeds > 1:
-        write_dataset(_train_again(model, session, settings, n_seeds, folder, how), finished / "stability.nc")
+        stability = _train_again(model, session, settings, n_seeds, folder, {"progress": True, **how})
+        write_dataset(stability, finished / "stability.nc")
     write_report(finished)
     publish_result(finished, out)
 
@@ -625,19 +671,21 @@ def _check_once(session: Any, cache: Path | None) -> list[dict[str, Any]]:
     return findings
 
 
-def _announce(model: Any, session: Any, cache: Path | None, max_memory: int | None, n_seeds: int) -> None:
+def _announce(model: Any, session: Any, how: Mapping[str, Any], n_seeds: int, n_processes: int) -> None:
     """Say before a fit starts what it will take, and refuse it if that is not there."""
     from larscope.preflight import duration, estimate_fit, require_disk, size, time_training
 
+    cache, max_memory = how.get("cache"), how.get("max_memory")
     estimate = estimate_fit(model, session, cached=cache is not None)
     keep = estimate.may_keep_memory(max_memory)
     if cache is not None:
         require_disk(estimate, cache)
     n_steps = n_seeds * estimate.n_steps
     with console.status("Timing one training step", spinner="line"):
-        seconds = time_training(model, session, n_steps)
+        seconds = time_training(model, session, n_steps * model.batch_size // n_processes)
     n_frames = sum(run.n_frames for run in session)
     limit = "" if max_memory is None else f" of {size(max_memory)} allowed"
+    limit += "" if n_processes == 1 else f" in each of {n_processes} processes"
     disk = "" if cache is None else f", {size(estimate.disk)} of disk in {cache} for the prepared frames"
     _print_plain(
         f"{len(session)} runs, {n_frames} frames, {estimate.n_latents} latents. This will take up to about "
@@ -662,7 +710,7 @@ SCORE_HEADERS = {
 
 
 def _train_again(
-    model: Any, session: Any, settings: dict[str, Any], n_seeds: int, folder: Path, how: dict[str, Any]
+    model: Any, session: Any, settings: dict[str, Any], n_seeds: int, folder: Path, how: Mapping[str, Any]
 ) -> Any:
     """Train with further seeds, each with checkpoints of its own, and return how often each edge and pixel is found."""
     from larscope.estimator import LatentVAR

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
+from lightning.fabric import Fabric
 from numpy.typing import NDArray
-from rich.progress import Progress, track
+from rich.progress import Progress
 
 from larscope.comparison import (
     Comparison,
@@ -28,6 +29,7 @@ from larscope.influence import EdgeDifferences, difference_map, edge_differences
 from larscope.network import Autoencoder
 from larscope.permutation import MaxT
 from larscope.preprocessing import PreparedSession, Preprocessing, prepare
+from larscope.processes import spread
 from larscope.record import ComparisonRecord, build_record
 from larscope.session import Session, require_frames
 from larscope.settings import Settings
@@ -364,6 +366,7 @@ class ComparesConditions(Settings):
         prepared: PreparedSession,
         runs: Iterable[int],
         progress: bool = False,
+        fabric: Fabric | None = None,
         *,
         coefs: Mapping[int, Any] | None = None,
         **how: Any,
@@ -371,12 +374,11 @@ class ComparesConditions(Settings):
         network, var = self.network_, self.var_
         sign = bright_direction(network, var, prepared, self.latents_, self.window)
         used = self.coef_ if coefs is None else coefs
-        return np.stack(
-            [
-                map_run(network, var, prepared, run, self.latents_[run], used[run], sign, self.window, **how)
-                for run in track(list(runs), "Mapping contributions", disable=not progress)
-            ]
-        )
+
+        def map_one(run: int) -> Float[NDArray[np.float32], "height width"]:
+            return map_run(network, var, prepared, run, self.latents_[run], used[run], sign, self.window, **how)
+
+        return np.stack(spread(map_one, list(runs), "Mapping contributions", progress, fabric))
 
     def _equally_fitted(self, runs: Sequence[int]) -> tuple[list[Series], list[Float[NDArray[Any], "order K K"]]]:
         """Return each run's latents, as many frames as the shortest run has, and the coefficients of those frames."""

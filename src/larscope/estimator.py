@@ -9,6 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -17,9 +18,9 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
+from lightning.fabric import Fabric
 from numpy.typing import NDArray
 from pydantic import ValidationError
-from rich.progress import track
 from torch import Tensor
 
 from larscope.conditions import ComparesConditions, Series, prepare_showing
@@ -39,6 +40,7 @@ from larscope.network import Autoencoder
 from larscope.penalties import PenaltyCurve, chosen_runs, trace_penalties
 from larscope.preflight import estimate_fit
 from larscope.preprocessing import PreparedSession, Preprocessing
+from larscope.processes import Processes, is_first, spread
 from larscope.provenance import describe_inputs, describe_versions, git_commit
 from larscope.result import Result, build_dataset, read_result, split_runs, write_result
 from larscope.session import Session, require_frames
@@ -130,6 +132,9 @@ class LatentVAR(ComparesConditions):
         checkpoints: str | Path | None = None,
         cache: str | Path | None = None,
         max_memory: int | None = None,
+        devices: int = 1,
+        num_nodes: int = 1,
+        strategy: str = "ddp",
     ) -> Self:
         """Train the network on a session, then fit and measure the VAR of each whole run.
 
@@ -145,14 +150,20 @@ class LatentVAR(ComparesConditions):
             Folder for the preprocessed frames, for movies larger than memory; None keeps them in memory. Frames of
             the same files, preprocessed in the same way, are found there again.
         max_memory
-            Bytes of resident memory that the process should stay below (see `larscope.preflight.estimate_fit`).
+            Bytes of resident memory that each process should stay below (see `larscope.preflight.estimate_fit`).
+        devices, num_nodes, strategy
+            How many processes train together, on how many machines (see `larscope.processes.Processes`). Each runs
+            the script that calls this, and has the fitted model in the end; `save` writes in the first alone.
 
         Raises
         ------
         LarscopeError
-            A run is too short, a frame cannot be used, or the fit needs more than `max_memory`.
+            A run is too short, a frame cannot be used, the fit needs more than `max_memory`, or there are not so many
+            devices.
         """
         started = time.monotonic()
+        processes = Processes(devices, num_nodes, strategy)
+        processes.share(self.batch_size)
         estimate = estimate_fit(self, session, cached=cache is not None)
         if estimate.n_latents > MANY_LATENTS:
             warnings.warn(
@@ -162,14 +173,18 @@ class LatentVAR(ComparesConditions):
                 stacklevel=2,
             )
         keep_memory = estimate.may_keep_memory(max_memory)
-        prepared = prepare_showing(
-            session,
-            progress,
-            crop=self.crop,
-            downscale=self.downscale,
-            nan=self.nan,
-            cache=Path(cache) if cache else None,
-        )
+        fabric = processes.start()
+        progress = progress and fabric.global_rank == 0
+        # the others then find the frames in the cache
+        with fabric.rank_zero_first() if cache else nullcontext():
+            prepared = prepare_showing(
+                session,
+                progress,
+                crop=self.crop,
+                downscale=self.downscale,
+                nan=self.nan,
+                cache=Path(cache) if cache else None,
+            )
         self._build(prepared.preprocessing, prepared.mean_frame())
         self.log_ = train(
             self.network_,
@@ -179,8 +194,9 @@ class LatentVAR(ComparesConditions):
             Path(checkpoints) if checkpoints else None,
             progress,
             keep_memory,
+            processes,
         )
-        self._fit_runs(prepared, started, progress)
+        self._fit_runs(prepared, started, progress, fabric)
         return self
 
     def refit(
@@ -327,7 +343,9 @@ class LatentVAR(ComparesConditions):
             yield latent, fit
 
     def save(self, folder: str | Path) -> Path:
-        """Write the result folder (see `larscope.result`)."""
+        """Write the result folder (see `larscope.result`); of several processes that trained together, the first."""
+        if not is_first():
+            return Path(folder)
         state = self._fitted_network().state_dict()
         weights = {name: value.cpu().contiguous().numpy() for name, value in state.items()}
         dataset = build_dataset(
@@ -367,10 +385,12 @@ class LatentVAR(ComparesConditions):
             latent_shape=self.network_.latent_shape,
         )
 
-    def _fit_runs(self, prepared: PreparedSession, started: float, progress: bool) -> None:
+    def _fit_runs(
+        self, prepared: PreparedSession, started: float, progress: bool, fabric: Fabric | None = None
+    ) -> None:
         """Fit and measure the VAR of each whole run, with a network that is trained: what `fit` and `refit` share."""
         session = prepared.session
-        evaluations = self._evaluate(prepared, None, progress)
+        evaluations = self._evaluate(prepared, None, progress, fabric)
         self.crop_offset_ = prepared.preprocessing.offset(session.frame_shape)
         self.runs_ = _run_table(session)
         self.scores_ = _score_table(session, evaluations)
@@ -384,13 +404,16 @@ class LatentVAR(ComparesConditions):
         self._clips = _join_clips(
             {run: clip_run(self.network_, prepared, run, evaluations[run], self) for run in shown}
         )
-        self._curves = _stack_curves(
-            {
-                run: trace_penalties(self.var_, torch.from_numpy(self.latents_[run]))
-                for run in track(chosen_runs(conditions), "Trying other penalties", disable=not progress)
-            }
+        tried = chosen_runs(conditions)
+        curves = spread(
+            lambda run: trace_penalties(self.var_, torch.from_numpy(self.latents_[run])),
+            tried,
+            "Trying other penalties",
+            progress,
+            fabric,
         )
-        self.contribution_maps_ = self._map(prepared, range(len(session)), progress)
+        self._curves = _stack_curves(dict(zip(tried, curves, strict=True)))
+        self.contribution_maps_ = self._map(prepared, range(len(session)), progress, fabric)
         self._session = session
         self.simulated_ = session.simulated
         self.provenance_ = {
@@ -403,6 +426,7 @@ class LatentVAR(ComparesConditions):
             "versions": describe_versions(),
             "git": git_commit(),
             "threads": torch.get_num_threads(),
+            "processes": 1 if fabric is None else fabric.world_size,
         }
 
     def _require_fitted_frames(self, prepared: PreparedSession) -> None:
@@ -422,19 +446,28 @@ class LatentVAR(ComparesConditions):
                 )
 
     def _evaluate(
-        self, prepared: PreparedSession, shared: Mapping[str, SharedCoefficients] | None, progress: bool
+        self,
+        prepared: PreparedSession,
+        shared: Mapping[str, SharedCoefficients] | None,
+        progress: bool,
+        fabric: Fabric | None = None,
     ) -> list[RunEvaluation]:
         """Evaluate every run; coefficients that are shared come from these runs unless they are given."""
         network, conditions = self.network_, [run.condition for run in prepared.session]
-        latents = [
-            encode_run(network, prepared, run, self.window)
-            for run in track(range(len(prepared.runs)), "Encoding", disable=not progress)
-        ]
+        runs = range(len(prepared.runs))
+        latents = spread(
+            lambda run: encode_run(network, prepared, run, self.window), runs, "Encoding", progress, fabric
+        )
         if shared is None and self.coefficients == "condition":
             shared = share_coefficients(self.var_, latents, conditions)
-        runs = track(range(len(prepared.runs)), "Fitting each run's VAR", disable=not progress)
         of_run = [None if shared is None else shared[condition] for condition in conditions]
-        return [evaluate_run(network, self.var_, prepared, run, self, latents[run], of_run[run]) for run in runs]
+        return spread(
+            lambda run: evaluate_run(network, self.var_, prepared, run, self, latents[run], of_run[run]),
+            runs,
+            "Fitting each run's VAR",
+            progress,
+            fabric,
+        )
 
     def _shared_by_fit(self, session: Session) -> dict[str, SharedCoefficients] | None:
         """Return the coefficients of the fit that runs of a session share with those of their condition there."""

@@ -104,7 +104,7 @@ def estimate_fit(settings: Settings, session: Session, cached: bool) -> Estimate
     # the frames of one chunk as read, cropped and checked
     chunks = [prod(run.movie.shape[1:]) * chunk_ranges(run.movie, run.n_frames)[0][1] for run in session]
     reading = 3 * max(run.movie.dtype.itemsize * chunk for run, chunk in zip(session, chunks, strict=True))
-    plane = settings.batch_size * settings.window * prod(shape) * 4
+    plane = settings.window * prod(shape) * 4  # of a step's windows, a process has one at a time
     design = longest * settings.order * n_latents * 8
     fitting = FIT_DESIGNS * design + 3 * settings.order * n_latents**2 * 8
     # latents and forecasts of every run are kept
@@ -128,11 +128,11 @@ def require_disk(estimate: Estimate, folder: Path) -> None:
         )
 
 
-def time_training(settings: Settings, session: Session, n_steps: int) -> float:
-    """Return the seconds that training will take on this machine: one step on random frames is timed."""
+def time_training(settings: Settings, session: Session, n_windows: int) -> float:
+    """Return the seconds that training on so many windows will take on this machine: one of random frames is timed."""
     shape = _frame_shape(settings, session)
     generator = torch.Generator().manual_seed(0)
-    frames = torch.rand((settings.batch_size, settings.window, *shape), generator=generator)
+    frames = torch.rand((1, settings.window, *shape), generator=generator)
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         network = Autoencoder(frames.mean((0, 1)))
@@ -142,7 +142,7 @@ def time_training(settings: Settings, session: Session, n_steps: int) -> float:
             rendered, target = step.output(frames)
             F.mse_loss(rendered, target).backward()
             seconds = time.monotonic() - started
-    return n_steps * seconds
+    return n_windows * seconds
 
 
 def size(n_bytes: int) -> str:

@@ -47,7 +47,9 @@ class Settings:
         PositiveInt | None,
         Field(description=f"Passes over the windows. Default: as many as give {MIN_STEPS} steps, at least 2."),
     ] = None
-    batch_size: Annotated[PositiveInt, Field(description="Windows in one training step.")] = 1
+    batch_size: Annotated[
+        PositiveInt, Field(description="Windows in one training step: it follows their mean gradient.")
+    ] = 1
     learning_rate: Annotated[float, Field(gt=0, le=1, description="Step size of Adam.")] = 1e-3
     window: Annotated[PositiveInt, Field(description="Frames in a training window.")] = 64
     crop: Annotated[

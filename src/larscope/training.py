@@ -4,7 +4,6 @@ They differ in one place, `TrainingStep.output`: what the decoder sees, and whet
 """
 
 import ctypes
-import logging
 import math
 import pickle
 import platform
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 from jaxtyping import Float
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from larscope.errors import LarscopeError
 from larscope.network import Autoencoder
 from larscope.preprocessing import PreparedSession
+from larscope.processes import Processes, noticing_lost_processes
 from larscope.session import windows
 from larscope.settings import MIN_STEPS, Settings
 from larscope.var import SparseVAR
@@ -62,11 +63,16 @@ class Windows(Dataset[Float[Tensor, "t height width"]]):
 
 
 class EpochShuffle(Sampler[int]):
-    """An order of windows that depends on seed and epoch alone, so that a resumed training repeats it."""
+    """An order of windows that depends on seed and epoch alone, so that a resumed training repeats it.
 
-    def __init__(self, n_windows: int, seed: int) -> None:
+    The last batch of an epoch is filled up with its first windows. Of each batch, this process has its own share.
+    """
+
+    def __init__(self, n_windows: int, seed: int, batch_size: int = 1, process: int = 0, n_processes: int = 1) -> None:
         self._n_windows = n_windows
         self._seed = seed
+        self._shares = (math.ceil(n_windows / batch_size), n_processes, batch_size // n_processes)
+        self._process = process
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -74,11 +80,12 @@ class EpochShuffle(Sampler[int]):
         self._epoch = epoch
 
     def __len__(self) -> int:
-        return self._n_windows
+        return self._shares[0] * self._shares[2]
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
-        return iter(torch.randperm(self._n_windows, generator=generator).tolist())
+        order = torch.randperm(self._n_windows, generator=generator).numpy()
+        return iter(np.resize(order, self._shares)[:, self._process].ravel().tolist())
 
 
 class TrainingStep(lightning.LightningModule):
@@ -93,7 +100,7 @@ class TrainingStep(lightning.LightningModule):
         self._pooling_lag = 1 if settings.pooling == "previous" else 0
         self._learning_rate = settings.learning_rate
         self.n_active = 0
-        self.n_empty_fits = 0
+        self.n_empty = 0
 
     def output(self, frames: Float[Tensor, "b t height width"]) -> tuple[Tensor, Tensor]:
         """Return the frames that the decoder renders and those it should have rendered."""
@@ -103,7 +110,7 @@ class TrainingStep(lightning.LightningModule):
             return self.network.decode(latent, indices), frames.flatten(0, 1)
         fit = self.var(latent.unflatten(0, (n_windows, n_frames)))
         self.n_active = int(fit.n_active.sum())
-        self.n_empty_fits += int((fit.n_active == 0).sum())
+        self.n_empty = int((fit.n_active == 0).sum())
         used = slice(self.var.order - self._pooling_lag, n_frames - self._pooling_lag)
         indices = tuple(index.unflatten(0, (n_windows, n_frames))[:, used].flatten(0, 1) for index in indices)
         return self.network.decode(fit.forecast.flatten(0, 1), indices), frames[:, self.var.order :].flatten(0, 1)
@@ -135,24 +142,35 @@ class TrainingStep(lightning.LightningModule):
 
 
 class StepLog(Callback):
-    """One row a step: what becomes `log.jsonl`. Its rows travel with the checkpoint."""
+    """One row a step, over all its windows: what becomes `log.jsonl`. Its rows travel with the checkpoint."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
 
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Go on counting where a checkpoint left off."""
-        if self.rows and isinstance(pl_module, TrainingStep):
-            pl_module.n_empty_fits = self.rows[-1]["n_empty_fits"]
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Begin a step."""
+        if batch_idx % trainer.accumulate_grad_batches == 0:
+            self._sums = torch.zeros(3, dtype=torch.float64)
 
     def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, *_: Any
+        self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Note the loss of a step."""
-        row = {"step": trainer.global_step, "epoch": trainer.current_epoch, "loss": float(outputs["loss"])}
-        if isinstance(pl_module, TrainingStep):
-            row |= {"n_active": pl_module.n_active, "n_empty_fits": pl_module.n_empty_fits}
-        self.rows.append(row)
+        """Add a window to its step; note the step after the last one."""
+        # Lightning has divided the loss by the number of this process's windows
+        self._sums += torch.tensor([float(outputs["loss"]), pl_module.n_active, pl_module.n_empty])
+        if ends_step(trainer, batch_idx):
+            loss, n_active, n_empty = sum_over_processes(trainer, self._sums).tolist()
+            self.rows.append(
+                {
+                    "step": trainer.global_step,
+                    "epoch": trainer.current_epoch,
+                    "loss": loss / trainer.world_size,
+                    "n_active": int(n_active),
+                    "n_empty_fits": int(n_empty) + (self.rows[-1]["n_empty_fits"] if self.rows else 0),
+                }
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
@@ -163,10 +181,58 @@ class StepLog(Callback):
         self.rows = list(state_dict["rows"])
 
 
+class RunningAverages(Callback):
+    """Moves batch norm's running averages once a step, by the mean over the step's windows, whoever computes them.
+
+    Each window is normalised by itself, as in the paper's steps of one window: so a step is the same on one device and
+    on several, and takes the memory of one window.
+    """
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Let every window move the averages from where they were before the step."""
+        averages = self._averages(pl_module)
+        if batch_idx % trainer.accumulate_grad_batches == 0:
+            self._before = [average.clone() for average in averages]
+            self._sums = [torch.zeros_like(average) for average in averages]
+        for average, before in zip(averages, self._before, strict=True):
+            average.copy_(before)
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Take the mean after the last window."""
+        averages = self._averages(pl_module)
+        for total, average in zip(self._sums, averages, strict=True):
+            total += average
+        if ends_step(trainer, batch_idx):
+            n_windows = trainer.accumulate_grad_batches * trainer.world_size
+            for average, total in zip(averages, self._sums, strict=True):
+                average.copy_(sum_over_processes(trainer, total) / n_windows)
+
+    @staticmethod
+    def _averages(module: lightning.LightningModule) -> list[Tensor]:
+        names = ("running_mean", "running_var", "num_batches_tracked")
+        return [average for name, average in module.named_buffers() if name.endswith(names)]
+
+
+def ends_step(trainer: lightning.Trainer, batch_idx: int) -> bool:
+    """Say whether this process's last window of a step was the one with this number in its epoch."""
+    return (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+
+
+def sum_over_processes(trainer: lightning.Trainer, value: Tensor) -> Tensor:
+    """Return the sum of every process's value."""
+    summed: Tensor = trainer.strategy.reduce(value.to(trainer.strategy.root_device), reduce_op="sum")
+    return summed
+
+
 class StepProgress(Callback):
     """One bar over the whole training, with the loss and the time left."""
 
-    def __init__(self) -> None:
+    def __init__(self, log: StepLog) -> None:
+        self._log = log
         self._bar = Progress(
             TextColumn("Training"),
             BarColumn(),
@@ -188,7 +254,8 @@ class StepProgress(Callback):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, *_: Any
     ) -> None:
         """Move it."""
-        self._bar.update(self._task, completed=trainer.global_step, loss=f"{float(outputs['loss']):.3e}")
+        if self._log.rows:
+            self._bar.update(self._task, completed=trainer.global_step, loss=f"{self._log.rows[-1]['loss']:.3e}")
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         """Leave the terminal usable."""
@@ -220,6 +287,7 @@ def train(
     checkpoints: Path | None = None,
     progress: bool = False,
     keep_memory: bool = True,
+    processes: Processes | None = None,
 ) -> list[dict[str, Any]]:
     """Train `network` in place and return its log, one row a step.
 
@@ -238,6 +306,9 @@ def train(
         Show a bar.
     keep_memory
         Keep the memory that a step frees for the next step, which is faster and takes half as much again.
+    processes
+        Which train together; this one alone when left out. They end with the same weights, which are those of one
+        process but for rounding.
 
     Warns
     -----
@@ -258,30 +329,34 @@ def train(
             ShortTrainingWarning,
             stacklevel=2,
         )
+    processes = processes or Processes()
+    share, fabric = processes.share(settings.batch_size), processes.start()
     step = TrainingStep(network, var, settings)
     log = StepLog()
     callbacks: list[Callback] = [log]
+    if settings.batch_size > 1:
+        callbacks.append(RunningAverages())
     if progress:
-        callbacks.append(StepProgress())
+        callbacks.append(StepProgress(log))
     if checkpoints is not None:
         callbacks.append(ModelCheckpoint(checkpoints, filename="last", every_n_epochs=1, enable_version_counter=False))
-    # its greetings say nothing about this training
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     trainer = lightning.Trainer(
+        **processes.trainer_options(),
         max_epochs=epochs,
-        # not "auto": Apple's GPUs lack the float64 that the lasso is solved in
-        accelerator="gpu" if torch.cuda.is_available() else "cpu",
-        devices=1,
+        accumulate_grad_batches=share,
         callbacks=callbacks,
         logger=False,
+        default_root_dir=checkpoints,
         enable_checkpointing=checkpoints is not None,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+    order = EpochShuffle(len(data), settings.seed, settings.batch_size, fabric.global_rank, fabric.world_size)
     # a generator of its own: the loader would otherwise draw from, and so change, the caller's random state
-    order, generator = EpochShuffle(len(data), settings.seed), torch.Generator()
-    loader = DataLoader(data, settings.batch_size, sampler=order, generator=generator)
-    resume = _last(checkpoints) if checkpoints is not None and finished_epochs(checkpoints) is not None else None
+    loader = DataLoader(data, sampler=order, generator=torch.Generator())
+    # one process looks, so that all go on from the same
+    found = checkpoints is not None and fabric.global_rank == 0 and finished_epochs(checkpoints) is not None
+    resume = _last(checkpoints) if checkpoints is not None and fabric.broadcast(found) else None
     network.train()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*", category=FutureWarning)
@@ -290,15 +365,17 @@ def train(
         warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
         handler = signal.getsignal(signal.SIGINT)
         try:
-            trainer.fit(step, loader, ckpt_path=resume, weights_only=True)
+            with noticing_lost_processes():
+                trainer.fit(step, loader, ckpt_path=resume, weights_only=True)
         except SystemExit as exit_of_lightning:
             # Lightning answers Ctrl-C by ignoring further ones and leaving the process: that is for our caller to do
             signal.signal(signal.SIGINT, handler)
             raise KeyboardInterrupt from exit_of_lightning
     network.eval()
-    if step.n_empty_fits > epochs * len(data) / 2:
+    n_empty, n_fits = log.rows[-1]["n_empty_fits"], n_steps * settings.batch_size
+    if n_empty > n_fits / 2:
         warnings.warn(
-            f"{step.n_empty_fits} VAR fits of {epochs * len(data)} had no active coefficient, so the encoder learned "
+            f"{n_empty} VAR fits of {n_fits} had no active coefficient, so the encoder learned "
             "no dynamics from them: the penalty is too strong for these latents. "
             f"Lower `penalty` (now {settings.penalty:g}).",
             EmptyFitWarning,

@@ -1,0 +1,158 @@
+"""Processes that train together: the same model as one makes, whoever ends ends all, and fewer may go on."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+import xarray as xr
+
+from larscope import LarscopeError, LatentVAR
+from larscope.io import read_session
+from larscope.processes import Processes, noticing_lost_processes, spread
+
+SETTINGS = {"order": 2, "window": 32, "penalty": 0.002, "epochs": 4}
+# processes on the CPU, also where there is a GPU
+ENVIRONMENT = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+
+
+@pytest.fixture(scope="module")
+def table(session, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("movies")
+    lines = ["path,condition"]
+    for run in session:
+        np.save(folder / f"{run.name}.npy", run.movie.array[:, :16])
+        lines.append(f"{run.name}.npy,{run.condition}")
+    (folder / "session.csv").write_text("\n".join(lines))
+    return folder / "session.csv"
+
+
+def fit_alone(table: Path, folder: Path, batch_size: int) -> Path:
+    """What one process makes of it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return LatentVAR(**SETTINGS, batch_size=batch_size).fit(read_session(table)).save(folder / "alone")
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def fit(table: Path, out: Path, *options: str) -> subprocess.Popen[str]:
+    settings = [f"--{name}={value}" for name, value in SETTINGS.items()]
+    return start("-m", "larscope", "fit", table, "--out", out, *settings, *options)
+
+
+def read_log(result: Path) -> pd.DataFrame:
+    return pd.read_json(result / "log.jsonl", lines=True)
+
+
+def test_two_processes_make_the_model_of_one_bit_for_bit(table, tmp_path):
+    # of two numbers, the sum does not depend on their order: with more, it does in its last bits
+    process = fit(table, tmp_path / "result", "--devices=2", "--strategy=ddp", "--batch-size=2", "--seeds=2")
+    said = process.communicate(timeout=600)[0]
+    assert process.returncode == 0, said
+    assert said.count("Training with seed 1") == said.count("The result is in") == 1
+    assert "in each of 2 processes" in " ".join(said.split())
+    assert {path.name for path in tmp_path.iterdir()} == {"result", ".larscope-cache"}
+    result, alone = tmp_path / "result", fit_alone(table, tmp_path, batch_size=2)
+    for name in ("config.toml", "log.jsonl", "model.safetensors"):
+        assert (result / name).read_bytes() == (alone / name).read_bytes(), name
+    with xr.open_dataset(result / "results.nc") as ours, xr.open_dataset(alone / "results.nc") as theirs:
+        assert ours.identical(theirs)
+    assert json.loads((result / "provenance.json").read_text())["processes"] == 2
+    with xr.open_dataset(result / "stability.nc") as stability:
+        assert stability["seed"].values.tolist() == [0, 1]
+
+
+def test_a_fit_that_was_killed_on_two_devices_goes_on_on_one(table, tmp_path):
+    process = fit(table, tmp_path / "result", "--devices=2", "--batch-size=4")
+    while not list(tmp_path.glob(".result.unfinished/*/last.ckpt")):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.002)
+    [other] = psutil.Process(process.pid).children()
+    process.kill()
+    other.wait(60)
+    process.communicate()
+    assert not (tmp_path / "result").exists()
+    process = fit(table, tmp_path / "result", "--batch-size=4")
+    said = process.communicate(timeout=600)[0]
+    assert process.returncode == 0, said
+    assert "An interrupted fit was found" in said
+    log, expected = read_log(tmp_path / "result"), read_log(fit_alone(table, tmp_path, batch_size=4))
+    assert len(log) == 4 * 3
+    pd.testing.assert_frame_equal(log, expected, rtol=1e-3)
+
+
+FAILING = f"""
+import os, sys, warnings
+from larscope import LatentVAR, LarscopeError
+from larscope.io import read_session
+from larscope.training import TrainingStep
+warnings.simplefilter("ignore")
+original, calls = TrainingStep.training_step, 0
+def failing(step, *batch):
+    global calls
+    calls += 1
+    if calls == 5 and os.environ["LOCAL_RANK"] == "1":
+        raise MemoryError("no memory in one process")
+    return original(step, *batch)
+TrainingStep.training_step = failing
+LatentVAR(**{SETTINGS}, batch_size=2).fit(read_session(sys.argv[1]), devices=2)
+"""
+
+
+def test_a_process_that_fails_ends_the_other(table, tmp_path):
+    (tmp_path / "script.py").write_text(FAILING)
+    process = start(tmp_path / "script.py", table)
+    others = []
+    while process.poll() is None and not others:
+        others = psutil.Process(process.pid).children()
+        time.sleep(0.01)
+    said = process.communicate(timeout=120)[0]
+    assert process.returncode != 0
+    assert len(others) == 1
+    assert not psutil.wait_procs(others, timeout=60)[1]
+    assert "no memory in one process" in said
+
+
+def test_windows_that_cannot_be_shared_out_are_refused(session):
+    with pytest.raises(LarscopeError, match=r"multiple of the processes .* 2 here: got 1. Pass batch_size=2"):
+        LatentVAR(order=2, window=32).fit(session, devices=2)
+    assert Processes(2, num_nodes=3).share(12) == 2
+
+
+@pytest.mark.parametrize("wrong", [{"devices": 0}, {"num_nodes": 0}, {"strategy": "fsdp"}, {"strategy": "ddp_spawn"}])
+def test_what_is_no_place_to_train_is_refused(wrong):
+    with pytest.raises(LarscopeError, match="must be"):
+        Processes(**wrong)
+
+
+def test_a_job_with_other_numbers_is_refused(monkeypatch):
+    job = {"NTASKS": "4", "NTASKS_PER_NODE": "4", "NNODES": "1", "JOB_NAME": "train", "PROCID": "0", "LOCALID": "0"}
+    for name, value in job.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.setenv("SLURM_NODEID", "0")
+    with pytest.raises(LarscopeError, match=r"Expected 2 devices on 1 machines.*ntasks-per-node=4"):
+        Processes(devices=2).start()
+
+
+def test_a_fit_of_its_own_in_a_task_of_a_job_is_the_first_and_only(monkeypatch):
+    for name, value in {"NTASKS": "4", "JOB_NAME": "sweep", "PROCID": "3", "LOCALID": "3", "NODEID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    fabric = Processes().start()
+    assert (fabric.global_rank, fabric.world_size) == (0, 1)
+    assert spread(lambda i: i * i, range(4), "", fabric=fabric) == [0, 1, 4, 9]
+
+
+def test_other_errors_are_left_alone():
+    with pytest.raises(RuntimeError, match="out of memory"), noticing_lost_processes():
+        raise RuntimeError("out of memory")
