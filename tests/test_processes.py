@@ -17,6 +17,7 @@ import xarray as xr
 from larscope import LarscopeError, LatentVAR
 from larscope.io import read_session
 from larscope.processes import Processes, noticing_lost_processes, spread
+from larscope.training import finished_epochs
 
 SETTINGS = {"order": 2, "window": 32, "penalty": 0.002, "epochs": 4}
 # processes on the CPU, also where there is a GPU
@@ -34,11 +35,11 @@ def table(session, tmp_path_factory) -> Path:
     return folder / "session.csv"
 
 
-def fit_alone(table: Path, folder: Path, batch_size: int) -> Path:
+def fit_alone(table: Path, batch_size: int, **how) -> LatentVAR:
     """What one process makes of it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        return LatentVAR(**SETTINGS, batch_size=batch_size).fit(read_session(table)).save(folder / "alone")
+        return LatentVAR(**SETTINGS, batch_size=batch_size).fit(read_session(table), **how)
 
 
 def start(*arguments: object) -> subprocess.Popen[str]:
@@ -46,82 +47,62 @@ def start(*arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def fit(table: Path, out: Path, *options: str) -> subprocess.Popen[str]:
-    settings = [f"--{name}={value}" for name, value in SETTINGS.items()]
-    return start("-m", "larscope", "fit", table, "--out", out, *settings, *options)
-
-
-def read_log(result: Path) -> pd.DataFrame:
-    return pd.read_json(result / "log.jsonl", lines=True)
-
-
 def test_two_processes_make_the_model_of_one_bit_for_bit(table, tmp_path):
-    # of two numbers, the sum does not depend on their order: with more, it does in its last bits
-    process = fit(table, tmp_path / "result", "--devices=2", "--strategy=ddp", "--batch-size=2", "--seeds=2")
+    # of two numbers, the sum does not depend on their order: of more, it does in its last bits
+    settings = [f"--{name}={value}" for name, value in SETTINGS.items()]
+    out = tmp_path / "result"
+    command = ["fit", table, "--out", out, *settings, "--batch-size=2", "--seeds=2"]
+    process = start("-m", "larscope", *command, "--devices=2", "--strategy=ddp")
     said = process.communicate(timeout=600)[0]
     assert process.returncode == 0, said
     assert said.count("Training with seed 1") == said.count("The result is in") == 1
     assert "in each of 2 processes" in " ".join(said.split())
     assert {path.name for path in tmp_path.iterdir()} == {"result", ".larscope-cache"}
-    result, alone = tmp_path / "result", fit_alone(table, tmp_path, batch_size=2)
+    alone = fit_alone(table, batch_size=2).save(tmp_path / "alone")
     for name in ("config.toml", "log.jsonl", "model.safetensors"):
-        assert (result / name).read_bytes() == (alone / name).read_bytes(), name
-    with xr.open_dataset(result / "results.nc") as ours, xr.open_dataset(alone / "results.nc") as theirs:
+        assert (out / name).read_bytes() == (alone / name).read_bytes(), name
+    with xr.open_dataset(out / "results.nc") as ours, xr.open_dataset(alone / "results.nc") as theirs:
         assert ours.identical(theirs)
-    assert json.loads((result / "provenance.json").read_text())["processes"] == 2
-    with xr.open_dataset(result / "stability.nc") as stability:
+    assert json.loads((out / "provenance.json").read_text())["processes"] == 2
+    with xr.open_dataset(out / "stability.nc") as stability:
         assert stability["seed"].values.tolist() == [0, 1]
 
 
-def test_a_fit_that_was_killed_on_two_devices_goes_on_on_one(table, tmp_path):
-    process = fit(table, tmp_path / "result", "--devices=2", "--batch-size=4")
-    while not list(tmp_path.glob(".result.unfinished/*/last.ckpt")):
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.002)
-    [other] = psutil.Process(process.pid).children()
-    process.kill()
-    other.wait(60)
-    process.communicate()
-    assert not (tmp_path / "result").exists()
-    process = fit(table, tmp_path / "result", "--batch-size=4")
-    said = process.communicate(timeout=600)[0]
-    assert process.returncode == 0, said
-    assert "An interrupted fit was found" in said
-    log, expected = read_log(tmp_path / "result"), read_log(fit_alone(table, tmp_path, batch_size=4))
-    assert len(log) == 4 * 3
-    pd.testing.assert_frame_equal(log, expected, rtol=1e-3)
-
-
-FAILING = f"""
+SCRIPT = f"""
 import os, sys, warnings
-from larscope import LatentVAR, LarscopeError
+from pathlib import Path
+from larscope import LatentVAR
 from larscope.io import read_session
 from larscope.training import TrainingStep
 warnings.simplefilter("ignore")
-original, calls = TrainingStep.training_step, 0
-def failing(step, *batch):
-    global calls
-    calls += 1
-    if calls == 5 and os.environ["LOCAL_RANK"] == "1":
+original = TrainingStep.training_step
+def training_step(step, *batch):
+    if step.global_step == 5 and os.environ["LOCAL_RANK"] == sys.argv[3]:
         raise MemoryError("no memory in one process")
     return original(step, *batch)
-TrainingStep.training_step = failing
-LatentVAR(**{SETTINGS}, batch_size=2).fit(read_session(sys.argv[1]), devices=2)
+TrainingStep.training_step = training_step
+model = LatentVAR(**{SETTINGS}, batch_size=4).fit(read_session(sys.argv[1]), checkpoints=sys.argv[2], devices=2)
 """
 
 
-def test_a_process_that_fails_ends_the_other(table, tmp_path):
-    (tmp_path / "script.py").write_text(FAILING)
-    process = start(tmp_path / "script.py", table)
+@pytest.mark.parametrize("failing", ["0", "1"])
+def test_a_process_that_fails_ends_the_other_and_what_was_finished_goes_on_alone(failing, table, tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    process = start(tmp_path / "script.py", table, tmp_path / "checkpoints", failing)
     others = []
     while process.poll() is None and not others:
         others = psutil.Process(process.pid).children()
         time.sleep(0.01)
-    said = process.communicate(timeout=120)[0]
+    said = process.communicate(timeout=300)[0]
     assert process.returncode != 0
-    assert len(others) == 1
     assert not psutil.wait_procs(others, timeout=60)[1]
+    assert len(others) == 1
     assert "no memory in one process" in said
+    assert finished_epochs(tmp_path / "checkpoints") == 1
+    if failing == "0":  # the same for both, and fits take time
+        resumed = pd.DataFrame(fit_alone(table, batch_size=4, checkpoints=tmp_path / "checkpoints").log_)
+        assert resumed["step"].tolist() == list(range(1, 13))
+        pd.testing.assert_frame_equal(resumed, pd.DataFrame(fit_alone(table, batch_size=4).log_), rtol=1e-3)
 
 
 def test_windows_that_cannot_be_shared_out_are_refused(session):
