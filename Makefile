@@ -39,8 +39,10 @@ reproduce-small: $(INSTALLED)
 
 install: $(INSTALLED)
 
+# minutes; what is printed beside each time is its ratio to the committed one
 bench: $(INSTALLED)
-	$(BIN)/python benchmarks/lasso.py
+	$(BIN)/python benchmarks/lasso.py shared two_threads warm gradient --repeats 2 --compare
+	$(BIN)/python benchmarks/training.py floors step reading --repeats 3 --compare
 
 # torch comes first and alone: constraints.txt names the version that the others must then leave in place
 $(INSTALLED): pyproject.toml constraints.txt

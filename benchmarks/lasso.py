@@ -1,6 +1,6 @@
 """Time the lasso against other solvers; write benchmarks/lasso.md.
 
-    python benchmarks/lasso.py shared two_threads tall large warm gradient [--latents FILE.npy] [--repeats 5]
+    python benchmarks/lasso.py shared two_threads tall large warm gradient [--latents FILE] [--repeats 5] [--compare]
 
 Each section measures its solvers in turn, round after round, and reports medians over rounds of the times and
 of the ratios within a round. Sections replace their own part of the table, so they can be run one by one.
@@ -8,7 +8,6 @@ of the ratios within a round. Sections replace their own part of the table, so t
 """
 
 import argparse
-import json
 import resource
 import statistics
 import time
@@ -20,12 +19,12 @@ import spams
 import torch
 from sklearn.linear_model import Lasso as CoordinateDescent
 from sklearn.linear_model import lars_path, lars_path_gram
+from tables import in_turn, ratio, run, seconds
 
 from larscope.lasso import active_set, certificate, lasso
 from larscope.lasso.problem import canonical
 
 HERE = Path(__file__).parent
-RESULTS, TABLE = HERE / "lasso.json", HERE / "lasso.md"
 ALPHAS = (0.3, 0.1, 0.03, 0.01, 0.003)
 SAMPLED = 4  # targets on which scikit-learn is timed, scaled up to all
 
@@ -42,27 +41,6 @@ def var_design(n, k, order=5, seed=0):
 def lagged(z, order=5):
     n = len(z) - order
     return torch.cat([z[order - lag : order - lag + n] for lag in range(1, order + 1)], 1), z[order:]
-
-
-def seconds(function):
-    start = time.perf_counter()
-    result = function()
-    return time.perf_counter() - start, result
-
-
-def in_turn(solvers, repeats):
-    """Times of each solver, round by round, after one round to warm up."""
-    times = {name: [] for name in solvers}
-    for round_ in range(repeats + 1):
-        for name, solve in solvers.items():
-            elapsed = seconds(solve)[0]
-            if round_:
-                times[name].append(elapsed)
-    return times
-
-
-def ratio(times, name, to="larscope"):
-    return statistics.median(a / b for a, b in zip(times[name], times[to], strict=True))
 
 
 def violation(X, Y, alpha, coef):
@@ -152,7 +130,7 @@ def against_spams(X, Y, alpha, threads, repeats):
         "KKT": f"{violation(X, Y, alpha, coef):.0e}",
         "SPAMS (s)": f"{statistics.median(times[best]):.3f}",
         "KKT ": f"{violation(X, Y, alpha, others[best]().toarray()):.0e}",
-        "SPAMS / larscope": f"{ratio(times, best):.1f}",
+        "SPAMS / larscope": f"{ratio(times, best, 'larscope'):.1f}",
         "products": f"{products:.1f}",
         "time / products": f"{ours / (products * one_product):.1f}",
     }
@@ -246,7 +224,7 @@ def warm(arguments):
                     "alpha": alpha,
                     "cold (s)": f"{statistics.median(times['larscope']):.3f}",
                     "warm (s)": f"{statistics.median(times['warm']):.3f}",
-                    "warm / cold": f"{ratio(times, 'warm'):.2f}",
+                    "warm / cold": f"{ratio(times, 'warm', 'larscope'):.2f}",
                     "same bits": same,
                 }
             )
@@ -299,7 +277,7 @@ def versus(name, X, y, alpha, other, repeats):
         "case": name,
         "forward + backward (s)": f"{statistics.median(times['larscope']):.4f}",
         "other (s)": f"{statistics.median(times['other']):.3f}",
-        "other / larscope": f"{ratio(times, 'other'):.0f}",
+        "other / larscope": f"{ratio(times, 'other', 'larscope'):.0f}",
         "gradients differ by": f"{difference:.0e}",
     }
 
@@ -321,37 +299,23 @@ def cvxpy_layer(n, p, alpha):
 SECTIONS = {f.__name__: f for f in (shared, two_threads, tall, large, latents, warm, gradient)}
 
 
-def table(results):
-    lines = ["# Lasso benchmark", "", f"Written by `{results['command']}`. {results['note']}", ""]
-    for name, section in SECTIONS.items():
-        if name not in results:
-            continue
-        rows = results[name]
-        heads = list(dict.fromkeys(head for row in rows for head in row))
-        lines += [f"## {name}", "", section.__doc__, "", "| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-        lines += ["| " + " | ".join(str(row.get(head, "")) for head in heads) + " |" for row in rows]
-        lines.append("")
-    return "\n".join(lines)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("sections", nargs="*", choices=[*SECTIONS, []], default=[])
     parser.add_argument("--latents", type=Path)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--compare", action="store_true", help="write nothing; print ratios to the committed times")
     arguments = parser.parse_args()
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    for name in arguments.sections:
-        results[name] = SECTIONS[name](arguments)
-        RESULTS.write_text(json.dumps(results, indent=1))
-    results["command"] = "python benchmarks/lasso.py shared two_threads tall large warm gradient"
-    results["note"] = (
+    run(
+        "Lasso benchmark",
+        SECTIONS,
+        arguments,
+        HERE / "lasso.json",
+        "python benchmarks/lasso.py shared two_threads tall large warm gradient",
         "Medians over alternating rounds. `products` counts pricing products X'R (all targets), the engine's "
         "floor; `time / products` is how far from it a solve ends. scikit-learn is timed on "
-        f"{SAMPLED} targets and scaled. The committed table: two cores, otherwise idle, `--repeats 2`, `tall` once."
+        f"{SAMPLED} targets and scaled. The committed table: two cores, otherwise idle, `--repeats 2`, `tall` once.",
     )
-    TABLE.write_text(table(results))
-    print(table(results))
 
 
 if __name__ == "__main__":

@@ -127,3 +127,18 @@ def test_answers_do_not_depend_on_the_number_of_threads():
     for other in answers[1:]:
         for a, b in zip(answers[0], other, strict=True):
             assert torch.equal(a, b)
+
+
+def test_single_precision_holds_where_the_mean_is_large_against_the_spread():
+    conv, norm = block(1)
+    image = channels_last(4, 1, 64, 64)
+    with torch.no_grad():
+        conv.bias += 30
+    expected, _ = convolve_and_pool(image, conv, norm)
+    exact = gradients(expected, [conv.weight, norm.weight])
+    conv, norm = conv.float(), norm.float()
+    pooled, _ = convolve_and_pool(image.float(), conv, norm)
+    torch.testing.assert_close(pooled.double(), expected, atol=2e-4, rtol=0)
+    pooled.backward(torch.randn(pooled.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).float())
+    for ours, theirs in zip((conv.weight.grad, norm.weight.grad), exact, strict=True):
+        torch.testing.assert_close(ours.double(), theirs, atol=2e-4 * float(theirs.abs().max()), rtol=0)

@@ -122,3 +122,33 @@ def test_window_batch_norm_uses_the_statistics_at_hand_in_evaluation():
     frames = torch.rand(6, 32, 24)
     assert not torch.allclose(running.encode(frames)[0], window.encode(frames)[0])
     torch.testing.assert_close(running.train().encode(frames)[0], window.encode(frames)[0])
+
+
+def test_no_value_comes_back_from_the_device_within_a_step():
+    # a tensor on "meta" has no values: whatever asked for one, as a GPU would have to wait for, would raise
+    network = seeded().to("meta")
+    frames = torch.rand(4, 32, 24, device="meta")
+    image = network.decode(*network.encode(frames))
+    F.mse_loss(image, frames).backward()
+    assert image.shape == frames.shape
+    assert all(parameter.grad.device.type == "meta" for parameter in network.parameters())
+
+
+def test_bfloat16_is_for_the_convolutions_of_training_alone():
+    exact, low = seeded(), seeded(precision="bfloat16")
+    frames = torch.rand(4, 32, 24)
+    losses = []
+    for network in (exact, low):
+        latent, indices = network.encode(frames)
+        losses.append(F.mse_loss(network.decode(latent, indices), frames))
+        losses[-1].backward()
+        assert latent.dtype == torch.float32
+    assert losses[0] != losses[1]
+    torch.testing.assert_close(*losses, rtol=0.01, atol=0)
+    for ours, theirs in zip(low.parameters(), exact.parameters(), strict=True):
+        assert ours.grad.dtype == torch.float32
+        assert (
+            F.cosine_similarity(ours.grad.flatten(), theirs.grad.flatten(), 0) > 0.97 or theirs.grad.abs().max() < 1e-6
+        )
+    low.load_state_dict(exact.state_dict())
+    assert torch.equal(low.eval().encode(frames)[0], exact.eval().encode(frames)[0])

@@ -34,7 +34,7 @@ PANELS = {
     **dict.fromkeys(REFITTED, DYNAMICS),
     **dict.fromkeys(("crop", "downscale", "nan"), FRAMES),
     **dict.fromkeys(("skip", "output", "pooling", "batch_norm"), NETWORK),
-    **dict.fromkeys(("training", "epochs", "batch_size", "learning_rate", "window", "seed"), TRAINING),
+    **dict.fromkeys(("training", "epochs", "batch_size", "learning_rate", "precision", "window", "seed"), TRAINING),
 }
 """Where the help of `larscope fit` shows each setting."""
 

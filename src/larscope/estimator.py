@@ -372,7 +372,11 @@ class LatentVAR(ComparesConditions):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             self.network_ = Autoencoder(
-                torch.from_numpy(mean_frame), skip=self.skip, output=self.output, batch_norm=self.batch_norm
+                torch.from_numpy(mean_frame),
+                skip=self.skip,
+                output=self.output,
+                batch_norm=self.batch_norm,
+                precision=self.precision,
             )
         self.var_ = SparseVAR(
             self.order,

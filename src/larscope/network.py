@@ -15,8 +15,26 @@ from torch.nn import functional as F
 from larscope.layers import SLOPE, convolve_and_pool, unpool_and_convolve
 
 CHANNELS = 32
+
 Indices = tuple[UInt8[Tensor, "frames channels h w"], ...]
 """For each encoder block, which of the four pixels of its square every maximum was: 0 and 1 above, 2 and 3 below."""
+
+
+class Convolution(nn.Conv2d):
+    """3 x 3 convolution; in training it may compute in bfloat16, but takes and returns what the others do."""
+
+    low_precision = False
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, kernel_size=3, padding=1)
+
+    def forward(self, x: Float[Tensor, "t c height width"]) -> Float[Tensor, "t d height width"]:
+        """Return maps of the same height and width."""
+        if not (self.low_precision and self.training):
+            return super().forward(x)
+        low = torch.bfloat16
+        bias = None if self.bias is None else self.bias.to(low)
+        return F.conv2d(x.to(low), self.weight.to(low), bias, padding=1).to(x)
 
 
 class EncoderBlock(nn.Module):
@@ -24,7 +42,7 @@ class EncoderBlock(nn.Module):
 
     def __init__(self, in_channels: int, running_norm: bool = True) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, CHANNELS, kernel_size=3, padding=1)
+        self.conv = Convolution(in_channels, CHANNELS)
         self.norm = nn.BatchNorm2d(CHANNELS, track_running_stats=running_norm)
 
     def forward(self, x: Float[Tensor, "t c height width"]) -> tuple[Tensor, Tensor]:
@@ -54,7 +72,7 @@ class DecoderBlock(nn.Module):
 
     def __init__(self, out_channels: int, running_norm: bool = True, linear: bool = False) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(CHANNELS, out_channels, kernel_size=3, padding=1)
+        self.conv = Convolution(CHANNELS, out_channels)
         self.norm = None if linear else nn.BatchNorm2d(out_channels, track_running_stats=running_norm)
 
     def forward(self, x: Float[Tensor, "t c h w"], indices: UInt8[Tensor, "t c h w"]) -> Tensor:
@@ -103,6 +121,8 @@ class Autoencoder(nn.Module):
         The last decoder block: `"leaky"` as in the paper, or `"linear"`.
     batch_norm
         Statistics in evaluation: `"running"` averages of training, or those of the frames at hand (`"window"`).
+    precision
+        Arithmetic of the convolutions in training. Everything else is float32.
 
     Examples
     --------
@@ -122,6 +142,7 @@ class Autoencoder(nn.Module):
         skip: bool = True,
         output: Literal["leaky", "linear"] = "leaky",
         batch_norm: Literal["running", "window"] = "running",
+        precision: Literal["float32", "bfloat16"] = "float32",
     ) -> None:
         super().__init__()
         self.register_buffer("mean_frame", mean_frame)
@@ -129,6 +150,9 @@ class Autoencoder(nn.Module):
         running_norm = batch_norm == "running"
         self.encoder = Encoder(running_norm)
         self.decoder = Decoder(running_norm, linear_output=output == "linear")
+        for module in self.modules():
+            if isinstance(module, Convolution):
+                module.low_precision = precision == "bfloat16"
         # Twice as fast on the CPU. Not `contiguous(memory_format=...)`: it leaves the strides of one-channel weights,
         # which count as contiguous in both layouts, and the convolution would answer in the slow one.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

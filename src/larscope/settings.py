@@ -50,6 +50,13 @@ class Settings:
     batch_size: Annotated[
         PositiveInt, Field(description="Windows in one training step: it follows their mean gradient.")
     ] = 1
+    precision: Annotated[
+        Literal["float32", "bfloat16"],
+        Field(
+            description="Arithmetic of the convolutions in training: 'bfloat16' is faster where the processor has it. "
+            "Latents, their dynamics and evaluation are float32 always."
+        ),
+    ] = "float32"
     learning_rate: Annotated[float, Field(gt=0, le=1, description="Step size of Adam.")] = 1e-3
     window: Annotated[PositiveInt, Field(description="Frames in a training window.")] = 64
     crop: Annotated[

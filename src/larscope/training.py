@@ -305,7 +305,7 @@ def train(
     progress
         Show a bar.
     keep_memory
-        Keep the memory that a step frees for the next step, which is faster and takes half as much again.
+        Keep the memory that a step frees for the next step, which is faster and takes a little more of it.
     processes
         Which train together; this one alone when left out. They end with the same weights, which are those of one
         process but for rounding.
