@@ -49,6 +49,17 @@ def test_fit_and_the_estimator_give_the_same_numbers_bit_for_bit(table, tmp_path
         assert written.network_.state_dict()[name].equal(value), name
 
 
+def test_fit_takes_a_penalty_by_number_or_chooses_one(table, tmp_path):
+    done = larscope("fit", table, "--out", tmp_path / "result", *FIT, "--penalty", "auto")
+    assert done.exit_code == 0, done.output
+    chosen = load(tmp_path / "result")
+    assert chosen.penalty == "auto"
+    assert chosen.penalty_ != 0.005
+    wrong = larscope("fit", table, "--out", tmp_path / "other", "--penalty", "best")
+    assert wrong.exit_code == 2
+    assert "or 'auto'; got 'best'" in " ".join(wrong.stderr.split())
+
+
 def test_fit_says_what_was_found_and_which_file_to_open(table, tmp_path):
     done = larscope("fit", table, "--out", tmp_path / "result", *FIT)
     assert "Training takes only 18 steps" in done.stderr

@@ -78,7 +78,8 @@ WRONG = {
     "text for a number": ("order = '5'", 1, "valid integer; got '5'"),
     "truth for a number": ("order = true", 1, "valid integer; got True"),
     "number for truth": ("\nskip = 1", 2, "valid boolean; got 1"),
-    "not finite": ("penalty = inf", 1, "finite number"),
+    "not finite": ("penalty = inf", 1, "finite number, or 'auto'; got inf"),
+    "another word": ("penalty = 'best'", 1, "valid number, or 'auto'; got 'best'"),
     "a date": ("order = 2024-01-01", 1, "valid integer"),
     "too few": ("seed = 1\ncrop = [\n  64\n]", 2, "Centre crop, height and width"),
     "a table": ("seed = 1\n[penalty]\norder = 3", 2, "valid number"),
@@ -145,7 +146,16 @@ def test_an_editor_refuses_what_larscope_refuses(case):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "order = 3", "crop = [64, 32]", "penalty = 1", "max_distance = 0.5\nepochs = 2", "schema_version = 1"]
+    "text",
+    [
+        "",
+        "order = 3",
+        "crop = [64, 32]",
+        "penalty = 1",
+        "penalty = 'auto'",
+        "max_distance = 0.5\nepochs = 2",
+        "schema_version = 1",
+    ],
 )
 def test_an_editor_accepts_what_larscope_accepts(text, config):
     read_config(config(text))

@@ -8,8 +8,9 @@ import pytest
 import torch
 from conftest import blinking_movie
 
-from larscope import LarscopeError, LatentVAR, coefficient_swap_test, load
+from larscope import LarscopeError, LatentVAR, SparseVAR, coefficient_swap_test, load
 from larscope.comparison import ComparisonWarning
+from larscope.penalties import choose_penalty
 from larscope.report import write_report
 from larscope.session import ArrayMovie, Run, Session
 from larscope.settings import Settings
@@ -39,7 +40,8 @@ def test_takes_every_setting_and_shows_them():
     [
         ({"penalti": 1}, "Unknown setting 'penalti'. Did you mean 'penalty'?"),
         ({"order": 0}, "'order': input should be greater than or equal to 1; got 0"),
-        ({"penalty": float("nan")}, "'penalty'"),
+        ({"penalty": float("nan")}, "'penalty': input should be a finite number, or 'auto'; got nan"),
+        ({"penalty": "automatic"}, "or 'auto'; got 'automatic'"),
         ({"training": "endtoend"}, "'sequential', 'embedded' or 'end-to-end'; got 'endtoend'"),
         ({"scale": "latent"}, "penalty_scale='target'"),
         ({"order": 64}, "order=64 and window=64"),
@@ -543,3 +545,43 @@ def test_a_refit_takes_the_session_of_the_fit_alone(model, session):
         model.refit(other)
     with pytest.raises(LarscopeError, match="not fitted yet"):
         LatentVAR().refit(session)
+
+
+@pytest.fixture(scope="module")
+def automatic(session):
+    return fit(session, penalty="auto")
+
+
+def test_an_automatic_penalty_is_chosen_after_training_at_the_paper_s(automatic, session):
+    plain_fit = fit(session, penalty=0.005)
+    for name, value in plain_fit.network_.state_dict().items():
+        assert torch.equal(value, automatic.network_.state_dict()[name]), name
+    chosen = choose_penalty(SparseVAR(order=2), [torch.from_numpy(latent) for latent in automatic.latents_])
+    assert automatic.choice_ == chosen
+    assert (automatic.penalty, automatic.penalty_) == ("auto", chosen.penalty)
+    assert plain_fit.choice_ is None
+    assert plain_fit.penalty_ == 0.005
+    # what follows is what that number gives
+    expected = plain_fit.refit(session, penalty=chosen.penalty)
+    assert expected.scores_.equals(automatic.scores_)
+    assert np.array_equal(expected.coef_.value, automatic.coef_.value)
+
+
+def test_an_automatic_penalty_is_kept_and_chosen_again(automatic, session, tmp_path):
+    automatic.save(tmp_path / "result")
+    assert 'penalty = "auto"' in (tmp_path / "result" / "config.toml").read_text()
+    loaded = load(tmp_path / "result")
+    assert loaded.penalty == "auto"
+    assert (loaded.penalty_, loaded.choice_) == (automatic.penalty_, automatic.choice_)
+    assert loaded.score(session).equals(automatic.scores_)
+    assert_same_model(automatic, loaded.refit(session))
+
+
+def test_an_automatic_penalty_of_a_refit_follows_its_settings(automatic, session):
+    order = automatic.refit(session, order=1)
+    shared = automatic.refit(session, coefficients="condition")
+    latents = [torch.from_numpy(latent) for latent in automatic.latents_]
+    conditions = [run.condition for run in session]
+    assert order.choice_ == choose_penalty(SparseVAR(order=1), latents)
+    assert shared.choice_ == choose_penalty(SparseVAR(order=2), latents, conditions)
+    assert automatic.refit(session, penalty=0.01).choice_ is None

@@ -381,7 +381,7 @@ FITS = st.fixed_dictionaries(
     {"epochs": st.just(1)},
     optional={
         "order": st.integers(1, 6),
-        "penalty": st.floats(1e-12, 1e12) | st.floats(1e-4, 0.1),
+        "penalty": st.floats(1e-12, 1e12) | st.floats(1e-4, 0.1) | st.just("auto"),
         "training": st.sampled_from(["sequential", "embedded", "end-to-end"]),
         "batch_size": st.integers(1, 5),
         "learning_rate": st.floats(1e-300, 1e300) | st.just(1e-3),

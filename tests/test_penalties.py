@@ -1,10 +1,12 @@
+import warnings
+
 import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import Lasso
 
 from larscope import SparseVAR
-from larscope.penalties import chosen_runs, trace_penalties
+from larscope.penalties import PenaltyWarning, choose_penalty, chosen_runs, trace_penalties
 
 
 @pytest.fixture(scope="module")
@@ -70,3 +72,153 @@ def test_masked_frames_are_left_out(latent):
 def test_conditions_take_turns():
     assert chosen_runs(["a"] * 10 + ["b"], n_runs=3) == [0, 1, 10]
     assert chosen_runs(["a", "b"]) == [0, 1]
+
+
+def simulate(n_frames: int, coef: np.ndarray, seed: int) -> np.ndarray:
+    """A VAR of one lag, with means that are not zero."""
+    rng = np.random.default_rng(seed)
+    series = np.zeros((n_frames + 50, len(coef)))
+    for t in range(1, len(series)):
+        series[t] = coef @ series[t - 1] + rng.normal(size=len(coef))
+    return series[50:] + rng.normal(size=len(coef))
+
+
+def planted(n_latents: int) -> np.ndarray:
+    """Each latent remembers itself and is driven by the one before it."""
+    return 0.5 * np.eye(n_latents) + 0.3 * np.eye(n_latents, k=-1)
+
+
+def regression(series: np.ndarray, known: np.ndarray, order: int) -> tuple[np.ndarray, np.ndarray]:
+    """Lagged frames and targets by the mean and scale of another series, without rows that lack a frame."""
+    known = known[np.isfinite(known).all(1)]
+    mean = known.mean(0)
+    scaled = (series - mean) / np.sqrt(((known - mean) ** 2).mean())
+    n_frames = len(series)
+    design = np.hstack([scaled[order - k : n_frames - k] for k in range(1, order + 1)])
+    there = np.isfinite(design).all(1) & np.isfinite(scaled[order:]).all(1)
+    return design[there], scaled[order:][there]
+
+
+def choose_slowly(parts: list[tuple[list, list]], order: int) -> tuple[np.ndarray, np.ndarray]:
+    """Every penalty of the grid and what it explains, by one scikit-learn fit after another.
+
+    `parts` holds series that are fitted together, and pairs of a held-out series and that of its mean and scale.
+    """
+    fits = []
+    for fitted, judged in parts:
+        rows = [regression(one, one, order) for one in fitted]
+        design, target = (np.concatenate(part) for part in zip(*rows, strict=True))
+        fits.append((design, target, [regression(*pair, order) for pair in judged]))
+    n_latents = fits[0][1].shape[1]
+    start = max(np.abs(design.T @ target).max() / len(design) for design, target, _ in fits) / n_latents
+    penalties = start * 2.0 ** (-np.arange(41) / 4)
+    explained = []
+    for penalty in penalties:
+        error = spread = 0.0
+        for design, target, judged in fits:
+            model = Lasso(alpha=penalty * n_latents, fit_intercept=False, tol=1e-7, max_iter=100_000)
+            coef = model.fit(design, target).coef_
+            error += sum(((late - past @ coef.T) ** 2).sum() for past, late in judged)
+            spread += sum((late**2).sum() for _, late in judged)
+        explained.append(1 - error / spread)
+    return penalties, np.array(explained)
+
+
+def by_frames(runs: list[np.ndarray], order: int) -> list[tuple[list, list]]:
+    splits = [round(0.8 * len(run)) for run in runs]
+    return [([run[:at]], [(run[at - order :], run[:at])]) for run, at in zip(runs, splits, strict=True)]
+
+
+def by_runs(runs: list[np.ndarray]) -> list[tuple[list, list]]:
+    return [
+        ([run for i, run in enumerate(runs) if i % 3 != fold], [(run, run) for run in runs[fold::3]])
+        for fold in range(3)
+    ]
+
+
+@pytest.mark.parametrize(("n_latents", "order"), [(4, 1), (5, 10)], ids=["more frames", "more coefficients"])
+@pytest.mark.parametrize("together", [False, True])
+def test_the_choice_is_that_of_scikit_learn_fits_at_every_penalty(n_latents, order, together):
+    runs = [simulate(length, planted(n_latents), seed) for seed, length in enumerate((90, 70, 80, 75))]
+    runs[1][30:32] = np.nan
+    if together:
+        # three runs of one condition, and the last fifth of the only one of another
+        parts, conditions = by_runs(runs[:3]) + by_frames(runs[3:], order), ["a", "a", "a", "b"]
+    else:
+        parts, conditions = by_frames(runs, order), None
+    penalties, explained = choose_slowly(parts, order)
+    found = choose_penalty(SparseVAR(order), [torch.from_numpy(run) for run in runs], conditions)
+    assert found.tried == sorted(found.tried, reverse=True)
+    at = np.abs(np.log(np.divide.outer(found.tried, penalties))).argmin(axis=1)
+    np.testing.assert_allclose(found.tried, penalties[at], rtol=1e-6)
+    np.testing.assert_allclose(found.explained, explained[at], atol=1e-5)
+    assert len(found.tried) < 25
+    assert explained[at][found.tried.index(found.penalty)] > explained.max() - 1e-5
+
+
+def test_of_a_planted_var_the_choice_forecasts_nearly_as_well_as_the_best_penalty():
+    """The expected error of forecasts is known: that of the coefficients, in the stationary covariance."""
+    coef = planted(10)
+    covariance = np.eye(10)
+    for _ in range(200):
+        covariance = coef @ covariance @ coef.T + np.eye(10)
+    run = torch.from_numpy(simulate(300, coef, 3))
+    found = choose_penalty(SparseVAR(order=1), [run])
+    var, excess = SparseVAR(order=1), {}
+    for penalty in found.tried:
+        var.penalty = penalty
+        wrong = var(run).coef[0].numpy() - coef
+        excess[penalty] = np.trace(wrong @ covariance @ wrong.T)
+    assert excess[found.penalty] < 1.2 * min(excess.values())
+    # far from what a penalty at either end costs
+    assert excess[found.penalty] < 0.7 * min(excess[found.tried[0]], excess[found.tried[-1]])
+
+
+def test_a_livelier_run_counts_no_more_than_others():
+    runs = [torch.from_numpy(simulate(120, planted(4), seed)) for seed in (0, 1)]
+    found = choose_penalty(SparseVAR(order=1), runs)
+    louder = choose_penalty(SparseVAR(order=1), [runs[0], 100 * runs[1]])
+    np.testing.assert_allclose(louder.explained, found.explained, atol=1e-9)
+    assert louder.penalty == pytest.approx(found.penalty)
+
+
+def test_where_no_penalty_helps_the_choice_warns_and_leaves_every_run_couplings():
+    # held out, every coupling has the other sign
+    halves = [(simulate(80, sign * planted(5), 0), simulate(20, -sign * planted(5), 1)) for sign in (1, -1)]
+    runs = [torch.from_numpy(np.concatenate(parts)) for parts in halves]
+    with pytest.warns(PenaltyWarning, match="better than no couplings at all do"):
+        found = choose_penalty(SparseVAR(order=1), runs)
+    var = SparseVAR(order=1)
+    var.penalty = found.penalty
+    assert all(var(run[:80]).n_active > 0 for run in runs)
+    # the best of those that do
+    for penalty, explained in zip(found.tried, found.explained, strict=True):
+        var.penalty = penalty
+        if all(var(run[:80]).n_active > 0 for run in runs):
+            assert explained <= found.explained[found.tried.index(found.penalty)] + 1e-6
+
+
+def test_an_unpenalised_own_past_stays_at_every_penalty():
+    runs = [torch.from_numpy(simulate(100, planted(4), 0))]
+    found = choose_penalty(SparseVAR(order=1, own_weight=0.0), runs)
+    assert found.explained[0] > 0.1
+    assert max(found.explained) > found.explained[0]
+
+
+def test_where_nothing_can_be_held_out_the_penalty_stays_and_that_is_said(latent):
+    var = SparseVAR(order=1, penalty=0.07)
+    gappy = latent.clone()
+    gappy[115:] = torch.nan
+    for runs in ([torch.ones(40, 2)], [gappy]):
+        with pytest.warns(PenaltyWarning, match=r"nothing to choose a penalty by.* 0\.07 is used"):
+            found = choose_penalty(var, runs)
+        assert (found.penalty, found.tried, found.explained) == (0.07, [], [])
+
+
+def test_a_run_that_cannot_be_judged_is_left_out(latent):
+    gappy = latent.clone()
+    gappy[115:] = torch.nan
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        alone, among = (choose_penalty(SparseVAR(order=1), runs) for runs in ([latent], [latent, gappy]))
+    assert alone == among

@@ -19,7 +19,7 @@ from larscope.report import write_report
 from larscope.report.data import data_section
 from larscope.report.dynamics import dynamics_section, mean_edges
 from larscope.report.made import command_of, made_section, methods
-from larscope.report.penalty import penalty_section
+from larscope.report.penalty import curves_of, penalty_section
 from larscope.report.training import MOVIE_BYTES, movies_of, plot_latents, training_section
 from larscope.report.where import maps_of, where_section
 from larscope.report.words import describe, loss_change
@@ -34,7 +34,8 @@ SECTIONS = ["data", "training", "dynamics", "conditions", "where", "penalty", "m
 def fitted(runs, **settings) -> LatentVAR:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # one epoch is far too short a training
-        return LatentVAR(order=2, window=32, penalty=0.002, epochs=1, **settings).fit(Session(runs, simulated=True))
+        chosen = {"order": 2, "window": 32, "penalty": 0.002, "epochs": 1, **settings}
+        return LatentVAR(**chosen).fit(Session(runs, simulated=True))
 
 
 @pytest.fixture(scope="module")
@@ -407,7 +408,49 @@ def test_the_penalty_s_sentences_agree_with_the_curves(result):
         assert f"{float(held_out.idxmax()):.3g} explains most" in text
 
 
+def test_a_penalty_that_was_chosen_is_said_to_be(session, result, tmp_path, still):
+    model = fitted(session.runs, penalty="auto")
+    chosen = read_result(model.save(tmp_path / "result"))
+    assert chosen.penalty == model.penalty_
+    assert (chosen.settings["penalty"], chosen.training["penalty"]) == ("auto", 0.005)
+    tried, share = len(model.choice_.tried), max(model.choice_.explained)
+    said, learned, *_ = penalty_section(chosen).sentences
+    assert f"among {tried} from {model.choice_.tried[0]:.3g}" in said
+    assert f"exact fits at {model.penalty_:.3g} best forecast the last fifth of each run" in said
+    assert f"explain {100 * share:.0f} %" in said
+    assert "learned at 0.005" in learned
+    assert curves_of(chosen)["chosen"] == model.penalty_
+    text = methods(chosen, [])
+    for part in (f"l1 penalty of {model.penalty_:.4g} (", "were used: penalty 0.005.", f"chosen among {tried} by"):
+        assert part in text
+    assert "chosen" not in methods(result, [])
+    assert "was chosen after" not in " ".join(penalty_section(result).sentences)
+    assert f"chosen among {tried} by" in write_report(tmp_path / "result").read_text(encoding="utf-8")
+
+
+def test_a_penalty_that_was_chosen_from_data_that_speak_for_none_is_said_to_be(result):
+    def with_tried(penalty: list[float], explained: list[float], **settings: str):
+        tried = {"tried_penalty": ("tried", penalty), "tried_explained": ("tried", explained)}
+        settings = {**result.settings, "penalty": "auto", **settings}
+        return dataclasses.replace(result, dataset=result.dataset.assign(tried), settings=settings)
+
+    said = penalty_section(with_tried([0.1, 0.002], [0.0, -0.1], coefficients="condition")).sentences[0]
+    assert "none was better than no couplings at all at forecasting runs by coefficients of others" in said
+    assert "0.002 was taken" in said
+    assert "stayed at that of training, 0.002" in penalty_section(with_tried([], [])).sentences[0]
+
+
 # --------------------------------------------------------------------------------------------------------- made
+
+
+def test_methods_say_what_a_refit_changed(session, tmp_path):
+    model = fitted(session.runs).refit(Session(session.runs, simulated=True), penalty=0.01, order=3, max_distance=1.0)
+    text = methods(read_result(model.save(tmp_path / "result")), [])
+    assert "order 3 with an l1 penalty of 0.01 (" in text
+    assert (
+        "In training, other settings of the autoregression were used: order 2, penalty 0.002, max distance none."
+        in text
+    )
 
 
 def test_methods_take_every_number_from_the_result(result):

@@ -98,20 +98,32 @@ def _setting_options() -> list[inspect.Parameter]:
         described = describe_setting(name)
         parts = (hints[name], *get_args(hints[name]))
         choices = [choice for part in parts if get_origin(part) is Literal for choice in get_args(part)]
+        number = float in parts and bool(choices)  # or a word: typer knows no such type
         listed = "" if all(f"'{choice}'" in described for choice in choices) else f" One of {', '.join(choices)}."
         shown = "" if default is None else f" [default: {default}]".lower()
         option = typer.Option(
             help=described + listed + shown,
             show_default=False,
             rich_help_panel=PANELS.get(name, "Settings"),
-            metavar="<word>" if choices else None,
+            metavar="<number or word>" if number else "<word>" if choices else None,
+            parser=_number_or_word if number else None,
         )
         options.append(
             inspect.Parameter(
-                name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[hints[name] | None, option]
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=None,
+                annotation=Annotated[(str if number else hints[name]) | None, option],
             )
         )
     return options
+
+
+def _number_or_word(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _show_version(wanted: bool) -> None:

@@ -21,6 +21,7 @@ from jaxtyping import Float
 from lightning.fabric import Fabric
 from numpy.typing import NDArray
 from pydantic import ValidationError
+from rich.progress import Progress
 from torch import Tensor
 
 from larscope.conditions import ComparesConditions, Series, prepare_showing
@@ -37,7 +38,7 @@ from larscope.evaluation import (
     share_coefficients,
 )
 from larscope.network import Autoencoder
-from larscope.penalties import PenaltyCurve, chosen_runs, trace_penalties
+from larscope.penalties import PenaltyChoice, PenaltyCurve, choose_penalty, chosen_runs, trace_penalties
 from larscope.preflight import estimate_fit
 from larscope.preprocessing import PreparedSession, Preprocessing
 from larscope.processes import Processes, is_first, spread
@@ -91,6 +92,8 @@ class LatentVAR(ComparesConditions):
         The session's table.
     log_
         One row a training step.
+    penalty_, choice_
+        The penalty of the fits, and with `penalty="auto"` what it was chosen from; else None.
     network_, var_, preprocessing_, crop_offset_
         The fitted parts; `crop_offset_` is the row and column of the crop's first pixel.
 
@@ -116,6 +119,7 @@ class LatentVAR(ComparesConditions):
     scores_: pd.DataFrame
     forecasts_: list[Series]
     log_: list[dict[str, Any]]
+    choice_: PenaltyChoice | None
     provenance_: dict[str, Any]
 
     def __init__(self, **settings: Any) -> None:
@@ -123,6 +127,12 @@ class LatentVAR(ComparesConditions):
             super().__init__(**settings)
         except ValidationError as error:
             raise explain_validation(error) from None
+
+    @property
+    def penalty_(self) -> float:
+        """The penalty of the fits to whole runs: `penalty`, or the number that was chosen."""
+        self._fitted_network()
+        return self.var_.penalty
 
     def fit(
         self,
@@ -294,7 +304,8 @@ class LatentVAR(ComparesConditions):
         needed = math.ceil((self.order + 1) / (1 - HELD_OUT)) + 1
         require_frames(session, needed, f"order {self.order}, fitted to the first {1 - HELD_OUT:.0%} of a run")
         prepared = self._prepare_new(session)
-        return _score_table(session, self._evaluate(prepared, self._shared_by_fit(session), progress=False))
+        latents = self._encode(prepared, progress=False)
+        return _score_table(session, self._evaluate(prepared, latents, self._shared_by_fit(session), progress=False))
 
     def score_frames(self, session: Session) -> pd.DataFrame:
         """Return how much of a session's movies one-step-ahead forecasts explain: in pixels, as for any other method.
@@ -361,6 +372,8 @@ class LatentVAR(ComparesConditions):
             clips=self._clips,
             curves=self._curves,
             contribution_maps=self.contribution_maps_,
+            penalty=self.penalty_,
+            tried=_stack_choice(self.choice_),
             preprocessing=self.preprocessing_,
             crop_offset=self.crop_offset_,
             simulated=self.simulated_,
@@ -380,7 +393,7 @@ class LatentVAR(ComparesConditions):
             )
         self.var_ = SparseVAR(
             self.order,
-            self.penalty,
+            self.training_penalty,
             penalty_scale=self.penalty_scale,
             center=self.center,
             scale=self.scale,
@@ -394,7 +407,9 @@ class LatentVAR(ComparesConditions):
     ) -> None:
         """Fit and measure the VAR of each whole run, with a network that is trained: what `fit` and `refit` share."""
         session = prepared.session
-        evaluations = self._evaluate(prepared, None, progress, fabric)
+        latents = self._encode(prepared, progress, fabric)
+        self.choice_ = self._choose_penalty(latents, [run.condition for run in session], progress)
+        evaluations = self._evaluate(prepared, latents, None, progress, fabric)
         self.crop_offset_ = prepared.preprocessing.offset(session.frame_shape)
         self.runs_ = _run_table(session)
         self.scores_ = _score_table(session, evaluations)
@@ -449,9 +464,35 @@ class LatentVAR(ComparesConditions):
                     "session, or `fit` this one."
                 )
 
+    def _encode(self, prepared: PreparedSession, progress: bool, fabric: Fabric | None = None) -> list[Tensor]:
+        def encode(run: int) -> Tensor:
+            return encode_run(self.network_, prepared, run, self.window)
+
+        return spread(encode, range(len(prepared.runs)), "Encoding", progress, fabric)
+
+    def _choose_penalty(
+        self, latents: Sequence[Tensor], conditions: Sequence[str], progress: bool
+    ) -> PenaltyChoice | None:
+        """Give the VAR the penalty that forecasts held-out frames best, if one is to be chosen."""
+        if self.penalty != "auto":
+            return None
+        with Progress(disable=not progress) as bar:
+            task = bar.add_task("Choosing the penalty", total=None)
+
+            def show(n_left: int) -> None:
+                done = bar.tasks[task].completed + 1
+                bar.update(task, completed=done, total=done + n_left)
+
+            choice = choose_penalty(
+                self.var_, latents, conditions if self.coefficients == "condition" else None, on_fit=show
+            )
+        self.var_.penalty = choice.penalty
+        return choice
+
     def _evaluate(
         self,
         prepared: PreparedSession,
+        latents: Sequence[Tensor],
         shared: Mapping[str, SharedCoefficients] | None,
         progress: bool,
         fabric: Fabric | None = None,
@@ -459,9 +500,6 @@ class LatentVAR(ComparesConditions):
         """Evaluate every run; coefficients that are shared come from these runs unless they are given."""
         network, conditions = self.network_, [run.condition for run in prepared.session]
         runs = range(len(prepared.runs))
-        latents = spread(
-            lambda run: encode_run(network, prepared, run, self.window), runs, "Encoding", progress, fabric
-        )
         if shared is None and self.coefficients == "condition":
             shared = share_coefficients(self.var_, latents, conditions)
         of_run = [None if shared is None else shared[condition] for condition in conditions]
@@ -506,6 +544,9 @@ def load(folder: str | Path) -> LatentVAR:
     )
     model.network_.load_state_dict({name: torch.from_numpy(value) for name, value in result.weights.items()})
     model.network_.eval()
+    model.var_.penalty = result.penalty
+    tried = [dataset[name].to_numpy().tolist() for name in TRIED_NAMES if name in dataset]
+    model.choice_ = PenaltyChoice(result.penalty, *tried) if tried else None
     model.crop_offset_ = (int(dataset.attrs["crop_offset"][0]), int(dataset.attrs["crop_offset"][1]))
     model.log_ = result.log
     model.provenance_ = dict(result.provenance)
@@ -547,6 +588,9 @@ CLIP_NAMES = tuple(f"clip_{name}" for name in ("run", "frame", "observed", "reco
 CURVE_NAMES = ("penalty", *(f"curve_{name}" for name in ("run", "n_active", "explained", "explained_heldout")))
 
 
+TRIED_NAMES = ("tried_penalty", "tried_explained")
+
+
 def _run_table(session: Session) -> pd.DataFrame:
     return pd.DataFrame(
         [
@@ -585,6 +629,12 @@ def _stack_curves(curves: Mapping[int, PenaltyCurve]) -> dict[str, NDArray[Any]]
     names = ("n_active", "explained", "explained_heldout")
     stacked = {f"curve_{name}": np.array([getattr(curve, name) for curve in curves.values()]) for name in names}
     return {"penalty": np.array(penalty), "curve_run": np.array(list(curves)), **stacked}
+
+
+def _stack_choice(choice: PenaltyChoice | None) -> dict[str, NDArray[Any]]:
+    if choice is None:
+        return {}
+    return {"tried_penalty": np.array(choice.tried), "tried_explained": np.array(choice.explained)}
 
 
 def _columns(dataset: Any, names: Sequence[str]) -> pd.DataFrame:

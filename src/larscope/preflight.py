@@ -136,7 +136,7 @@ def time_training(settings: Settings, session: Session, n_windows: int) -> float
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         network = Autoencoder(frames.mean((0, 1)), precision=settings.precision)
-        step = TrainingStep(network, SparseVAR(settings.order, settings.penalty), settings)
+        step = TrainingStep(network, SparseVAR(settings.order, settings.training_penalty), settings)
         for _ in range(2):  # the first compiles and fills the allocator
             started = time.monotonic()
             rendered, target = step.output(frames)

@@ -30,6 +30,7 @@ from larscope.errors import LarscopeError
 from larscope.preprocessing import Preprocessing
 from larscope.schema import SCHEMA_VERSION, update
 from larscope.session import POOLING
+from larscope.settings import TRAINING_PENALTY
 
 PACKED = ("clip_observed", "clip_reconstruction")
 """Images that are for looking at: kept with 16 bits."""
@@ -63,6 +64,18 @@ class Result:
     log: list[dict[str, Any]]
     weights: Mapping[str, NDArray[Any]]
     dataset: xr.Dataset
+
+    @property
+    def penalty(self) -> float:
+        """The penalty of the fits to whole runs: a setting, or the number that `penalty="auto"` chose."""
+        # results of earlier versions have the setting alone
+        return float(self.dataset.attrs.get("penalty", self.settings["penalty"]))
+
+    @property
+    def training(self) -> Mapping[str, Any]:
+        """The settings that the network was trained with: of a refit, those of another result."""
+        trained = dict(self.provenance.get("refitted_from", {}).get("settings", self.settings))
+        return trained | ({"penalty": TRAINING_PENALTY} if trained["penalty"] == "auto" else {})
 
 
 def write_result(result: Result, folder: str | Path) -> Path:
@@ -249,6 +262,8 @@ def build_dataset(
     clips: Mapping[str, NDArray[Any]],
     curves: Mapping[str, NDArray[Any]],
     contribution_maps: NDArray[Any],
+    penalty: float,
+    tried: Mapping[str, NDArray[Any]],
     preprocessing: Preprocessing,
     crop_offset: tuple[int, int],
     simulated: bool,
@@ -273,6 +288,8 @@ def build_dataset(
         `penalty`, `curve_run`, and measures of these runs at these penalties, (runs, penalties).
     contribution_maps
         (runs, height, width).
+    penalty, tried
+        The penalty of the fits, kept as an attribute; where it was chosen, `tried_penalty` and `tried_explained`.
     preprocessing, crop_offset, simulated
         Kept as attributes; `crop_offset` is the row and column of the crop's first pixel.
     """
@@ -293,6 +310,7 @@ def build_dataset(
             **{
                 name: (("curve", "penalty")[: value.ndim], value) for name, value in curves.items() if name != "penalty"
             },
+            **{name: ("tried", value) for name, value in tried.items()},
             "latent_series": (("frame", "latent"), np.concatenate(latents), {"long_name": "latents of all runs"}),
             "forecast_series": (("forecast_frame", "latent"), np.concatenate(forecasts)),
             "mean_frame": (("row", "column"), mean_frame),
@@ -307,6 +325,7 @@ def build_dataset(
             "title": "larscope result" + (" of a simulated session" if simulated else ""),
             "simulated": int(simulated),
             "order": coef_shape[1],
+            "penalty": penalty,
             "crop": list(preprocessing.crop),
             "crop_offset": list(crop_offset),
             "downscale": preprocessing.downscale,

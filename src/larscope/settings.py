@@ -1,7 +1,7 @@
 """The settings of a fit, declared once: for Python, the command line and `config.toml`."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -12,6 +12,9 @@ from larscope.errors import LarscopeError, suggest
 
 MIN_STEPS = 500
 """Training steps that `epochs=None` asks for at least; the paper's two epochs were about 480."""
+
+TRAINING_PENALTY = 0.005
+"""The paper's penalty, and that of a training with `penalty="auto"`: before it there are no latents to choose by."""
 
 REFITTED = (
     "order",
@@ -34,8 +37,12 @@ class Settings:
 
     order: Annotated[PositiveInt, Field(description="VAR order p: how many past frames a forecast uses.")] = 5
     penalty: Annotated[
-        float, Field(gt=0, allow_inf_nan=False, description="The VAR's l1 penalty (lambda of the paper).")
-    ] = 0.005
+        Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"],
+        Field(
+            description="The VAR's l1 penalty (lambda of the paper). 'auto': training takes "
+            f"{TRAINING_PENALTY}, and the fits after it the one that forecasts held-out frames best."
+        ),
+    ] = TRAINING_PENALTY
     training: Annotated[
         Literal["sequential", "embedded", "end-to-end"],
         Field(
@@ -114,6 +121,11 @@ class Settings:
     ] = None
     seed: Annotated[int, Field(ge=0, lt=2**32, description="Seed of the initial weights and the order of windows.")] = 0
 
+    @property
+    def training_penalty(self) -> float:
+        """The penalty in training."""
+        return TRAINING_PENALTY if self.penalty == "auto" else self.penalty
+
     def __post_init__(self) -> None:
         if self.scale == "latent" and self.penalty_scale == "mean":
             raise LarscopeError(
@@ -150,7 +162,7 @@ def explain_validation(error: ValidationError, at: Mapping[str, str] = MappingPr
         Where a setting was given, such as file and line, for those that were given in a file.
     """
     lines = []
-    for item in error.errors():
+    for item in _join_alternatives(error.errors()):
         name = str(item["loc"][0]) if item["loc"] else "settings"
         where = f"{at[name]}: " if name in at else ""
         if item["type"] == "unexpected_keyword_argument":
@@ -168,6 +180,20 @@ def explain_validation(error: ValidationError, at: Mapping[str, str] = MappingPr
                 message += f" It is: {describe_setting(name)}"
         lines.append(where + message)
     return LarscopeError("\n".join(lines))
+
+
+def _join_alternatives(errors: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Make one error of those that say of which type a value could have been, none of which it is."""
+    joined: list[dict[str, Any]] = []
+    for item in errors:
+        name, *inside = item["loc"] or ("",)
+        if not (inside and isinstance(inside[0], str)):
+            joined.append(dict(item))
+        elif joined and joined[-1]["loc"] == (name,):
+            joined[-1]["msg"] += ", or " + item["msg"].removeprefix("Input should be ")
+        else:
+            joined.append({**item, "loc": (name,)})
+    return joined
 
 
 def _lower_first(text: str) -> str:

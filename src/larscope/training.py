@@ -377,7 +377,7 @@ def train(
         warnings.warn(
             f"{n_empty} VAR fits of {n_fits} had no active coefficient, so the encoder learned "
             "no dynamics from them: the penalty is too strong for these latents. "
-            f"Lower `penalty` (now {settings.penalty:g}).",
+            f"Lower `penalty` (now {var.penalty:g}).",
             EmptyFitWarning,
             stacklevel=2,
         )

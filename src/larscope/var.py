@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from larscope.errors import LarscopeError
-from larscope.lasso import lasso
+from larscope.lasso import alpha_max, lasso
 
 HELD_OUT = 0.2
 """Share of a run, at its end, that `var_error_heldout` is measured on."""
@@ -203,7 +203,7 @@ class SparseVAR(nn.Module):
         frames before it are there; other forecasts are NaN.
         """
         rows = self._rows(latent, missing)
-        return self._forecast(rows, self._solve(rows.design, rows.target), latent)
+        return self._forecast(rows, self.solve(rows.design, rows.target), latent)
 
     def fit_together(
         self, latents: Sequence[Float[Tensor, "_T K"]], missing: Sequence[Bool[Tensor, " _T"]] | None = None
@@ -219,10 +219,40 @@ class SparseVAR(nn.Module):
         >>> SparseVAR(order=2, penalty=0.01).fit_together(runs).shape
         torch.Size([2, 4, 4])
         """
+        return from_design_layout(self.solve(*self.stack(latents, missing)), self.order)
+
+    def stack(
+        self, latents: Sequence[Float[Tensor, "_T K"]], missing: Sequence[Bool[Tensor, " _T"]] | None = None
+    ) -> tuple[Float[Tensor, "n p"], Float[Tensor, "n K"]]:
+        """Return design and targets of `fit_together`: for `solve`, when it is solved more than once."""
         gaps = [None] * len(latents) if missing is None else missing
         rows = [self._rows(latent, gone) for latent, gone in zip(latents, gaps, strict=True)]
-        weights = self._solve(torch.cat([row.design for row in rows]), torch.cat([row.target for row in rows]))
-        return from_design_layout(weights, self.order)
+        return torch.cat([row.design for row in rows]), torch.cat([row.target for row in rows])
+
+    def solve(
+        self,
+        design: Float[Tensor, "*batch n p"],
+        target: Float[Tensor, "*batch n K"],
+        init: Float[Tensor, "p K"] | None = None,
+    ) -> Float[Tensor, "*batch p K"]:
+        """Return the coefficients, in the layout of `lag_matrix`; `init` changes the time, not the answer."""
+        weights, alpha = self._penalty_weights(target), self.alpha(target.shape[-1])
+        return lasso(design, target, alpha, gradient=self.gradient, weights=weights, mask=self.mask, init=init)
+
+    def largest_penalty(self, design: Float[Tensor, "n p"], target: Float[Tensor, "n K"]) -> float:
+        """Return the smallest penalty at which everything that it weighs on is zero.
+
+        Examples
+        --------
+        >>> _ = torch.manual_seed(0)
+        >>> var = SparseVAR(order=2)
+        >>> rows = var.stack([torch.randn(100, 4, dtype=torch.float64).cumsum(0)])
+        >>> var.penalty = var.largest_penalty(*rows)
+        >>> int((var.solve(*rows) != 0).sum())
+        0
+        """
+        alpha = alpha_max(design, target, weights=self._penalty_weights(target), mask=self.mask).max()
+        return float(alpha) / (self.alpha(target.shape[-1]) / self.penalty)
 
     def apply_coef(
         self,
@@ -258,13 +288,11 @@ class SparseVAR(nn.Module):
             forecast = everywhere
         return VARFit(from_design_layout(weights, self.order), forecast, rows.mean, rows.sigma)
 
-    def _solve(self, design: Float[Tensor, "*batch n p"], target: Float[Tensor, "*batch n K"]) -> Tensor:
-        n_latents = target.shape[-1]
-        weights = None
-        if self.own_weight != 1:
-            own = torch.eye(n_latents, dtype=torch.bool, device=target.device).repeat(self.order, 1)
-            weights = torch.where(own, self.own_weight, 1.0).to(target)
-        return lasso(design, target, self.alpha(n_latents), gradient=self.gradient, weights=weights, mask=self.mask)
+    def _penalty_weights(self, target: Float[Tensor, "*batch n K"]) -> Float[Tensor, "p K"] | None:
+        if self.own_weight == 1:
+            return None
+        own = torch.eye(target.shape[-1], dtype=torch.bool, device=target.device).repeat(self.order, 1)
+        return torch.where(own, self.own_weight, 1.0).to(target)
 
     def mean_and_scale(
         self, latent: Float[Tensor, "*batch T K"]

@@ -8,7 +8,9 @@ from typing import Any
 from larscope.record import LEVEL, ComparisonRecord
 from larscope.report.section import Section
 from larscope.report.style import conditions_of, counted
+from larscope.report.words import held_out
 from larscope.result import Result
+from larscope.settings import REFITTED
 
 PAPER = (
     "Kabus et al. (2026) Embedding interpretable l1-regression into neural networks for uncovering temporal structure "
@@ -100,7 +102,7 @@ def _model(result: Result) -> list[str]:
     centred = "centred and " if chosen["center"] else ""
     scaled = "unit variance each" if chosen["scale"] == "latent" else "unit variance as a series"
     epochs = 1 + max(row["epoch"] for row in result.log)
-    per_target = chosen["penalty"] * (data.sizes["latent"] if chosen["penalty_scale"] == "mean" else 1)
+    per_target = result.penalty * (data.sizes["latent"] if chosen["penalty_scale"] == "mean" else 1)
     fitted = (
         "Afterwards one matrix of coefficients was fitted to all runs of a condition, for forecasts and errors, and "
         "coefficients to each whole run, for couplings, maps and comparisons."
@@ -110,14 +112,35 @@ def _model(result: Result) -> list[str]:
     return [
         f"A convolutional autoencoder{skip} compressed each frame of {rows} x {columns} pixels to a map of "
         f"{down} x {across} = {data.sizes['latent']} latents. The latents of a run, {centred}scaled to {scaled}, were "
-        f"modelled by a vector autoregression of order {chosen['order']} with an l1 penalty of {chosen['penalty']:g} "
-        f"({per_target:g} for each target latent, in units of 1/(2n) squared error), the solution "
+        f"modelled by a vector autoregression of order {chosen['order']} with an l1 penalty of {result.penalty:.4g} "
+        f"({per_target:.4g} for each target latent, in units of 1/(2n) squared error), the solution "
         f"that least angle regression leads to (Efron et al. 2004), computed exactly{_restrictions(chosen)}.",
         f"{TRAINED[chosen['training']]} ({counted(result.log, 'step')} of Adam, Kingma & Ba 2015, in "
         f"{counted(range(epochs), 'epoch')}; learning rate {chosen['learning_rate']:g}; "
         f"{counted(range(chosen['batch_size']), 'window')} of {chosen['window']} frames a step; seed "
-        f"{chosen['seed']}). {fitted}",
+        f"{chosen['seed']}).{_training(result)} {fitted}{_choice(result)}",
     ]
+
+
+def _training(result: Result) -> str:
+    """Say which settings of the dynamics were others in training than in the fits after it."""
+    trained = result.training
+    fitted = {**result.settings, "penalty": result.penalty}
+    # a training fits each window by itself, whatever `coefficients` says
+    others = [name for name in REFITTED if name != "coefficients" and trained.get(name) != fitted.get(name)]
+    said = ", ".join(f"{name.replace('_', ' ')} {trained.get(name, 'none')}" for name in others)
+    return f" In training, other settings of the autoregression were used: {said}." if said else ""
+
+
+def _choice(result: Result) -> str:
+    """Say how the penalty was chosen, where it was."""
+    if not result.dataset.sizes.get("tried"):
+        return ""
+    n_tried = result.dataset.sizes["tried"]
+    return (
+        f" The penalty of these fits was chosen among {n_tried} by the squared error of forecasts, one frame ahead, of "
+        f"{held_out(result)}."
+    )
 
 
 def _restrictions(chosen: Mapping[str, Any]) -> str:

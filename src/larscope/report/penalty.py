@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from larscope.report.section import Picture, Section
 from larscope.report.style import colour_of, conditions_of, counted, open_axes, percent, plain_text, titled
+from larscope.report.words import held_out
 from larscope.result import Result
 
 MEASURES = {
@@ -41,7 +42,7 @@ def curves_of(result: Result) -> dict[str, Any]:
     names = list(conditions_of(data))
     return {
         "penalty": data["penalty"].to_numpy().tolist(),
-        "chosen": result.settings["penalty"],
+        "chosen": result.penalty,
         "measures": list(MEASURES.values()),
         "runs": [
             {
@@ -63,7 +64,7 @@ def plot_curves(result: Result) -> Figure:
     panels[2].sharey(panels[1])
     for axes, (name, label) in zip(panels, MEASURES.items(), strict=True):
         _draw_curves(axes, data, name)
-        axes.axvline(result.settings["penalty"], color="0.4", linestyle="--", linewidth=1)
+        axes.axvline(result.penalty, color="0.4", linestyle="--", linewidth=1)
         axes.set_xscale("log")
         axes.set_xlabel("penalty")
         axes.set_ylabel(label)
@@ -92,17 +93,18 @@ def _draw_curves(axes: Axes, data: xr.Dataset, name: str) -> None:
 
 def _sentences(result: Result) -> list[str]:
     data = result.dataset
-    chosen = result.settings["penalty"]
+    chosen = result.penalty
     penalties = data["penalty"].to_numpy()
     at = int(np.argmin(np.abs(np.log(penalties / chosen))))
     active, explained, heldout = (_mean(data[f"curve_{name}"].to_numpy()) for name in MEASURES)
     shown, all_runs = data.sizes["curve"], data.sizes["run"]
     of_runs = "every run" if shown == all_runs else f"{shown} of the {all_runs} runs (conditions taking turns)"
     sentences = [
+        *_choice(result),
         f"The VAR of {of_runs} was refitted with {len(penalties)} penalties, from {penalties[0]:.3g} to "
         f"{penalties[-1]:.3g}; each point is an exact fit of a run's own coefficients. The latents stay those that "
-        f"were learned at {chosen:g}: training with another penalty would have given others.",
-        f"At the chosen {chosen:g}: {active[at]:.0f} active coefficients, {percent(explained[at])} of the latents' "
+        f"were learned at {result.training['penalty']:g}: training with another penalty would have given others.",
+        f"At the chosen {chosen:.3g}: {active[at]:.0f} active coefficients, {percent(explained[at])} of the latents' "
         f"variance explained in sample and {percent(heldout[at])} on the last fifth of a run, unseen by the fit (means "
         "over these runs).",
     ]
@@ -115,6 +117,30 @@ def _sentences(result: Result) -> list[str]:
             else "Held out, none of the penalties forecasts better than the mean of the frames that it was fitted to."
         )
     return sentences
+
+
+def _choice(result: Result) -> list[str]:
+    """Say how the penalty was chosen, where it was."""
+    data = result.dataset
+    if "tried_penalty" not in data:
+        return []
+    tried, explained = data["tried_penalty"].to_numpy(), data["tried_explained"].to_numpy()
+    if not tried.size:
+        return [
+            f"No frames could be held out to choose a penalty by: it stayed at that of training, {result.penalty:g}."
+        ]
+    share = percent(explained[int(np.argmin(np.abs(tried - result.penalty)))])
+    if explained.max() > explained[0]:
+        return [
+            f"The penalty was chosen after training, among {len(tried)} from {tried[0]:.3g}, where no coupling is "
+            f"left, to {tried[-1]:.3g}: exact fits at {result.penalty:.3g} best forecast {held_out(result)}, and "
+            f"explain {share} of their signal."
+        ]
+    return [
+        f"Of {len(tried)} penalties, none was better than no couplings at all at forecasting {held_out(result)}: "
+        f"{result.penalty:.3g} was taken, the best of those that leave every run couplings. It explains {share} of the "
+        "held-out signal: trust no single coupling."
+    ]
 
 
 def _mean(values: Any) -> Any:

@@ -93,3 +93,10 @@ def _dynamics(result: Result) -> str:
         f"A run has {active.mean():.0f} active coefficients of {possible} ({active.mean() / possible:.2%}; "
         f"from {active.min()} to {active.max()}); {own:.0%} of them link a latent to its own past."
     )
+
+
+def held_out(result: Result) -> str:
+    """Name the frames that a penalty is chosen by."""
+    if result.settings.get("coefficients") == "condition":
+        return "runs by coefficients of others of their condition (of fewer than three, the last fifth of each)"
+    return "the last fifth of each run by coefficients of the rest"

@@ -328,7 +328,7 @@ class PathSection:
     def __init__(self, exhibit: Exhibit, choice: Choice) -> None:
         self._exhibit = exhibit
         self._choice = choice
-        self._fitted = exhibit.model.penalty
+        self._fitted = exhibit.model.penalty_
         self._path: LatentPath | None = None
         # its value is minus the logarithm, so that coefficients appear as it goes right
         self._slider: Any = pn.widgets.FloatSlider(
