@@ -30,7 +30,7 @@ from larscope.errors import LarscopeError
 from larscope.preprocessing import Preprocessing
 from larscope.schema import SCHEMA_VERSION, update
 from larscope.session import POOLING
-from larscope.settings import TRAINING_PENALTY
+from larscope.settings import REFITTED, TRAINING_PENALTY
 
 PACKED = ("clip_observed", "clip_reconstruction")
 """Images that are for looking at: kept with 16 bits."""
@@ -76,6 +76,14 @@ class Result:
         """The settings that the network was trained with: of a refit, those of another result."""
         trained = dict(self.provenance.get("refitted_from", {}).get("settings", self.settings))
         return trained | ({"penalty": TRAINING_PENALTY} if trained["penalty"] == "auto" else {})
+
+    @property
+    def trained_otherwise(self) -> dict[str, Any]:
+        """What settings of the dynamics were in training that are others in the fits after it."""
+        trained, fitted = self.training, {**self.settings, "penalty": self.penalty}
+        # a training fits each window by itself, whatever `coefficients` says
+        names = [name for name in REFITTED if name != "coefficients" and trained.get(name) != fitted.get(name)]
+        return {name: trained.get(name) for name in names}
 
 
 def write_result(result: Result, folder: str | Path) -> Path:

@@ -10,7 +10,6 @@ from larscope.report.section import Section
 from larscope.report.style import conditions_of, counted
 from larscope.report.words import held_out
 from larscope.result import Result
-from larscope.settings import REFITTED
 
 PAPER = (
     "Kabus et al. (2026) Embedding interpretable l1-regression into neural networks for uncovering temporal structure "
@@ -124,11 +123,8 @@ def _model(result: Result) -> list[str]:
 
 def _training(result: Result) -> str:
     """Say which settings of the dynamics were others in training than in the fits after it."""
-    trained = result.training
-    fitted = {**result.settings, "penalty": result.penalty}
-    # a training fits each window by itself, whatever `coefficients` says
-    others = [name for name in REFITTED if name != "coefficients" and trained.get(name) != fitted.get(name)]
-    said = ", ".join(f"{name.replace('_', ' ')} {trained.get(name, 'none')}" for name in others)
+    others = result.trained_otherwise.items()
+    said = ", ".join(f"{name.replace('_', ' ')} {'none' if value is None else value}" for name, value in others)
     return f" In training, other settings of the autoregression were used: {said}." if said else ""
 
 
