@@ -60,6 +60,15 @@ def test_fit_takes_a_penalty_by_number_or_chooses_one(table, tmp_path):
     assert "or 'auto'; got 'best'" in " ".join(wrong.stderr.split())
 
 
+def test_fit_takes_a_preset(table, tmp_path):
+    given = ["--order", "2", "--window", "32", "--penalty", "0.002"]
+    done = larscope("fit", table, "--out", tmp_path / "result", "--preset", "paper", *given)
+    assert done.exit_code == 0, done.output
+    assert LatentVAR(**read_result(tmp_path / "result").settings) == LatentVAR(
+        preset="paper", order=2, window=32, penalty=0.002
+    )
+
+
 def test_fit_says_what_was_found_and_which_file_to_open(table, tmp_path):
     done = larscope("fit", table, "--out", tmp_path / "result", *FIT)
     assert "Training takes only 18 steps" in done.stderr

@@ -71,6 +71,15 @@ def test_all_settings_go_through_a_file(config):
     assert repr(LatentVAR(**read_config(config(tomli_w.dumps(plain(model)))))) == repr(model)
 
 
+def test_a_preset_of_the_file_is_under_its_settings_and_one_of_the_options_over_them(config):
+    path = config("preset = 'paper'\nepochs = 4\ncenter = true\n")
+    settings = read_config(path, {"epochs": 5})
+    assert LatentVAR(**settings) == LatentVAR(preset="paper", epochs=5, center=True)
+    assert read_config(path, {"preset": "default"})["epochs"] == 4
+    settings = read_config(path, {"preset": "paper", "epochs": 5})
+    assert LatentVAR(**settings) == LatentVAR(preset="paper", epochs=5)
+
+
 WRONG = {
     "misspelt key": ("order = 3\n\n# ours\npenalti = 1", 4, "Unknown setting 'penalti'. Did you mean 'penalty'?"),
     "misspelt value": ("training = 'end2end'", 1, "got 'end2end'. Did you mean 'end-to-end'?"),
@@ -79,6 +88,7 @@ WRONG = {
     "truth for a number": ("order = true", 1, "valid integer; got True"),
     "number for truth": ("\nskip = 1", 2, "valid boolean; got 1"),
     "not finite": ("penalty = inf", 1, "finite number, or 'auto'; got inf"),
+    "another preset": ("seed = 1\npreset = 'papre'", 2, "got 'papre'. Did you mean 'paper'?"),
     "another word": ("penalty = 'best'", 1, "valid number, or 'auto'; got 'best'"),
     "a date": ("order = 2024-01-01", 1, "valid integer"),
     "too few": ("seed = 1\ncrop = [\n  64\n]", 2, "Centre crop, height and width"),
@@ -153,6 +163,7 @@ def test_an_editor_refuses_what_larscope_refuses(case):
         "crop = [64, 32]",
         "penalty = 1",
         "penalty = 'auto'",
+        "preset = 'paper'",
         "max_distance = 0.5\nepochs = 2",
         "schema_version = 1",
     ],

@@ -17,9 +17,10 @@ import torch
 import typer.main
 
 import larscope
+from larscope import LatentVAR
 from larscope.cli import app
 from larscope.io.table import Row
-from larscope.settings import Settings
+from larscope.settings import PRESETS, Settings
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -154,3 +155,19 @@ def test_links_and_pictures_exist(page):
     targets = re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8"))
     missing = [target for target in targets if "://" not in target and not (page.parent / target).exists()]
     assert missing == []
+
+
+def test_the_paper_s_letter_is_what_its_preset_is():
+    """Every option that the page names as the paper's is in the preset, and everything in it is a default or named."""
+    page = (ROOT / "docs" / "paper.md").read_text(encoding="utf-8")
+    table = page.split("## Where we chose otherwise")[1].split("##")[0]
+    named = [row.split("|")[-2].strip(" `") for row in table.splitlines() if row.startswith("|")]
+    options = {option: one for one in LARSCOPE.commands["fit"].params for option in (*one.opts, *one.secondary_opts)}
+    letter = {}
+    for option, *value in (text.split() for text in named if text.partition(" ")[0] in options):
+        letter[options[option].name] = value[0] if value else option in options[option].opts
+    assert letter.keys() >= {"center", "epochs"}
+    paper, default = LatentVAR(preset="paper"), LatentVAR()
+    assert {name: str(getattr(paper, name)) for name in letter} == {name: str(value) for name, value in letter.items()}
+    differs = {name for name in PRESETS["paper"] if getattr(paper, name) != getattr(default, name)}
+    assert differs == letter.keys()

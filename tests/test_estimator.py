@@ -13,7 +13,7 @@ from larscope.comparison import ComparisonWarning
 from larscope.penalties import choose_penalty
 from larscope.report import write_report
 from larscope.session import ArrayMovie, Run, Session
-from larscope.settings import Settings
+from larscope.settings import PRESETS, Settings, setting_names
 from larscope.training import ShortTrainingWarning
 
 SMALL = {"order": 2, "window": 32, "penalty": 0.002, "epochs": 3}
@@ -31,7 +31,7 @@ def model(session):
 
 
 def test_takes_every_setting_and_shows_them():
-    assert inspect.signature(LatentVAR).parameters.keys() == inspect.signature(Settings).parameters.keys()
+    assert list(inspect.signature(LatentVAR).parameters) == ["preset", *inspect.signature(Settings).parameters]
     assert "penalty=0.25" in repr(LatentVAR(penalty=0.25))
 
 
@@ -585,3 +585,27 @@ def test_an_automatic_penalty_of_a_refit_follows_its_settings(automatic, session
     assert order.choice_ == choose_penalty(SparseVAR(order=1), latents)
     assert shared.choice_ == choose_penalty(SparseVAR(order=2), latents, conditions)
     assert automatic.refit(session, penalty=0.01).choice_ is None
+
+
+def test_a_preset_stands_for_settings_that_given_ones_win_over():
+    paper = LatentVAR(preset="paper")
+    assert (paper.center, paper.epochs) == (False, 2)
+    assert repr(LatentVAR(preset="paper", epochs=7, penalty="auto")) == repr(
+        LatentVAR(**{**PRESETS["paper"], "epochs": 7, "penalty": "auto"})
+    )
+    assert repr(LatentVAR(preset="default")) == repr(LatentVAR())
+    with pytest.raises(LarscopeError, match=r"'default', 'paper': got 'papre'. Did you mean 'paper'\?"):
+        LatentVAR(preset="papre")
+
+
+def test_the_paper_s_preset_says_all_but_the_frames_size_and_the_seed():
+    """So that no change of a default changes it."""
+    assert set(setting_names()) - set(PRESETS["paper"]) == {"crop", "downscale", "nan", "seed"}
+
+
+def test_a_refit_takes_a_preset_that_needs_no_training(session):
+    paper = fit(session, preset="paper", epochs=2)
+    centred = paper.refit(session, center=True)
+    assert_same_model(paper, centred.refit(session, preset="paper", **SMALL | {"epochs": 2}))
+    with pytest.raises(LarscopeError, match="`epochs` is 3"):
+        fit(session).refit(session, preset="paper", order=2, window=32)

@@ -20,7 +20,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from larscope.errors import LarscopeError
-from larscope.settings import REFITTED, Settings, describe_setting, setting_names
+from larscope.settings import PRESET, REFITTED, Preset, Settings, describe_setting, setting_names
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 a fault of larscope itself; 2 something must be changed, as the message says; "
@@ -167,6 +167,7 @@ def fit(
     config: Annotated[
         Path | None, typer.Option(help="Settings from the `config.toml` of an earlier result; options override them.")
     ] = None,
+    preset: Annotated[Preset, typer.Option(help=PRESET)] = "default",
     seeds: Annotated[
         int, typer.Option(min=1, help="Train this often, from --seed on, and say how often each edge is found.")
     ] = 1,
@@ -201,13 +202,14 @@ def fit(
 
     * `larscope fit session.csv --out sparser --penalty 0.01 --seeds 5`
 
-    * `larscope fit session.csv --out paper --crop 768 512 --downscale 4`
+    * `larscope fit session.csv --out paper --preset paper --crop 768 512 --downscale 4`
 
     * `larscope fit session.csv --out again --config result/config.toml`
 
     * `larscope fit session.csv --out shared --devices 2 --batch-size 2`
     """
     with reported_errors():
+        settings = {"preset": preset, **settings}
         if config is not None:
             from larscope.config import read_config
 

@@ -10,11 +10,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from larscope.errors import LarscopeError
 from larscope.schema import SCHEMA_VERSION, update
-from larscope.settings import Settings, explain_validation
+from larscope.settings import PRESET, PRESETS, Settings, expand_preset, explain_validation
 
 
 def read_config(path: str | Path, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Read the settings in a TOML file, and put `options` over them.
+    """Read the settings in a TOML file, those that its `preset` stands for included, and put `options` over them.
 
     Values are not converted: a number in quotes is text, and refused.
 
@@ -23,14 +23,14 @@ def read_config(path: str | Path, options: Mapping[str, Any] | None = None) -> d
     path
         A `config.toml` of a result, of this or an older version, or one written by hand.
     options
-        Settings that win over the file's.
+        Settings that win over the file's; so do those that a `preset` among them stands for.
 
     Raises
     ------
     LarscopeError
         The file cannot be read, a key is unknown, or a value is not allowed; file and line are named.
     """
-    path, options = Path(path), dict(options or {})
+    path, options = Path(path), expand_preset(options or {})
     try:
         text = path.read_text(encoding="utf-8")
         content = tomllib.loads(text + "\n")  # what is wrong in the last line has a number too
@@ -38,7 +38,11 @@ def read_config(path: str | Path, options: Mapping[str, Any] | None = None) -> d
         raise LarscopeError(
             f"Expected settings in TOML; {path} cannot be read: {error}. Pass the `config.toml` of a result."
         ) from error
-    settings = {**update(content, content.pop("schema_version", SCHEMA_VERSION), path), **options}
+    content = update(content, content.pop("schema_version", SCHEMA_VERSION), path)
+    try:
+        settings = {**expand_preset(content), **options}
+    except LarscopeError as error:
+        raise LarscopeError(f"{path}, line {_lines(text)['preset']}: {error}") from None
     try:
         TypeAdapter(Settings).validate_json(json.dumps(settings, default=str), strict=True)
     except ValidationError as error:
@@ -62,11 +66,12 @@ def config_schema() -> dict[str, Any]:
             allowed = [part for part in described.pop("anyOf") if part != {"type": "null"}]
             described |= allowed[0] if len(allowed) == 1 else {"anyOf": allowed}
     version = {"type": "integer", "minimum": 1, "maximum": SCHEMA_VERSION, "description": "Version of this file."}
+    preset = {"enum": list(PRESETS), "default": "default", "description": PRESET}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **schema,
         "title": "Settings of larscope",
-        "properties": {"schema_version": version, **schema["properties"]},
+        "properties": {"schema_version": version, "preset": preset, **schema["properties"]},
     }
 
 

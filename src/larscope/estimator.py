@@ -45,7 +45,7 @@ from larscope.processes import Processes, is_first, spread
 from larscope.provenance import describe_inputs, describe_versions, git_commit
 from larscope.result import Result, build_dataset, read_result, split_runs, write_result
 from larscope.session import Session, require_frames
-from larscope.settings import REFITTED, Settings, explain_validation, plain, setting_names
+from larscope.settings import REFITTED, Preset, Settings, expand_preset, explain_validation, plain, setting_names
 from larscope.training import train
 from larscope.var import HELD_OUT, SparseCoefficients, SparseVAR, VARFit
 
@@ -72,7 +72,8 @@ TRAINED_BY = ("created", "seconds", "command", "fit", "versions", "git")
 class LatentVAR(ComparesConditions):
     """Sparse dynamics of the latents of a convolutional autoencoder, learned together (sec. 2).
 
-    Takes every setting of `Settings` as a keyword, under the same name as `larscope fit` does.
+    Takes every setting of `Settings` as a keyword, under the same name as `larscope fit` does, and `preset`, which
+    stands for several of them that others given beside it win over: `"paper"` is the letter of the paper.
 
     Attributes
     ----------
@@ -114,7 +115,12 @@ class LatentVAR(ComparesConditions):
     (2, 36, 36)
     """
 
-    __signature__ = inspect.signature(Settings)
+    __signature__ = inspect.Signature(
+        [
+            inspect.Parameter("preset", inspect.Parameter.KEYWORD_ONLY, default="default", annotation=Preset),
+            *inspect.signature(Settings).parameters.values(),
+        ]
+    )
 
     scores_: pd.DataFrame
     forecasts_: list[Series]
@@ -124,7 +130,7 @@ class LatentVAR(ComparesConditions):
 
     def __init__(self, **settings: Any) -> None:
         try:
-            super().__init__(**settings)
+            super().__init__(**expand_preset(settings))
         except ValidationError as error:
             raise explain_validation(error) from None
 
@@ -247,7 +253,7 @@ class LatentVAR(ComparesConditions):
         """
         started = time.monotonic()
         network = self._fitted_network()
-        model = type(self)(**{**plain(self), **settings})
+        model = type(self)(**{**plain(self), **expand_preset(settings)})
         for name in setting_names():
             value = getattr(model, name)
             if name not in REFITTED and value != getattr(self, name):

@@ -28,6 +28,38 @@ REFITTED = (
 )
 """Settings of the dynamics, which a trained network can be refitted with."""
 
+Preset = Literal["default", "paper"]
+
+PRESETS: Mapping[Preset, Mapping[str, Any]] = MappingProxyType(
+    {
+        "default": {},
+        "paper": {
+            "order": 5,
+            "penalty": TRAINING_PENALTY,
+            "training": "end-to-end",
+            "epochs": 2,
+            "batch_size": 1,
+            "precision": "float32",
+            "learning_rate": 1e-3,
+            "window": 64,
+            "skip": True,
+            "output": "leaky",
+            "pooling": "target",
+            "batch_norm": "running",
+            "center": False,
+            "scale": "series",
+            "penalty_scale": "mean",
+            "own_weight": 1.0,
+            "coefficients": "run",
+            "max_distance": None,
+        },
+    }
+)
+"""Settings by one name. `"paper"` is the letter of arXiv 2603.02899 and, where it is silent, what it is read as: all
+but the frames and the seed, so that it stays the same whatever becomes the default."""
+
+PRESET = "Settings by one name, which those that are given win over. 'paper': the letter of the paper, but for --crop."
+
 PositiveInt = Annotated[int, Field(ge=1)]
 
 
@@ -138,6 +170,28 @@ class Settings:
                 f"`order` must be smaller than `window`: got order={self.order} and window={self.window}. "
                 "Lower `order` or lengthen `window`."
             )
+
+
+def expand_preset(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with those that their `preset` stands for; what is given wins.
+
+    Raises
+    ------
+    LarscopeError
+        There is no such preset.
+
+    Examples
+    --------
+    >>> expand_preset({"preset": "paper", "epochs": 3})["epochs"], expand_preset({"preset": "default", "order": 2})
+    (3, {'order': 2})
+    """
+    given = dict(settings)
+    name = given.pop("preset", "default")
+    if name not in PRESETS:
+        raise LarscopeError(
+            f"`preset` must be one of {', '.join(map(repr, PRESETS))}: got {name!r}. {suggest(str(name), PRESETS)}"
+        )
+    return {**PRESETS[name], **given}
 
 
 def setting_names() -> list[str]:
