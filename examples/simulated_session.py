@@ -16,16 +16,16 @@ test = model.compare("familiar", "novel")
 maps = {condition: model.contribution_map(condition) for condition in session.conditions}
 
 figure, panels = plt.subplots(1, 3, figsize=(10, 4.4), layout="constrained", width_ratios=[1, 1, 1.5])
-limit = max(abs(values).max() for values in maps.values())
+limit = max(values.max() for values in maps.values())
 rows, columns = session.truth.positions.T
 driving = session.truth.driving
 for axes, (condition, values) in zip(panels, maps.items(), strict=False):
-    image = axes.imshow(values, cmap="RdBu_r", vmin=-limit, vmax=limit)
-    axes.plot(columns[driving], rows[driving], "o", color="k", markersize=12, fillstyle="none", label="drives others")
-    axes.plot(columns[~driving], rows[~driving], "x", color="0.5", markersize=4, label="does not")
+    image = axes.imshow(values, cmap="viridis", vmin=0, vmax=limit)
+    axes.plot(columns[driving], rows[driving], "o", color="C3", markersize=12, fillstyle="none", label="drives others")
+    axes.plot(columns[~driving], rows[~driving], "x", color="w", markersize=4, label="does not")
     axes.set(title=f"Contribution map, {condition}", xlabel="column (pixels)")
 panels[0].set_ylabel("row (pixels)")
-figure.colorbar(image, ax=panels[:2], label="of the intensity range [0, 1]", shrink=0.7)
+figure.colorbar(image, ax=panels[:2], label="influence", shrink=0.7)
 panels[2].hist(test.permuted, bins=20, color="0.7", label=f"{test.n_labelings} labelings")
 panels[2].axvline(test.statistic, color="C3", label=f"observed: p = {test.pvalue:.2f} (at best {test.min_pvalue:.2f})")
 panels[2].set(title="Coefficient swap", xlabel="statistic T under permuted labels", ylabel="labelings")

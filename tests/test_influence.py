@@ -4,17 +4,20 @@ import numpy as np
 import pytest
 import scipy.ndimage
 import scipy.stats
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from larscope.influence import (
-    brightening,
     contribution_map,
+    decoder_response,
     difference_map,
     edge_differences,
     influence,
     latent_positions,
+    printed_map,
 )
+from larscope.network import Decoder, EncoderBlock
 
 GRID = (3, 4)
 
@@ -63,54 +66,85 @@ def test_positions_are_patch_centres():
         np.testing.assert_allclose(scipy.ndimage.center_of_mass(patch), (row, column))
 
 
-def nonlinear_decoder(flip=1.0, shift=0.0):
-    """Upsamples by 8 and bends; `flip` and `shift` undo what was done to the latents before the last layer."""
+def nonlinear_decoder(factor=1.0, shift=0.0):
+    """Upsamples by 8, spreads by up to 7 pixels and bends; `factor` and `shift` undo what was done to the latents."""
 
     def decode(z):
-        maps = ((z - shift) * flip).reshape(-1, *GRID)
-        up = np.kron(maps, np.ones((8, 8)))
-        return np.where(up > 0, up, 0.01 * up) + 0.1 * np.tanh(up)
+        maps = ((z - shift) * factor).reshape(-1, *GRID)
+        spread = scipy.ndimage.uniform_filter(np.kron(maps, np.ones((8, 8))), (0, 15, 15), mode="constant")
+        return np.where(spread > 0, spread, 0.01 * spread) + 0.1 * np.tanh(spread)
 
     return decode
+
+
+def responses_one_by_one(decode, mean, sigma):
+    return np.stack([(decode(mean + one) - decode(mean - one))[0] / 2 for one in np.diag(sigma)])
+
+
+def test_nine_pairs_of_images_show_every_latent():
+    rng = np.random.default_rng(2)
+    mean, sigma, c = rng.normal(size=12), rng.uniform(0.1, 3, 12), rng.random(12)
+    found = contribution_map(c, decoder_response(nonlinear_decoder(), mean, sigma, GRID), GRID)
+    energy = responses_one_by_one(nonlinear_decoder(), mean, sigma) ** 2
+    np.testing.assert_allclose(found, np.tensordot(c, energy, 1) / energy.sum(0), rtol=1e-9)
+
+
+def test_a_latent_of_the_network_reaches_no_further_than_the_patches_around_it():
+    """What `decoder_response` relies on, for the real decoder."""
+    torch.manual_seed(0)
+    indices, x = [], torch.randn(1, 1, 40, 40)
+    for channels in (1, 32, 32):
+        x, index = EncoderBlock(channels).eval()(x)
+        indices.append(index)
+    decoder, z = Decoder().eval(), torch.randn(1, 1, 5, 5)
+    moved = z.clone()
+    moved[0, 0, 2, 2] += 3
+    with torch.no_grad():
+        changed = (decoder(moved, indices) - decoder(z, indices)).abs()[0, 0]
+    assert changed[16:24, 16:24].max() > 0
+    changed[8:32, 8:32] = 0
+    assert not changed.any()
 
 
 @pytest.mark.parametrize("factor", [-1.0, 3.0, -0.2])
 def test_map_does_not_change_when_latents_are_flipped_or_rescaled(factor):
     rng = np.random.default_rng(0)
     latent = rng.exponential(size=(200, 12)) + 0.4
-    mean_frame = rng.random((24, 32))
     c = influence(random_coef())
 
     def map_of(z, decode):
-        mean, sigma = z.mean(axis=0), np.sqrt(((z - z.mean(axis=0)) ** 2).mean())
-        sign = np.sign(brightening(decode, mean_frame, mean, sigma))
-        return contribution_map(c, decode, mean_frame, mean, sigma, sign, gain=0.7)
+        return contribution_map(c, decoder_response(decode, z.mean(axis=0), z.std(axis=0), GRID, gain=0.7), GRID)
 
     original = map_of(latent, nonlinear_decoder())
     np.testing.assert_allclose(map_of(factor * latent, nonlinear_decoder(1 / factor)), original, atol=1e-12)
-    assert original.max() > 0.1
+    assert np.ptp(original) > 0.1
 
 
-def test_default_map_is_zero_without_influence_and_paper_map_is_the_mean_frame():
-    mean_frame = np.full((24, 32), 0.3)
-    none = np.zeros(12)
-    assert not contribution_map(none, nonlinear_decoder(), mean_frame, np.ones(12)).any()
-    np.testing.assert_allclose(contribution_map(none, nonlinear_decoder(), mean_frame, preset="paper"), mean_frame)
+def test_map_does_not_depend_on_how_bright_or_lively_a_place_is():
+    """Two latents of equal influence show equally, though one has a hundred times the variance of the other."""
+    mean, sigma = np.zeros(12), np.ones(12)
+    sigma[5] = 10
+    c = np.zeros(12)
+    c[[0, 5]] = 0.8
+    image = contribution_map(
+        c, decoder_response(lambda z: np.kron(z.reshape(-1, *GRID), np.ones((8, 8))), mean, sigma, GRID), GRID
+    )
+    np.testing.assert_allclose(image, np.kron(c.reshape(GRID), np.ones((8, 8))))
 
 
-def test_paper_map_is_the_printed_formula():
+def test_map_is_zero_without_influence_and_where_nothing_shows():
+    response = decoder_response(nonlinear_decoder(), np.ones(12), np.ones(12), GRID)
+    assert not contribution_map(np.zeros(12), response, GRID).any()
+    response[:, :8] = 0
+    assert not contribution_map(np.ones(12), response, GRID)[:8].any()
+    np.testing.assert_allclose(contribution_map(np.ones(12), response, GRID)[8:], 1)
+
+
+def test_printed_map_is_the_printed_formula():
     c, mean_frame = influence(random_coef(), direction="inflow"), np.random.default_rng(1).random((24, 32))
     expected = (nonlinear_decoder()(2.0 * c[None])[0] + 1) * mean_frame
-    np.testing.assert_allclose(contribution_map(c, nonlinear_decoder(), mean_frame, gain=2.0, preset="paper"), expected)
-
-
-def test_brightening_is_the_change_of_the_image_and_turns_with_the_latents():
-    decode, mean_frame = nonlinear_decoder(), np.random.default_rng(0).random((24, 32))
-    mean = np.linspace(-1, 1, 12)
-    change = decode(mean + 0.3)[0] - decode(mean - 0.3)[0]
-    expected = sum(change[i, j] * mean_frame[i, j] for i in range(24) for j in range(32))
-    assert brightening(decode, mean_frame, mean, 0.3) == pytest.approx(expected)
-    assert brightening(nonlinear_decoder(flip=-1), mean_frame, -mean, 0.3) == pytest.approx(-expected)
+    np.testing.assert_allclose(printed_map(c, nonlinear_decoder(), mean_frame, gain=2.0), expected)
+    np.testing.assert_allclose(printed_map(0 * c, nonlinear_decoder(), mean_frame), mean_frame)
 
 
 def test_difference_map_finds_a_planted_patch_and_little_else():
@@ -188,11 +222,9 @@ def test_edge_differences_control_the_familywise_error():
         (lambda: influence(np.zeros((1, 3, 3)), direction="out"), "`direction` must be 'outflow' or 'inflow'"),
         (lambda: influence(np.zeros((1, 3, 3)), exclude_radius=1.0), "got grid=None"),
         (lambda: influence(np.zeros((1, 3, 3)), exclude_radius=1.0, grid=(2, 2)), r"got grid=\(2, 2\)"),
-        (lambda: contribution_map(np.zeros(12), nonlinear_decoder(), np.zeros((2, 2))), r"got \(2, 24, 32\)"),
-        (
-            lambda: contribution_map(np.zeros(12), nonlinear_decoder(), np.zeros((24, 32)), preset="papr"),
-            "`preset` must be",
-        ),
+        (lambda: printed_map(np.zeros(12), nonlinear_decoder(), np.zeros((2, 2))), r"got \(1, 24, 32\)"),
+        (lambda: contribution_map(np.zeros(12), np.zeros((9, 25, 32)), GRID), r"got shapes \(9, 25, 32\) and \(12,\)"),
+        (lambda: contribution_map(np.zeros(9), np.zeros((9, 24, 32)), GRID), r"got shapes \(9, 24, 32\) and \(9,\)"),
         (lambda: edge_differences(np.zeros((2, 1, 4, 4)), "ab", (1, 2), (8, 8)), "`grid` must be"),
         (lambda: edge_differences(np.zeros((3, 1, 4, 4)), "ab", (2, 2), (8, 8)), "got 3 for 2 runs"),
     ],

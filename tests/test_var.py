@@ -12,6 +12,7 @@ from larscope.var import (
     SparseCoefficients,
     SparseVAR,
     complete_rows,
+    fit_couplings,
     from_design_layout,
     lag_matrix,
     measure,
@@ -298,3 +299,49 @@ def test_the_weight_of_a_latents_own_past_is_scikit_learns_lasso_on_scaled_or_pr
             theirs[~own] = sklearn_coefs(out @ design[:, ~own], (out @ y)[:, None], 0.15)[:, 0]
             theirs[own] = np.linalg.lstsq(design[:, own], y - design[:, ~own] @ theirs[~own])[0]
         np.testing.assert_allclose(ours[:, j], theirs, atol=1e-8)
+
+
+def test_couplings_are_least_squares_of_each_run_on_what_all_runs_select():
+    """Planted couplings are selected, and measured in units of the latents' standard deviations without shrinking."""
+    runs = [simulate(300, strength * PLANTED, seed) for seed, strength in enumerate((1.0, 1.0, 0.5))]
+    couplings = fit_couplings(SparseVAR(order=2), runs)
+    selected = couplings[0] != 0
+    assert all(torch.equal(coef != 0, selected) for coef in couplings)
+    planted = torch.from_numpy(PLANTED != 0) & ~torch.eye(3, dtype=torch.bool)
+    assert selected[planted].all()
+    assert selected.diagonal(dim1=1, dim2=2).all()  # a latent's own past is always there
+    for latent, coef in zip(runs, couplings, strict=True):
+        unit = (latent - latent.mean(0)) / latent.std(0, correction=0)
+        design, allowed = lag_matrix(unit, 2).numpy(), to_design_layout(selected)
+        for j in range(3):
+            columns = allowed[:, j].numpy()
+            expected = np.linalg.lstsq(design[:, columns], unit[2:, j].numpy(), rcond=None)[0]
+            np.testing.assert_allclose(to_design_layout(coef)[columns, j], expected, atol=1e-10)
+    assert couplings[2][0, 1, 0] < 0.7 * couplings[0][0, 1, 0]
+
+
+def test_couplings_do_not_depend_on_sign_and_scale_of_the_latents():
+    runs = [simulate(200, PLANTED, seed) for seed in range(2)]
+    factor = torch.tensor([-3.0, 0.1, 20.0])
+    sign = factor.sign()[:, None] * factor.sign()
+    for one, other in zip(*(fit_couplings(SparseVAR(2), z) for z in (runs, [factor * z for z in runs])), strict=True):
+        np.testing.assert_allclose(other, sign * one, atol=1e-9)
+
+
+def test_independent_series_are_hardly_ever_coupled():
+    """By the penalty's rule, in 4 of 1000: the chance that a normal deviate exceeds sqrt(2 log 60)."""
+    own = 0.8 * np.eye(30)[None]
+    found = [fit_couplings(SparseVAR(2), [simulate(200, own, 10 * n + run) for run in range(3)])[0] for n in range(8)]
+    between = torch.stack(found)[..., ~torch.eye(30, dtype=torch.bool)]
+    assert 0.002 < (between != 0).double().mean() < 0.008
+
+
+def test_couplings_of_series_with_gaps_constants_and_walls():
+    runs = [torch.cat([simulate(120, PLANTED, seed), torch.full((120, 1), 2.0)], dim=1) for seed in range(2)]
+    runs[0][50:53] = float("nan")
+    near = fit_couplings(SparseVAR(2, max_distance=1.0, latent_shape=(1, 4)), runs)
+    assert all(coef.isfinite().all() for coef in near)
+    assert near[0][0, 1, 0] > 0.3
+    assert not near[0][:, [0, 2], [2, 0]].any()  # two apart
+    assert not near[0][:, 3].any()
+    assert not near[0][:, :, 3].any()

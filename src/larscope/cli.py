@@ -731,11 +731,11 @@ def _train_again(
     from larscope.stability import describe_stability, find_in_conditions
 
     conditions = [run.condition for run in session]
-    findings = {model.seed: find_in_conditions(model.coef_, model.contribution_maps_, conditions)}
+    findings = {model.seed: find_in_conditions(model.var_, model.latents_, model.contribution_maps_, conditions)}
     for seed in range(model.seed + 1, model.seed + n_seeds):
         console.print(f"Training with seed {seed}, {len(findings) + 1} of {n_seeds}.", highlight=False)
         again = LatentVAR(**{**settings, "seed": seed}).fit(session, checkpoints=folder / f"seed-{seed}", **how)
-        findings[seed] = find_in_conditions(again.coef_, again.contribution_maps_, conditions)
+        findings[seed] = find_in_conditions(again.var_, again.latents_, again.contribution_maps_, conditions)
     return describe_stability(findings, session.conditions, session.simulated)
 
 

@@ -1,7 +1,7 @@
 """What a fitted `LatentVAR` says of its conditions: tests, maps and edges. It wires the parts together."""
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any, Literal
 
@@ -23,9 +23,16 @@ from larscope.comparison import (
     influence_test,
 )
 from larscope.errors import LarscopeError, suggest
-from larscope.evaluation import bright_direction, map_run
+from larscope.evaluation import RESPONSE_FRAMES, map_as_printed, respond
 from larscope.groups import Groups, group_members, groups_by
-from larscope.influence import EdgeDifferences, difference_map, edge_differences, latent_positions
+from larscope.influence import (
+    EdgeDifferences,
+    contribution_map,
+    difference_map,
+    edge_differences,
+    influence,
+    latent_positions,
+)
 from larscope.network import Autoencoder
 from larscope.permutation import MaxT
 from larscope.preprocessing import PreparedSession, Preprocessing, prepare
@@ -33,7 +40,7 @@ from larscope.processes import spread
 from larscope.record import ComparisonRecord, build_record
 from larscope.session import Session, require_frames
 from larscope.settings import Settings
-from larscope.var import SparseCoefficients, SparseVAR
+from larscope.var import SparseCoefficients, SparseVAR, fit_couplings
 
 Series = Float[NDArray[np.float32], "T K"]
 
@@ -157,7 +164,7 @@ class ComparesConditions(Settings):
     ) -> MaxT:
         """Return the mean contribution map of one condition minus that of another, and where it is significant.
 
-        `difference` is in units of [0, 1] frames; `pvalue <= 0.05` is the significance mask, corrected for the number
+        `difference` is of influence, as the maps; `pvalue <= 0.05` is the significance mask, corrected for the number
         of pixels by max-T over the same restricted permutations as `compare` (`larscope.permutation.max_t`).
 
         Parameters
@@ -297,12 +304,16 @@ class ComparesConditions(Settings):
         direction
             `"outflow"`: what a place does to others. `"inflow"`: what others do to it.
         gain
-            Standard deviations that a latent of influence 1 is moved; the map should look alike at half of it.
+            Standard deviations that a latent is moved to see which pixels the decoder shows it in; with
+            `preset="paper"`, a factor of the influence.
         exclude_radius
             Leave out couplings between latents at most this far apart (latent pixels): one cell over two latents
             looks like a coupling.
         preset
-            `"paper"` is the printed formula (with `direction="inflow"` to the letter).
+            `"default"`: influence from couplings between latents of unit variance, selected on all runs together
+            and measured in each (`larscope.var.fit_couplings`), as a mean over the latents that a pixel shows
+            (`larscope.influence.contribution_map`). `"paper"`: `coef_`, and the printed formula (with
+            `direction="inflow"` to the letter).
         session
             The session of the fit. Only needed for other than the default options after `larscope.load`, since a
             result folder holds no frames to take pooling indices from.
@@ -310,7 +321,7 @@ class ComparesConditions(Settings):
         Returns
         -------
         Array
-            In units of [0, 1] frames: what the influence adds to the mean frame.
+            Influence: the sum of absolute couplings, without unit; with `preset="paper"`, in [0, 1] of the session.
         """
         self._fitted_network()
         runs = self._runs_of(condition)
@@ -346,8 +357,7 @@ class ComparesConditions(Settings):
             stored: Float[NDArray[np.float32], "runs height width"] = self.contribution_maps_[runs]
             return stored
         prepared = self._prepare_new(self._known_session(session))
-        coefs = dict(zip(runs, self._equally_fitted(runs)[1], strict=True))
-        return self._map(prepared, runs, coefs=coefs, **how)
+        return self._map(prepared, runs, equal_length=True, **how)
 
     def _known_session(self, session: Session | None) -> Session:
         """Return the session of the fit, or raise: its frames have the pooling indices that a map is decoded with."""
@@ -364,21 +374,51 @@ class ComparesConditions(Settings):
     def _map(
         self,
         prepared: PreparedSession,
-        runs: Iterable[int],
+        runs: Sequence[int],
         progress: bool = False,
         fabric: Fabric | None = None,
         *,
-        coefs: Mapping[int, Any] | None = None,
-        **how: Any,
+        equal_length: bool = False,
+        direction: Literal["outflow", "inflow"] = "outflow",
+        gain: float = 1.0,
+        exclude_radius: float = 0.0,
+        preset: Literal["default", "paper"] = "default",
     ) -> Float[NDArray[np.float32], "runs height width"]:
-        network, var = self.network_, self.var_
-        sign = bright_direction(network, var, prepared, self.latents_, self.window)
-        used = self.coef_ if coefs is None else coefs
+        network = self.network_
+        if preset not in ("default", "paper"):
+            raise LarscopeError(f"`preset` must be 'default' or 'paper': got {preset!r}. Choose one of the two.")
+        if preset == "paper":
+            coefs = self._equally_fitted(runs)[1] if equal_length else [self.coef_[run] for run in runs]
+        else:
+            coefs = self._couplings(runs, equal_length)
+        grid = network.latent_shape
+        cs = [influence(coef, direction, exclude_radius, grid) for coef in coefs]
+        if preset == "paper":
 
-        def map_one(run: int) -> Float[NDArray[np.float32], "height width"]:
-            return map_run(network, var, prepared, run, self.latents_[run], used[run], sign, self.window, **how)
+            def map_one(place: int) -> Float[NDArray[np.float64], "height width"]:
+                return map_as_printed(network, prepared, runs[place], cs[place], self.window, gain)
 
-        return np.stack(spread(map_one, list(runs), "Mapping contributions", progress, fabric))
+            maps = spread(map_one, range(len(runs)), "Mapping contributions", progress, fabric)
+        else:
+            n_frames = -(-RESPONSE_FRAMES // len(self.latents_))
+
+            def respond_one(run: int) -> Float[NDArray[np.float64], "9 height width"]:
+                return respond(network, prepared, run, self.latents_[run], n_frames, self.window, gain)
+
+            every_run = range(len(self.latents_))
+            response = np.mean(spread(respond_one, every_run, "Mapping contributions", progress, fabric), axis=0)
+            maps = [contribution_map(c, response, grid) for c in cs]
+        return np.stack(maps).astype(np.float32)
+
+    def _couplings(self, runs: Sequence[int], equal_length: bool) -> list[Float[NDArray[Any], "order K K"]]:
+        """Return the couplings of runs (`fit_couplings`): of the whole session, or of as many frames of each."""
+        lengths = {len(self.latents_[run]) for run in runs}
+        if equal_length and len(lengths) > 1:
+            series, runs = equally_long([self.latents_[run] for run in runs]), range(len(runs))
+        else:
+            series = self.latents_
+        couplings = fit_couplings(self.var_, [torch.from_numpy(latent) for latent in series])
+        return [couplings[run].numpy() for run in runs]
 
     def _equally_fitted(self, runs: Sequence[int]) -> tuple[list[Series], list[Float[NDArray[Any], "order K K"]]]:
         """Return each run's latents, as many frames as the shortest run has, and the coefficients of those frames."""

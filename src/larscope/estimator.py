@@ -86,7 +86,7 @@ class LatentVAR(ComparesConditions):
     latents_, forecasts_
         Series of each run, (T, K) and (T - order, K); NaN where frames were masked.
     contribution_maps_
-        (runs, height, width): where in the image each run's couplings come from, in [0, 1] units.
+        (runs, height, width): where in the image each run's couplings come from: influence, without unit.
     mean_frame_
         (height, width), in [0, 1].
     runs_

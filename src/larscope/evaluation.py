@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -11,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from larscope.influence import Decode, brightening, contribution_map, influence
+from larscope.influence import Decode, decoder_response, printed_map
 from larscope.network import Autoencoder
 from larscope.preprocessing import PreparedSession, true_ranges
 from larscope.settings import Settings
@@ -19,6 +18,9 @@ from larscope.var import SparseCoefficients, SparseVAR, complete_rows, first_par
 
 CLIP_FRAMES = 32
 """Length of the clip that is kept of a run, around the frame in which its latents moved most."""
+
+RESPONSE_FRAMES = 256
+"""Frames, of all runs together, whose pooling indices the decoder's response to the latents is averaged over."""
 
 
 @dataclass(frozen=True)
@@ -208,63 +210,43 @@ def _stretch_around(there: Bool[NDArray[np.bool_], " n"], at: int, length: int =
     return start, min(start + length, int(end))
 
 
-def map_run(
+def respond(
     network: Autoencoder,
-    var: SparseVAR,
     prepared: PreparedSession,
     run: int,
     latent: Float[NDArray[np.float32], "T K"],
-    coef: Float[NDArray[np.floating], "order K K"],
-    sign: float,
+    n_frames: int,
     window: int,
-    *,
-    direction: Literal["outflow", "inflow"] = "outflow",
     gain: float = 1.0,
-    exclude_radius: float = 0.0,
-    preset: Literal["default", "paper"] = "default",
-) -> Float[NDArray[np.float32], "height width"]:
-    """Return a run's contribution map (sec. 2.4), averaged over the pooling indices of all its frames."""
-    mean, sigma = _mean_and_scale(var, latent)
-    decode = _decoder(network, prepared, run, None, window)
-    c = influence(coef, direction, exclude_radius, network.latent_shape)
-    return contribution_map(c, decode, _static_image(network), mean, sigma, sign, gain, preset).astype(np.float32)
+) -> Float[NDArray[np.float64], "9 height width"]:
+    """Return how the decoder answers to each latent (`decoder_response`), over the first frames of a run."""
+    start, stop = _batches(prepared, run, window)[0]
+    decode = _decoder(network, prepared, run, [(start, min(stop, start + n_frames))])
+    mean, sigma = np.nanmean(latent, axis=0), np.nanstd(latent, axis=0)
+    return decoder_response(decode, mean, sigma, network.latent_shape, gain)
 
 
-def bright_direction(
+def map_as_printed(
     network: Autoencoder,
-    var: SparseVAR,
     prepared: PreparedSession,
-    latents: Sequence[Float[NDArray[np.float32], "T K"]],
+    run: int,
+    c: Float[NDArray[np.floating], " K"],
     window: int,
-) -> float:
-    """Return +1 if the image becomes brighter when the latents are raised, -1 if darker: over each run's first window.
-
-    Training gives the latents their sign at random; this is the same for both.
-    """
-    total = 0.0
-    for run, latent in enumerate(latents):
-        mean, sigma = _mean_and_scale(var, latent)
-        decode = _decoder(network, prepared, run, 1, window)
-        total += brightening(decode, _static_image(network), mean, sigma)
-    return -1.0 if total < 0 else 1.0
+    gain: float = 1.0,
+) -> Float[NDArray[np.float64], "height width"]:
+    """Return a run's contribution map by the paper's formula, averaged over the pooling indices of all its frames."""
+    decode = _decoder(network, prepared, run, _batches(prepared, run, window))
+    return printed_map(c, decode, _static_image(network), gain)
 
 
-def _mean_and_scale(
-    var: SparseVAR, latent: Float[NDArray[np.float32], "T K"]
-) -> tuple[Float[NDArray[np.float32], " K"], Float[NDArray[np.float32], " _"]]:
-    there = torch.from_numpy(latent[np.isfinite(latent).all(axis=1)])
-    mean, sigma = var.mean_and_scale(there)
-    return mean[0].numpy(), sigma[0].numpy()
-
-
-def _decoder(network: Autoencoder, prepared: PreparedSession, run: int, n_batches: int | None, window: int) -> Decode:
-    """Return a decoder of latent maps, averaged over the pooling indices of a run's first batches of frames, or all."""
+def _decoder(network: Autoencoder, prepared: PreparedSession, run: int, ranges: Sequence[tuple[int, int]]) -> Decode:
+    """Return a decoder of latent maps, averaged over the pooling indices of a run's frames in `ranges`."""
 
     def decode(maps: Float[NDArray[np.float64], "m K"]) -> Float[NDArray[np.float64], "m height width"]:
         latents = torch.from_numpy(maps).to(network.mean_frame)
         total, n_frames = torch.zeros(len(maps), *network.mean_frame.shape, dtype=torch.float64), 0
         with torch.no_grad():
-            for start, stop in _batches(prepared, run, window)[:n_batches]:
+            for start, stop in ranges:
                 _, indices = network.encode(_frames(network, prepared, run, start, stop))
                 n_frames += stop - start
                 for number, one in enumerate(latents):

@@ -15,12 +15,13 @@ from larscope.permutation import MaxT, exchangeable_units, max_t, permute_labels
 
 __all__ = [
     "EdgeDifferences",
-    "brightening",
     "contribution_map",
+    "decoder_response",
     "difference_map",
     "edge_differences",
     "influence",
     "latent_positions",
+    "printed_map",
 ]
 
 Coefs = Float[np.ndarray, "runs order K K"] | Sequence[Float[np.ndarray, "order K K"]]
@@ -131,101 +132,135 @@ def influence(
     return np.asarray(coupling.sum(axis=0 if direction == "outflow" else 1))
 
 
-def contribution_map(
-    c: Float[np.ndarray, " K"],
+def decoder_response(
     decode: Decode,
-    mean_frame: Float[np.ndarray, "height width"],
-    latent_mean: Float[np.ndarray, " K"] | None = None,
-    sigma_z: float | Float[np.ndarray, " K"] = 1.0,
-    sign: float = 1.0,
+    latent_mean: Float[np.ndarray, " K"],
+    sigma_z: Float[np.ndarray, " K"],
+    grid: tuple[int, int],
     gain: float = 1.0,
-    preset: Literal["default", "paper"] = "default",
+) -> Float[np.ndarray, "9 height width"]:
+    r"""How the decoder's image changes when single latents are moved.
+
+    .. math:: r_l = (\mathrm{decode}(\bar z + gain \cdot \sigma_l e_l)
+                    - \mathrm{decode}(\bar z - gain \cdot \sigma_l e_l)) / 2
+
+    A latent reaches no further than the eight patches around its own (two unpoolings and three 3 x 3 convolutions: 7
+    pixels), so latents three apart are moved at once and nine pairs of images show all of them.
+
+    Parameters
+    ----------
+    decode
+        Takes latent maps (maps, K) and returns the decoder's images (maps, height, width).
+    latent_mean, sigma_z
+        Mean and standard deviation of each latent.
+    grid
+        Height and width of the latent map.
+    gain
+        How many standard deviations a latent is moved.
+
+    Returns
+    -------
+    response
+        In each pixel, the :math:`r_l` of the nine latents whose patches are the pixel's own and those around it. Its
+        order is of use to `contribution_map` only. A mean over runs is a response too.
+
+    Examples
+    --------
+    >>> response = decoder_response(lambda z: z.reshape(-1, 2, 2), np.zeros(4), np.full(4, 0.5), grid=(2, 2))
+    >>> response.sum(axis=0)
+    array([[0.5, 0.5],
+           [0.5, 0.5]])
+    """
+    moved = gain * sigma_z * (_kind(grid) == np.arange(9)[:, None])
+    images = np.asarray(decode(np.concatenate([latent_mean + moved, latent_mean - moved])))
+    return np.asarray((images[:9] - images[9:]) / 2)
+
+
+def contribution_map(
+    c: Float[np.ndarray, " K"], response: Float[np.ndarray, "9 height width"], grid: tuple[int, int]
 ) -> Float[np.ndarray, "height width"]:
-    r"""Decode an influence vector into an image of where the influence comes from.
+    r"""Show an influence vector as an image: in each pixel, the mean influence of the latents that it shows.
 
-    .. math::
-        \Omega(c) &= (\mathrm{decode}(\bar z + gain \cdot sign \cdot \sigma_z c) + 1) \, \bar x,
-        \qquad \text{map} = \Omega(c) - \Omega(0) \\
-        \text{map} &= (\mathrm{decode}(gain \cdot c) + 1) \, \bar x \qquad\text{(preset="paper", section 2.4)}
+    .. math:: \text{map}(x) = \sum_l c_l r_l(x)^2 \Big/ \sum_l r_l(x)^2
 
-    The default does not change when the latents are flipped or rescaled (with the decoder to match) and shows
-    what the influence adds to the mean frame; the paper's formula depends on the sign and scale that training
-    happened to give the latents and mostly shows the mean frame.
+    with the decoder's response :math:`r_l` to one standard deviation of latent l, so that latents count by their share
+    in the pixel's variance. Neither sign nor scale of the latents matters, nor how bright or lively a place is.
+
+    Parameters
+    ----------
+    c
+        Influence vector, from `influence`, of coefficients between latents of unit variance.
+    response
+        From `decoder_response`.
+    grid
+        Height and width of the latent map.
+
+    Returns
+    -------
+    map
+        In units of `c`; zero where no latent shows.
+
+    Raises
+    ------
+    LarscopeError
+        If `response` does not have the size of nine images over `grid`.
+
+    Examples
+    --------
+    >>> response = decoder_response(lambda z: z.reshape(-1, 2, 2), np.zeros(4), np.ones(4), grid=(2, 2))
+    >>> contribution_map(np.array([0.0, 0.7, 0.0, 0.0]), response, grid=(2, 2))
+    array([[0. , 0.7],
+           [0. , 0. ]])
+    """
+    height, width = response.shape[1:]
+    if len(response) != 9 or height % grid[0] or width % grid[1] or grid[0] * grid[1] != len(c):
+        raise LarscopeError(
+            f"`response` must be nine images that {grid[0]} x {grid[1]} latents divide into patches, and `c` of as "
+            f"many latents: got shapes {response.shape} and {np.shape(c)}. Pass what `decoder_response` returned."
+        )
+    energy = np.square(response)
+    total = energy.sum(axis=0)
+    weighted = (np.asarray(c, float)[_reaching(grid, (height, width))] * energy).sum(axis=0)
+    return np.asarray(np.divide(weighted, total, out=np.zeros_like(weighted), where=total > 0))
+
+
+def printed_map(
+    c: Float[np.ndarray, " K"], decode: Decode, mean_frame: Float[np.ndarray, "height width"], gain: float = 1.0
+) -> Float[np.ndarray, "height width"]:
+    r"""Decode an influence vector by the paper's printed formula (sec. 2.4).
+
+    .. math:: \Omega(c) = (\mathrm{decode}(gain \cdot c) + 1) \, \bar x
+
+    It depends on the sign and scale that training happened to give the latents, and mostly shows the mean frame.
 
     Parameters
     ----------
     c
         Influence vector, from `influence`.
     decode
-        Takes latent maps (maps, K) and returns the decoder's image residuals (maps, height, width). A map of
-        influences has no frame of its own to take pooling indices from: average over the indices of the run's
-        frames inside this callable.
+        As in `decoder_response`; returns residuals about the mean frame.
     mean_frame
         The mean frame, intensities in [0, 1].
-    latent_mean
-        Mean over time of the run's latents; zero when left out. The paper's formula does not use it.
-    sigma_z
-        The scale of the VAR fit: root mean square of the run's centred latents, over frames and latents (or of
-        each latent, where the fit scaled each).
-    sign
-        +1 when bright events are positive in the latents, -1 when negative: that of `brightening`.
     gain
-        How many `sigma_z` a latent of influence 1 is moved. The decoder is not linear, so a large gain may
-        saturate it; the map should look the same at half the gain.
-    preset
-        "default" or "paper".
-
-    Returns
-    -------
-    map
-        Intensities in units of [0, 1] frames; positive where the influence makes the image brighter.
+        Factor of `c`.
 
     Raises
     ------
     LarscopeError
-        If `preset` is unknown, or `decode` returns images of another size than `mean_frame`.
+        If `decode` returns images of another size than `mean_frame`.
 
     Examples
     --------
-    >>> def decode(z):
-    ...     return z.reshape(-1, 2, 2)
-    >>> contribution_map(np.array([0.0, 1.0, 0.0, 0.0]), decode, np.full((2, 2), 0.5), sigma_z=2.0)
-    array([[0., 1.],
-           [0., 0.]])
+    >>> printed_map(np.array([0.0, 1.0]), lambda z: z.reshape(-1, 1, 2), np.full((1, 2), 0.5))
+    array([[0.5, 1. ]])
     """
-    c = np.asarray(c, float)
-    if preset == "paper":
-        return np.asarray((_decoded(decode, gain * c[None], mean_frame)[0] + 1) * mean_frame)
-    if preset != "default":
-        raise LarscopeError(f"`preset` must be 'default' or 'paper': got {preset!r}. Choose one of the two.")
-    base = np.zeros_like(c) if latent_mean is None else np.asarray(latent_mean, float)
-    moved, still = _decoded(decode, np.stack([base + gain * sign * sigma_z * c, base]), mean_frame)
-    return np.asarray((moved - still) * mean_frame)
-
-
-def brightening(
-    decode: Decode,
-    mean_frame: Float[np.ndarray, "height width"],
-    latent_mean: Float[np.ndarray, " K"],
-    sigma_z: float | Float[np.ndarray, " K"] = 1.0,
-) -> float:
-    r"""How much brighter the image is with every latent one standard deviation above its mean than below it.
-
-    .. math:: \sum_{pixels} (\mathrm{decode}(\bar z + \sigma_z) - \mathrm{decode}(\bar z - \sigma_z)) \, \bar x
-
-    Its sign is the direction of bright events in the latents, which training gives at random. (The skewness of
-    the latents, which calcium transients should make positive, can be decided by a few outliers.)
-
-    Parameters as in `contribution_map`.
-
-    Examples
-    --------
-    >>> frame = np.ones((2, 2))
-    >>> brightening(lambda z: -z.reshape(-1, 2, 2), frame, latent_mean=np.zeros(4), sigma_z=0.5)
-    -4.0
-    """
-    raised, lowered = _decoded(decode, np.stack([latent_mean + sigma_z, latent_mean - sigma_z]), mean_frame)
-    return float(((raised - lowered) * mean_frame).sum())
+    images = np.asarray(decode(gain * np.asarray(c, float)[None]))
+    if images.shape != (1, *np.shape(mean_frame)):
+        raise LarscopeError(
+            f"`decode` must return one image of the mean frame's size a map, {(1, *np.shape(mean_frame))}: got "
+            f"{images.shape}. Average over pooling indices and drop the channel axis inside `decode`."
+        )
+    return np.asarray((images[0] + 1) * mean_frame)
 
 
 def latent_positions(
@@ -396,17 +431,27 @@ def _values_by_edge(coefs: Coefs, min_runs: int) -> tuple[Float[np.ndarray, "run
     return np.stack([np.ravel(coef)[place] for coef in coefs]), place
 
 
-def _decoded(
-    decode: Decode, maps: Float[np.ndarray, "maps K"], mean_frame: Float[np.ndarray, "height width"]
-) -> Float[np.ndarray, "maps height width"]:
-    images = np.asarray(decode(maps))
-    expected = (len(maps), *np.shape(mean_frame))
-    if images.shape != expected:
-        raise LarscopeError(
-            f"`decode` must return one image of the mean frame's size a map, {expected}: got {images.shape}. "
-            "Average over pooling indices and drop the channel axis inside `decode`."
-        )
-    return images
+def _kind(grid: tuple[int, int]) -> Int[np.ndarray, " K"]:
+    """Return a number from 0 to 8 for each latent, such that those of one number are three apart."""
+    row, column = np.divmod(np.arange(grid[0] * grid[1]), grid[1])
+    return np.asarray(3 * (row % 3) + column % 3)
+
+
+def _reaching(grid: tuple[int, int], frame_shape: tuple[int, int]) -> Int[np.ndarray, "9 height width"]:
+    """Return, for each number of `_kind`, the latent of that number that reaches a pixel.
+
+    Beyond the edges of the grid there is none: any will do, since none responds there.
+    """
+
+    def nearest(n_patches: int, size: int) -> Int[np.ndarray, "3 size"]:
+        patch = np.arange(size) * n_patches // size
+        # the one of patch - 1, patch and patch + 1 that leaves each of the remainders 0, 1 and 2
+        reaching = patch + (np.arange(3)[:, None] - patch + 1) % 3 - 1
+        return np.asarray(reaching.clip(0, n_patches - 1))
+
+    rows, columns = (nearest(n, size) for n, size in zip(grid, frame_shape, strict=True))
+    latent = rows[:, None, :, None] * grid[1] + columns[None, :, None, :]
+    return np.asarray(latent.reshape(9, *frame_shape))
 
 
 def _is_near(n_latents: int, radius: float, grid: tuple[int, int] | None) -> Bool[np.ndarray, "K K"]:

@@ -29,7 +29,7 @@ from larscope.comparison import Comparison
 from larscope.errors import LarscopeError
 from larscope.influence import EdgeDifferences
 from larscope.permutation import MaxT
-from larscope.result import read_dataset, write_dataset, write_json
+from larscope.result import MAP_UNITS, read_dataset, write_dataset, write_json
 from larscope.schema import SCHEMA_VERSION, update
 
 LEVEL = 0.05
@@ -139,7 +139,7 @@ def build_record(
         },
     )
     for name in ("map_first", "map_second", "difference"):
-        dataset[name].attrs["units"] = "intensity added to the mean frame, in [0, 1]"
+        dataset[name].attrs["units"] = MAP_UNITS
     for name in image:
         dataset[name].attrs["units"] = "input pixels"
     return ComparisonRecord(summary, dataset, table)

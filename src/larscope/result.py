@@ -37,6 +37,8 @@ PACKED = ("clip_observed", "clip_reconstruction")
 
 FILES = ("config.toml", "provenance.json", "log.jsonl", "model.safetensors", "results.nc")
 
+MAP_UNITS = "influence (sum of absolute couplings)"
+
 ATTRIBUTES = ("title", "simulated", "order", "crop", "crop_offset", "downscale", "intensity_low", "intensity_high")
 """Attributes that `results.nc` has had in every version."""
 
@@ -343,7 +345,7 @@ def build_dataset(
     )
     for name in ("reconstruction_error", "forecast_error"):
         dataset[name].attrs["units"] = "mean squared difference, intensities in [0, 1]"
-    dataset["contribution_map"].attrs["units"] = "intensity added to the mean frame, in [0, 1]"
+    dataset["contribution_map"].attrs["units"] = MAP_UNITS
     for name in clips.keys() & set(PACKED):
         dataset[name].attrs["units"] = "intensity, [0, 1] of the session"
     for name in ("latent_row", "latent_column"):

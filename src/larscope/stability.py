@@ -8,14 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 import xarray as xr
 from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 
-from larscope.influence import Coefs
+from larscope.var import SparseVAR, fit_couplings
 
-MIN_RUNS = 0.5
-"""An edge is found in a condition if at least this share of its runs have it, at any lag."""
 TOP_PIXELS = 0.05
 """A pixel is found in a condition if its map is among this share of highest pixels there: by chance, as often."""
 
@@ -36,16 +35,21 @@ class Finding:
     pixels: Bool[NDArray[np.bool_], "conditions height width"]
 
 
-def find_edges(coefs: Coefs) -> Bool[NDArray[np.bool_], "K K"]:
-    """Say which edges at least half of the runs have, at any lag: entry (target, source).
+def find_edges(
+    var: SparseVAR, latents: Sequence[Float[NDArray[np.floating], "_T K"]]
+) -> Bool[NDArray[np.bool_], "K K"]:
+    """Say which edges are selected from these runs together, at any lag (see `fit_couplings`): entry (target, source).
 
-    >>> coefs = np.zeros((4, 2, 2, 2)); coefs[:2, 0, 1, 0] = 1.0; coefs[0, 0, 0, 1] = 1.0
-    >>> find_edges(coefs)
-    array([[False, False],
-           [ True, False]])
+    >>> rng = np.random.default_rng(0)
+    >>> runs = [rng.normal(size=(200, 2)) for _ in range(2)]
+    >>> for latent in runs:
+    ...     latent[1:, 1] += latent[:-1, 0]  # latent 0 acts on latent 1
+    >>> find_edges(SparseVAR(order=1), runs)
+    array([[ True, False],
+           [ True,  True]])
     """
-    having = np.mean([np.any(np.asarray(coef) != 0, axis=0) for coef in coefs], axis=0)
-    return np.asarray(having >= MIN_RUNS)
+    coef = fit_couplings(var, [torch.from_numpy(latent) for latent in latents])[0]  # the same are selected for all
+    return np.asarray((coef != 0).any(dim=0))
 
 
 def find_pixels(contribution_map: Float[NDArray[np.floating], "height width"]) -> Bool[NDArray[np.bool_], "h w"]:
@@ -59,12 +63,15 @@ def find_pixels(contribution_map: Float[NDArray[np.floating], "height width"]) -
 
 
 def find_in_conditions(
-    coefs: Coefs, maps: Float[NDArray[np.floating], "runs height width"], condition: Sequence[str]
+    var: SparseVAR,
+    latents: Sequence[Float[NDArray[np.floating], "_T K"]],
+    maps: Float[NDArray[np.floating], "runs height width"],
+    condition: Sequence[str],
 ) -> Finding:
     """Say what one training found in each condition, in order of their first appearance."""
     members = [[run for run, at in enumerate(condition) if at == name] for name in dict.fromkeys(condition)]
     return Finding(
-        np.stack([find_edges([coefs[run] for run in runs]) for runs in members]),
+        np.stack([find_edges(var, [latents[run] for run in runs]) for runs in members]),
         np.stack([find_pixels(maps[runs].mean(axis=0)) for runs in members]),
     )
 
@@ -106,7 +113,7 @@ def describe_stability(findings: Mapping[int, Finding], conditions: Sequence[str
         attrs={
             "title": "larscope stability over training seeds" + (" of a simulated session" if simulated else ""),
             "simulated": int(simulated),
-            "edge": f"non-zero at any lag in at least {MIN_RUNS:.0%} of the condition's runs",
+            "edge": "selected at any lag by a lasso on the condition's runs together",
             "pixel": f"positive and among the highest {TOP_PIXELS:.0%} of the condition's mean contribution map",
         },
     )

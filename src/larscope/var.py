@@ -9,6 +9,7 @@ divided by sigma,
 With a squared loss and an entrywise penalty this separates into K lassos that share one design.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -308,6 +309,55 @@ class SparseVAR(nn.Module):
     def extra_repr(self) -> str:
         """Show the settings in the module's repr."""
         return f"order={self.order}, penalty={self.penalty}, gradient={self.gradient!r}"
+
+
+def fit_couplings(var: SparseVAR, latents: Sequence[Float[Tensor, "_T K"]]) -> list[Float[Tensor, "order K K"]]:
+    r"""Fit couplings between latents of unit variance: selected on all series together, measured in each by itself.
+
+    A lasso over the stacked series selects couplings; a latent's own past is free. The penalty of target j,
+
+    .. math:: \alpha_j = s_j \sqrt{2 \log(p) / n},
+
+    with :math:`s_j` what its own past leaves unexplained, is the largest correlation that p series of noise are
+    expected to reach in n frames. Least squares on what was selected then gives each series' own coefficients, not
+    shrunk (the relaxed lasso of Meinshausen 2007). Which condition a series belongs to is not looked at, so that
+    conditions can be compared.
+
+    Parameters
+    ----------
+    var
+        Its `order` and `max_distance` are used; its penalty and scale are not.
+    latents
+        Series; frames that are NaN are missing.
+
+    Examples
+    --------
+    >>> _ = torch.manual_seed(0)
+    >>> runs = [torch.randn(200, 3, dtype=torch.float64) for _ in range(2)]
+    >>> for latent in runs:
+    ...     latent[1:, 2] += latent[:-1, 0]  # latent 0 acts on latent 2
+    >>> [(coef.abs() > 0.3).nonzero().tolist() for coef in fit_couplings(SparseVAR(order=1), runs)]
+    [[[0, 2, 0]], [[0, 2, 0]]]
+    """
+    unit = SparseVAR(var.order, scale="latent", penalty_scale="target")
+    rows = [unit._rows(latent.double(), latent.isnan().any(1)) for latent in latents]
+    design, target = torch.cat([row.design for row in rows]), torch.cat([row.target for row in rows])
+    (n, p), n_latents = design.shape, target.shape[1]
+    own = torch.eye(n_latents, dtype=torch.bool, device=target.device).repeat(var.order, 1)
+    noise = (target - design @ _least_squares(design, target, own)).square().mean(0).sqrt()
+    alpha = noise * math.sqrt(2 * math.log(p) / n)
+    found = lasso(design, target, alpha, gradient=None, weights=(~own).to(design), mask=var.mask) != 0
+    return [from_design_layout(_least_squares(row.design, row.target, found | own), var.order) for row in rows]
+
+
+def _least_squares(
+    design: Float[Tensor, "n p"], target: Float[Tensor, "n K"], allowed: Bool[Tensor, "p K"]
+) -> Float[Tensor, "p K"]:
+    weights = design.new_zeros(allowed.shape)
+    for j, columns in enumerate(allowed.T):
+        # gelsd: what is constant in a series, or allowed more often than it has rows, leaves it without full rank
+        weights[columns, j] = torch.linalg.lstsq(design[:, columns], target[:, j], driver="gelsd").solution
+    return weights
 
 
 def rounding_energy(latent: Float[Tensor, "*batch T K"]) -> Float[Tensor, "*batch T K"]:

@@ -24,6 +24,7 @@ from larscope.report.style import (
     draw_arrow,
     label_pixels,
     largest,
+    map_range,
     open_axes,
     plain_text,
     titled,
@@ -260,13 +261,13 @@ def plot_maps(record: ComparisonRecord) -> Figure:
     figure = Figure(figsize=(max(3 * (3.4 * wide + 1.5), 9), 4.6), layout="constrained")
     panels = figure.subplots(1, 3)
     shown = [data[name].to_numpy() for name in ("map_first", "map_second", "difference")]
-    common, own = largest(shown[:2]), largest(shown[2])
+    common = map_range(shown[:2])
     first, second = (plain_text(record.summary[side]) for side in SIDES)
-    for axes, image, title, limit in zip(
-        panels, shown, (first, second, f"{first} - {second}"), (common, common, own), strict=True
-    ):
-        drawn = _diverging(axes, image, limit, extent)
+    for axes, image, title in zip(panels, shown, (first, second, f"{first} - {second}"), strict=True):
+        drawn = _diverging(axes, image, largest(image), extent)
         axes.set_title(title)
+        if axes is not panels[2]:
+            drawn.set(cmap="viridis", clim=common)
         figure.colorbar(drawn, ax=axes, shrink=0.85)
     mask = data["difference_pvalue"].to_numpy() <= LEVEL
     if mask.any():
@@ -278,7 +279,7 @@ def plot_maps(record: ComparisonRecord) -> Figure:
         else f"no pixel differs at p <= {LEVEL} (smallest p = {_p(found['smallest_pvalue'])})"
     )
     figure.supxlabel(f"Difference: {said}, corrected for {found['n_pixels']} pixels", fontsize="medium")
-    title = "Where couplings come from: intensity added to the mean frame, [0, 1] of the session"
+    title = f"Where couplings come from: {data['difference'].attrs['units']}"
     figure.suptitle(titled(record.summary["simulated"], title))
     return figure
 

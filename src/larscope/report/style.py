@@ -1,7 +1,7 @@
 """What all figures share: colours, labels, places in the image, and how a name from a stranger is printed."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,6 +149,15 @@ def largest(values: Any) -> float:
     """
     finite = np.abs(np.asarray(values, float))
     return max(float(finite[np.isfinite(finite)].max(initial=0.0)), float(np.finfo(np.float32).tiny))
+
+
+def map_range(maps: Sequence[NDArray[Any]]) -> tuple[float, float]:
+    """Return the limits of one colour scale for several contribution maps, from zero; those of old results go below it.
+
+    >>> map_range([np.array([0.2, 1.0]), np.array([0.5, np.nan])]), map_range([np.array([-0.5, 1.0])])
+    ((0.0, 1.0), (-0.5, 1.0))
+    """
+    return min(0.0, *(float(np.nanmin(one, initial=0.0)) for one in maps)), largest(np.stack(maps))
 
 
 def draw_arrow(

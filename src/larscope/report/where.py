@@ -17,6 +17,7 @@ from larscope.report.style import (
     counted,
     label_pixels,
     largest,
+    map_range,
     places_of,
     plain_text,
     titled,
@@ -49,10 +50,10 @@ def where_section(result: Result, records: Sequence[ComparisonRecord]) -> Sectio
 
 def _sentence(result: Result) -> str:
     return (
-        "A contribution map decodes how strongly each latent acts on others (the sum of its absolute coefficients over "
-        "lags and targets, its own past left out) into an image: what that adds to the mean frame, in intensities "
-        "where 1 is the range of the session. Look at both colours: latents whose sign the network turned come out "
-        "negative. A coupling is a forecast, not a synapse."
+        "A contribution map shows how strongly each place acts on others: each latent's influence is the sum of its "
+        "absolute couplings over lags and targets, its own past left out, and each pixel has the mean influence of the "
+        "latents that the decoder shows there. Couplings are between latents of unit variance, selected on all runs "
+        "together and measured in each. A coupling is a forecast, not a synapse."
     )
 
 
@@ -77,8 +78,8 @@ def maps_of(data: xr.Dataset, records: Sequence[ComparisonRecord]) -> dict[str, 
         {"title": f"{name} (mean of {counted(runs, 'run')})", "name": name, "values": _mean_map(data, runs)}
         for name, runs in conditions_of(data).items()
     ]
-    common = max(largest(one["values"]) for one in means)
-    panels: list[dict[str, Any]] = [{**one, "limit": common} for one in means]
+    low, high = map_range([_mean_map(data, runs) for runs in conditions_of(data).values()])
+    panels: list[dict[str, Any]] = [{**one, "low": low, "high": high} for one in means]
     for record in records:
         name = f"{record.summary['first']} - {record.summary['second']}"
         values = record.dataset["difference"].to_numpy()
@@ -89,7 +90,8 @@ def maps_of(data: xr.Dataset, records: Sequence[ComparisonRecord]) -> dict[str, 
                 "name": name,
                 "values": values,
                 "pvalue": pvalue,
-                "limit": largest(values),
+                "low": -largest(values),
+                "high": largest(values),
                 "level": LEVEL,
                 "significant": bool((pvalue <= LEVEL).any()),
             }
@@ -108,6 +110,7 @@ def maps_of(data: xr.Dataset, records: Sequence[ComparisonRecord]) -> dict[str, 
             "row": places.latent_row.tolist(),
             "column": places.latent_column.tolist(),
         },
+        "unit": data["contribution_map"].attrs["units"],
         "panels": panels[:MAX_MAPS],
         "left_out": max(len(panels) - MAX_MAPS, 0),
     }
@@ -146,7 +149,7 @@ def plot_maps(result: Result) -> Figure:
     data = result.dataset
     places = places_of(data)
     maps = {name: (_mean_map(data, runs), counted(runs, "run")) for name, runs in conditions_of(data).items()}
-    limit = max(largest(image) for image, _ in maps.values())
+    low, high = map_range([image for image, _ in maps.values()])
     columns = min(len(maps), 3)
     rows = -(-len(maps) // columns)
     figure = Figure(
@@ -154,11 +157,11 @@ def plot_maps(result: Result) -> Figure:
     )
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, (name, (image, runs)) in zip(panels, maps.items(), strict=False):
-        drawn = axes.imshow(image, cmap="RdBu_r", vmin=-limit, vmax=limit, extent=places.extent)
+        drawn = axes.imshow(image, cmap="viridis", vmin=low, vmax=high, extent=places.extent)
         axes.set_title(f"{plain_text(name)}\nmean of {runs}", fontsize="medium")
         label_pixels(axes)
     for axes in panels[len(maps) :]:
         axes.set_visible(False)
-    figure.colorbar(drawn, ax=panels.tolist(), shrink=0.8, label="intensity added to the mean frame")
+    figure.colorbar(drawn, ax=panels.tolist(), shrink=0.8, label=data["contribution_map"].attrs["units"])
     figure.suptitle(titled(data.attrs["simulated"], "Contribution maps"))
     return figure

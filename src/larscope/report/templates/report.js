@@ -274,7 +274,7 @@ function unpack({ shape: [height, width], float32 }) {
   return Array.from({ length: height }, (_, i) => values.subarray(i * width, (i + 1) * width));
 }
 
-function maps({ row, column, latents, panels }) {
+function maps({ row, column, latents, unit, panels }) {
   const said = byId("maps-said");
   const inputs = [byId("maps-row"), byId("maps-column")];
   const shown = panels.map((panel) => ({ ...panel, z: unpack(panel.values), p: panel.pvalue && unpack(panel.pvalue) }));
@@ -303,8 +303,8 @@ function maps({ row, column, latents, panels }) {
       const text = panel.p ? places.map((line, i) => line.map((place, j) => `${place}<br>p = ${short(panel.p[i][j])}`)) : places;
       const traces = [{
         type: "heatmap", x: column, y: row, z: panel.z, text,
-        colorscale: DIVERGING, zmin: -panel.limit, zmax: panel.limit,
-        colorbar: { thickness: 12, title: { text: "added intensity", side: "right" }, exponentformat: "e" },
+        colorscale: panel.p ? DIVERGING : "Viridis", zmin: panel.low, zmax: panel.high,
+        colorbar: { thickness: 12, title: { text: unit, side: "right" } },
         hovertemplate: "row %{y}, column %{x}<br>%{text}<br>value %{z:.3g}<extra></extra>",
       }];
       if (panel.significant) {
