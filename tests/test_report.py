@@ -380,7 +380,7 @@ def test_places_are_those_of_the_recorded_movie(result):
 def test_large_maps_are_averaged(result):
     data = result.dataset.drop_vars(["contribution_map", "mean_frame"])
     data["mean_frame"] = (("tall", "broad"), np.zeros((400, 300)))
-    data["contribution_map"] = (("run", "tall", "broad"), np.ones((4, 400, 300)))
+    data["contribution_map"] = (("run", "tall", "broad"), np.ones((4, 400, 300)), {"units": "none"})
     maps = maps_of(data, [])
     assert maps["panels"][0]["values"]["shape"] == [133, 100]
     assert maps["row"][:2] == [1, 4]
