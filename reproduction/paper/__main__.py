@@ -12,7 +12,7 @@ from pathlib import Path
 from larscope.comparison import ComparisonWarning
 from larscope.training import EmptyFitWarning, ShortTrainingWarning
 
-from . import choices, comparisons, figures, page, recorded, table2, truth, yardstick
+from . import choices, comparisons, figures, page, penalty, recorded, table2, truth, yardstick
 from .work import SIZES, Work, console
 
 HERE = Path(__file__).parents[1]
@@ -21,6 +21,7 @@ PARTS = {
     "truth": truth.run,
     "figure4": figures.run_figure4,
     "choices": choices.run,
+    "penalty": penalty.run,
     "table2-paper": lambda work: table2.run(work, "paper"),
     "figure2": figures.run_figure2,
     "figure3": figures.run_figure3,

@@ -8,7 +8,7 @@ import pandas as pd
 
 from larscope.provenance import describe_versions
 
-from . import choices, comparisons, figures, table2, truth, yardstick
+from . import choices, comparisons, figures, penalty, table2, truth, yardstick
 from .work import Work
 
 Describe = Callable[[pd.DataFrame], list[str]]
@@ -21,6 +21,7 @@ SECTIONS: tuple[tuple[str, str, Describe, bool], ...] = (
     ("figure3", "Fig. 3: contribution maps (simulated)", figures.describe_figure3, True),
     ("figure4", "Fig. 4: the penalty (simulated)", figures.describe_figure4, True),
     ("choices", "Where the paper is silent (simulated)", choices.describe, False),
+    ("penalty", '`penalty="auto"` and the truth (simulated)', penalty.describe, True),
     ("truth", "Planted truth (simulated)", truth.describe, True),
     ("yardstick-simulated", "Unseen runs, in pixels: simulated session", yardstick.describe, True),
     ("yardstick-mouse_2p", "Unseen segments, in pixels: `mouse_2p` (recorded)", yardstick.describe, True),
