@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 
 from .truth import driving_precision, judge_model
-from .work import Work, folds_of, subset
+from .work import Work, folds_of, score_unseen, subset
 
 PENALTY = 0.01
 CHOICES: dict[str, dict[str, Any]] = {
@@ -18,7 +18,6 @@ CHOICES: dict[str, dict[str, Any]] = {
     "linear output": {"output": "linear"},
     "no skip connection": {"skip": False},
     "own past not penalised": {"own_weight": 0.0},
-    "coefficients shared in a condition": {"coefficients": "condition"},
     "neighbours only (3 latents)": {"max_distance": 3.0},
 }
 COLUMNS = {
@@ -49,7 +48,7 @@ def run(work: Work) -> None:
                 "choice": choice,
                 "seed": seed,
                 **{name: model.scores_[name].mean() for name in list(COLUMNS)[:5]},
-                **model.score_frames(unseen)[["forecast_explained", "ceiling_explained"]].mean(),
+                **score_unseen(model, unseen)[["forecast_explained", "ceiling_explained"]].mean(),
                 **judge_model(model, truth),
             }
             if choice == "default":

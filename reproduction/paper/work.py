@@ -170,6 +170,12 @@ def subset(session: Session, runs: Sequence[int]) -> Session:
     return replace(session, runs=tuple(session.runs[run] for run in runs))
 
 
+def score_unseen(model: LatentVAR, unseen: Session) -> pd.DataFrame:
+    """Return what is forecast of runs that nothing was fitted to: by the coefficients that the training's runs share."""
+    model.coefficients = "condition"
+    return model.score_frames(unseen)
+
+
 def one_condition(session: Session) -> Session:
     """Segments of one recording: what is shared among the runs of a condition is shared among all."""
     return replace(session, runs=tuple(replace(run, condition="all") for run in session))

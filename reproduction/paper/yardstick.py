@@ -12,12 +12,12 @@ from larscope.session import Session
 
 from .baselines import BASELINES, explained
 from .table2 import MODES
-from .work import Size, Work, folds_of, one_condition, subset
+from .work import Size, Work, folds_of, one_condition, score_unseen, subset
 
 ORDER = 5
 PRESETS: dict[str, dict[str, Any]] = {
     "larscope, default": {},
-    "larscope, the paper's letter": {"center": False, "coefficients": "run"},
+    "larscope, the paper's letter": {"center": False},
 }
 
 
@@ -41,7 +41,7 @@ def run(work: Work, name: str) -> None:
                 model = work.model(
                     f"{part}-fold{fold}", subset(session, training), **{**settings, **PRESETS[method], "seed": 0}
                 )
-                rows = model.score_frames(subset(session, left_out))
+                rows = score_unseen(model, subset(session, left_out))
             table = work.keep(pd.concat([table, rows.assign(fold=fold, method=method)], ignore_index=True), part)
     plot(table, name).savefig(work.numbers / f"{part}.png", dpi=110)
 
@@ -113,8 +113,8 @@ def run_modes(work: Work) -> None:
                 if mode != "end-to-end":
                     settings["training"] = mode
                 model = work.model(f"yardstick-mouse_2p-fold{fold}", seen, **settings)
+                rows = score_unseen(model, unseen).assign(fold=fold, training=mode, seed=seed)
                 scores = model.score(unseen)[["var_explained", "var_error", "n_active"]]
-                rows = model.score_frames(unseen).assign(fold=fold, training=mode, seed=seed)
                 table = work.keep(pd.concat([table, rows.join(scores)], ignore_index=True), "modes-mouse_2p")
 
 

@@ -317,7 +317,8 @@ class LatentVAR(ComparesConditions):
         """Return how much of a session's movies one-step-ahead forecasts explain: in pixels, as for any other method.
 
         One row a run: `forecast_explained`, and `ceiling_explained`, the same with the true latents decoded. See
-        `larscope.evaluation.explain_frames` for the formula.
+        `larscope.evaluation.explain_frames` for the formula. For runs that the fit has not seen, use
+        `coefficients="condition"`: with `"run"`, each run's coefficients are fitted to the frames they then forecast.
 
         Examples
         --------
