@@ -171,7 +171,7 @@ def subset(session: Session, runs: Sequence[int]) -> Session:
 
 
 def score_unseen(model: LatentVAR, unseen: Session) -> pd.DataFrame:
-    """Return what is forecast of runs that nothing was fitted to: by the coefficients that the training's runs share."""
+    """Return what is forecast of runs that nothing was fitted to, by coefficients that the trained runs share."""
     model.coefficients = "condition"
     return model.score_frames(unseen)
 
