@@ -18,7 +18,7 @@ from larscope.record import write_record
 from larscope.report import write_report
 from larscope.report.data import data_section
 from larscope.report.dynamics import dynamics_section, mean_edges
-from larscope.report.made import command_of, made_section, methods
+from larscope.report.made import command_of, made_section, methods, repetition
 from larscope.report.penalty import curves_of, penalty_section
 from larscope.report.training import MOVIE_BYTES, movies_of, plot_latents, training_section
 from larscope.report.where import maps_of, where_section
@@ -445,7 +445,9 @@ def test_a_penalty_that_was_chosen_from_data_that_speak_for_none_is_said_to_be(r
 
 def test_methods_say_what_a_refit_changed(session, tmp_path):
     model = fitted(session.runs).refit(Session(session.runs, simulated=True), penalty=0.01, order=3, max_distance=1.0)
-    text = methods(read_result(model.save(tmp_path / "result")), [])
+    result = read_result(model.save(tmp_path / "result"))
+    assert repetition(result).endswith(".refit(<session>, order=3, penalty=0.01, max_distance=1.0)")
+    text = methods(result, [])
     assert "order 3 with an l1 penalty of 0.01 (" in text
     assert (
         "In training, other settings of the autoregression were used: order 2, penalty 0.002, max distance none."

@@ -43,7 +43,7 @@ def made_section(result: Result, records: Sequence[ComparisonRecord]) -> Section
         [],
         shown={
             "command": command_of(result.provenance),
-            "repeat": "larscope fit <session table> --config <result>/config.toml --out <new folder>",
+            "repeat": repetition(result),
             "methods": methods(result, records),
             "references": references(records),
             "settings": result.settings,
@@ -62,6 +62,16 @@ def command_of(provenance: Mapping[str, Any]) -> str:
     name = PurePath(program).name
     start = {"__main__.py": ["python", "-m", "larscope"], "larscope": ["larscope"]}.get(name, ["python", program])
     return shlex.join([*start, *arguments])
+
+
+def repetition(result: Result) -> str:
+    """Return what makes a result again; a refit begins with the result whose network it has."""
+    if "refitted_from" not in result.provenance:
+        return "larscope fit <session table> --config <result>/config.toml --out <new folder>"
+    trained = result.provenance["refitted_from"]["settings"]
+    changed = [name for name in (*trained, *result.settings) if trained.get(name) != result.settings.get(name)]
+    how = "".join(f", {name}={result.settings.get(name)!r}" for name in dict.fromkeys(changed))
+    return f"larscope.load(<the result that trained the network>).refit(<session>{how})"
 
 
 def methods(result: Result, records: Sequence[ComparisonRecord]) -> str:
