@@ -8,6 +8,7 @@ import shlex
 import tomllib
 import warnings
 from collections.abc import Iterator
+from itertools import dropwhile
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,14 @@ def commands(page: Path) -> list[list[str]]:
         for line in re.sub(r"\\\n\s*", "", code).splitlines()
     ]
     split = [shlex.split(line.removeprefix("$ "), comments=True) for line in lines if re.match(r"[\w./$]", line)]
-    return [words for words in split if words]
+    return [without_srun(words) for words in split if words]
+
+
+def without_srun(words: list[str]) -> list[str]:
+    """What `srun` starts, with the numbers that SLURM gives a job."""
+    if words[0] == "srun":
+        words = list(dropwhile(lambda word: word.startswith("-"), words[1:]))
+    return [re.sub(r"\$SLURM_\w+", "1", word) for word in words]
 
 
 @pytest.mark.parametrize("name", MODULES)

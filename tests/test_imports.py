@@ -24,7 +24,7 @@ FLOORS = [
     {"record", "preflight"},
     {"conditions", "report", "nwb", "doctor"},
     {"estimator"},
-    {"view"},
+    {"view", "sweep"},
     {"cli", "sklearn"},
     {"__main__", "__init__"},
 ]

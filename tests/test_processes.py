@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -42,9 +43,10 @@ def fit_alone(table: Path, batch_size: int, **how) -> LatentVAR:
         return LatentVAR(**SETTINGS, batch_size=batch_size).fit(read_session(table), **how)
 
 
-def start(*arguments: object) -> subprocess.Popen[str]:
+def start(*arguments: object, **environment: str) -> subprocess.Popen[str]:
     command = [sys.executable, *map(str, arguments)]
-    return subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, env={**ENVIRONMENT, **environment}, **output)
 
 
 def test_two_processes_make_the_model_of_one_bit_for_bit(table, tmp_path):
@@ -69,15 +71,15 @@ def test_two_processes_make_the_model_of_one_bit_for_bit(table, tmp_path):
 
 
 SCRIPT = f"""
-import os, sys, warnings
-from pathlib import Path
+import sys, warnings
+import torch
 from larscope import LatentVAR
 from larscope.io import read_session
 from larscope.training import TrainingStep
 warnings.simplefilter("ignore")
 original = TrainingStep.training_step
 def training_step(step, *batch):
-    if step.global_step == 5 and os.environ["LOCAL_RANK"] == sys.argv[3]:
+    if step.global_step == 5 and str(torch.distributed.get_rank()) == sys.argv[3]:
         raise MemoryError("no memory in one process")
     return original(step, *batch)
 TrainingStep.training_step = training_step
@@ -85,10 +87,9 @@ model = LatentVAR(**{SETTINGS}, batch_size=4).fit(read_session(sys.argv[1]), che
 """
 
 
-@pytest.mark.parametrize("failing", ["0", "1"])
-def test_a_process_that_fails_ends_the_other_and_what_was_finished_goes_on_alone(failing, table, tmp_path):
+def test_a_process_that_fails_ends_the_other_and_what_was_finished_goes_on_alone(table, tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
-    process = start(tmp_path / "script.py", table, tmp_path / "checkpoints", failing)
+    process = start(tmp_path / "script.py", table, tmp_path / "checkpoints", "0")
     others = []
     while process.poll() is None and not others:
         others = psutil.Process(process.pid).children()
@@ -99,10 +100,28 @@ def test_a_process_that_fails_ends_the_other_and_what_was_finished_goes_on_alone
     assert len(others) == 1
     assert "no memory in one process" in said
     assert finished_epochs(tmp_path / "checkpoints") == 1
-    if failing == "0":  # the same for both, and fits take time
-        resumed = pd.DataFrame(fit_alone(table, batch_size=4, checkpoints=tmp_path / "checkpoints").log_)
-        assert resumed["step"].tolist() == list(range(1, 13))
-        pd.testing.assert_frame_equal(resumed, pd.DataFrame(fit_alone(table, batch_size=4).log_), rtol=1e-3)
+    resumed = pd.DataFrame(fit_alone(table, batch_size=4, checkpoints=tmp_path / "checkpoints").log_)
+    assert resumed["step"].tolist() == list(range(1, 13))
+    pd.testing.assert_frame_equal(resumed, pd.DataFrame(fit_alone(table, batch_size=4).log_), rtol=1e-3)
+
+
+def test_the_tasks_of_a_slurm_job_train_together_and_end_together(table, tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    job = {"NTASKS": "2", "NTASKS_PER_NODE": "2", "NNODES": "1", "NODEID": "0", "JOB_NAME": "fit", "JOB_ID": "1"}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    tasks = []
+    for task in ("0", "1"):
+        slurm = {**job, "PROCID": task, "LOCALID": task, "NODELIST": "127.0.0.1"}
+        environment = {f"SLURM_{name}": value for name, value in slurm.items()} | {"MASTER_PORT": port}
+        tasks.append(start(tmp_path / "script.py", table, tmp_path / "checkpoints", "1", **environment))
+    first, second = (task.communicate(timeout=300)[0] for task in tasks)
+    assert tasks[0].returncode != 0
+    assert tasks[1].returncode != 0
+    assert "no memory in one process" in second
+    assert "one has ended" in first
+    assert finished_epochs(tmp_path / "checkpoints") == 1
 
 
 def test_windows_that_cannot_be_shared_out_are_refused(session):

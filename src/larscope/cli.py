@@ -85,11 +85,13 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
 
     run.__doc__ = command.__doc__
     run.__name__ = command.__name__
-    run.__signature__ = inspect.Signature([*own, *_setting_options()])  # type: ignore[attr-defined]
+    options = _setting_options(as_lists=command.__name__ == "sweep")
+    run.__signature__ = inspect.Signature([*own, *options])  # type: ignore[attr-defined]
     return run
 
 
-def _setting_options() -> list[inspect.Parameter]:
+def _setting_options(as_lists: bool) -> list[inspect.Parameter]:
+    """Return an option for each setting; `as_lists`, one that takes several values, as text with commas between."""
     hints = get_type_hints(Settings)
     options = []
     for name in setting_names():
@@ -101,19 +103,20 @@ def _setting_options() -> list[inspect.Parameter]:
         number = float in parts and bool(choices)  # or a word: typer knows no such type
         listed = "" if all(f"'{choice}'" in described for choice in choices) else f" One of {', '.join(choices)}."
         shown = "" if default is None else f" [default: {default}]".lower()
+        as_list = as_lists and name != "crop"
         option = typer.Option(
             help=described + listed + shown,
             show_default=False,
             rich_help_panel=PANELS.get(name, "Settings"),
-            metavar="<number or word>" if number else "<word>" if choices else None,
-            parser=_number_or_word if number else None,
+            metavar="<list>" if as_list else "<number or word>" if number else "<word>" if choices else None,
+            parser=_number_or_word if number and not as_list else None,
         )
         options.append(
             inspect.Parameter(
                 name,
                 inspect.Parameter.KEYWORD_ONLY,
                 default=None,
-                annotation=Annotated[(str if number else hints[name]) | None, option],
+                annotation=Annotated[(str if as_list or number else hints[name]) | None, option],
             )
         )
     return options
@@ -221,6 +224,126 @@ def fit(
         limit = None if max_memory is None else parse_size(max_memory)
         how = {"cache": folder, "max_memory": limit, "devices": devices, "num_nodes": num_nodes, "strategy": strategy}
         _fit_and_report(lambda: read_session(session, on_truncated=on_truncated), out, settings, seeds, how)
+
+
+@app.command(rich_help_panel=ANALYSE)
+@with_settings
+def sweep(
+    session: SessionTable,
+    out: Annotated[Path, typer.Option(help="Folder for the results and their table.", show_default=False)],
+    config: Annotated[
+        Path | None, typer.Option(help="Settings from the `config.toml` of an earlier result; options override them.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Fit each combination this often, from --seed on.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="Fits at a time, on this machine.")] = 1,
+    threads: Annotated[
+        int, typer.Option(min=1, help="Of each fit. Another number may change the last bits of the results.")
+    ] = 1,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Address or file of a dask scheduler, whose workers do the fits.")
+    ] = None,
+    on_truncated: Annotated[
+        OnTruncated, typer.Option(help="A movie that was cut short: an error, or keep its whole frames up to there.")
+    ] = "error",
+    **settings: Any,
+) -> None:
+    """Fit a session with every combination of settings, and say how well each does.
+
+    Any setting takes a list, with commas between. Writes to the folder `--out`: the result of each fit, what it
+    printed, and the table `sweep.csv` with a row a fit. Preprocessed frames are shared.
+
+    When the same command is given again, what is finished is not repeated and what was interrupted goes on; a longer
+    list adds to what is there. A worker that dies, of a cluster too, loses at most an epoch. How many there are
+    changes no result.
+
+    For example:
+
+    * `larscope sweep session.csv --out sweep --penalty .002,.005,.01 --order 3,5 --seeds 3 --jobs 2`
+
+    * `larscope sweep session.csv --out modes --training sequential,end-to-end --threads 4`
+
+    * `larscope sweep session.csv --out sweep --order 3,5 --scheduler tcp://10.0.0.1:8786`
+    """
+    with reported_errors():
+        from larscope.io import read_session
+        from larscope.sweep import fit_points, load_points, open_executor, plan, summarise, tabulate
+
+        fixed: dict[str, Any] = {"crop": settings.pop("crop", None)}
+        if config is not None:
+            from larscope.config import read_config
+
+            fixed = read_config(config, {name: value for name, value in fixed.items() if value is not None})
+        points = plan(fixed, {name: text.split(",") for name, text in settings.items()}, seeds)
+        opened = read_session(session, on_truncated=on_truncated)
+        left = _prepare_sweep(points, opened, out)
+        extra = ["--on-truncated", on_truncated]
+        failed = {}
+        with open_executor(jobs, scheduler) as executor, Progress(console=console) as bar:
+            task = bar.add_task("Fitting", total=len(points), completed=len(points) - len(left))
+            for point, reason in fit_points(left, session, out, executor, threads, extra):
+                bar.advance(task)
+                if reason:
+                    failed[point.name] = reason
+        fitted = load_points(points, out)
+        if fitted:
+            tabulate(fitted).to_csv(out / "sweep.csv", index=False)
+            console.print(_sweep_table(summarise(fitted), opened.simulated))
+            _print_plain(f"A row a fit is in {out / 'sweep.csv'}, each result in a folder beside it.")
+        if failed:
+            listed = "".join(f"\n{name}: {reason}" for name, reason in failed.items())
+            raise LarscopeError(
+                f"Expected {len(points)} fits; {len(failed)} could not be finished. Their logs in {out} say more. Give "
+                f"the same command again when the reason is gone.{listed}"
+            )
+
+
+def _prepare_sweep(points: list[Any], session: Any, out: Path) -> list[Any]:
+    """Refuse what no fit could do, prepare the frames of all fits, and return those that are not there yet."""
+    from larscope.checkpoints import identify_fit
+    from larscope.conditions import prepare_showing
+    from larscope.preflight import estimate_fit, require_disk, size
+    from larscope.result import find_fit, require_free
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LarscopeError(f"The results must be written to {out}: {error}. Pass another `--out`.") from error
+    cache = out.resolve() / ".larscope-cache"
+    estimates = [estimate_fit(point.settings, session, cached=True) for point in points]
+    left = [point for point in points if find_fit(out / point.name) != identify_fit(point.settings, session)]
+    for point in left:
+        require_free(out / point.name)
+    _print_plain(
+        f"{len(points)} fits, of which {len(points) - len(left)} are there. Each will take up to about "
+        f"{size(max(estimate.memory for estimate in estimates))} of memory."
+    )
+    if left:
+        _check_once(session, cache)
+    for crop, downscale, nan in dict.fromkeys((p.settings.crop, p.settings.downscale, p.settings.nan) for p in left):
+        require_disk(max(estimates, key=lambda estimate: estimate.disk), cache)
+        prepare_showing(session, True, crop=crop, downscale=downscale, nan=nan, cache=cache)
+    return left
+
+
+def _sweep_table(summary: Any, simulated: bool) -> Table:
+    """Show the scores of each combination of settings, with their standard deviation over the seeds."""
+    table = Table(
+        title=f"{'Simulated session' if simulated else 'Session'}: means over runs and seeds (standard deviation)",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    names = [name for name in summary if not name.endswith("_sd")]
+    for name in names:
+        table.add_column(SCORE_HEADERS.get(name, name.replace("_", "\n")), justify="right", no_wrap=True)
+    for _, row in summary.iterrows():
+        cells = []
+        for name in names:
+            deviation = row.get(f"{name}_sd", float("nan"))
+            shown = f"{row[name]:.3g}" if isinstance(row[name], float) else escape(str(row[name]))
+            cells.append(shown if deviation != deviation else f"{shown}\n({deviation:.2g})")
+        table.add_row(*cells)
+    return table
 
 
 @app.command(rich_help_panel=ANALYSE)

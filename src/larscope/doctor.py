@@ -31,6 +31,7 @@ PURPOSE = {
     "video": "movies in AVI and MP4",
     "formats": "all file formats",
     "view": "`larscope view`",
+    "cluster": "`larscope sweep --scheduler`",
     "docs": "building the documentation",
     "dev": "the tests",
 }

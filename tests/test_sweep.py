@@ -1,0 +1,166 @@
+"""Many fits: as if each had been made alone, whoever makes them and whoever dies; nothing is made twice."""
+
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+import typer.main
+
+from larscope import LarscopeError, LatentVAR, load
+from larscope.cli import app
+from larscope.io import read_session
+from larscope.settings import Settings, setting_names
+from larscope.stability import find_in_conditions
+from larscope.sweep import fit_points, load_points, open_executor, plan, summarise
+
+SETTINGS = {"window": 32, "epochs": 6, "penalty": 0.002}
+
+
+@pytest.fixture(scope="module")
+def table(session, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("movies")
+    lines = ["path,condition"]
+    for run in session:
+        np.save(folder / f"{run.name}.npy", run.movie.array[:, :16])
+        lines.append(f"{run.name}.npy,{run.condition}")
+    (folder / "session.csv").write_text("\n".join(lines))
+    return folder / "session.csv"
+
+
+def test_every_combination_is_a_point_and_its_options_say_it_whole():
+    points = plan({"window": 32, "crop": (16, 16)}, {"order": ["3", "5"], "skip": ["true", "false"], "seed": ["4"]}, 2)
+    assert [point.name for point in points] == [
+        f"order={order},skip={skip},seed={seed}" for order in (3, 5) for skip in (True, False) for seed in (4, 5)
+    ]
+    fit = typer.main.get_command(app).commands["fit"]
+    for point in points:
+        given = fit.make_context("fit", ["session.csv", "--out", "result", *point.options()]).params
+        assert Settings(**{name: given[name] for name in setting_names() if given[name] is not None}) == point.settings
+    assert len({str(point.settings) for point in points}) == 8
+
+
+@pytest.mark.parametrize(
+    ("lists", "complaint"),
+    [({"penalty": ["0.1", "strong"]}, "penalty.*strong"), ({"order": [""]}, "order"), ({"ordre": ["1"]}, "order")],
+)
+def test_a_value_that_no_fit_takes_is_refused(lists, complaint):
+    with pytest.raises(LarscopeError, match=complaint):
+        plan({}, lists)
+
+
+def sweep(table: Path, out: Path, *options: str) -> list[str]:
+    settings = [f"--{name}={value}" for name, value in SETTINGS.items()]
+    return ["sweep", str(table), "--out", str(out), *settings, "--order=2", *options]
+
+
+def wait_for(folder: Path, pattern: str) -> Path:
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        for found in folder.glob(pattern):
+            return found
+        time.sleep(0.005)
+    raise AssertionError(f"no {pattern} in {list(folder.rglob('*'))}")
+
+
+@pytest.fixture
+def cluster() -> Iterator[Any]:
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        yield cluster
+
+
+def test_a_worker_that_is_killed_loses_nothing(table, cluster, tmp_path, capsys):
+    out = tmp_path / "sweep"
+
+    def kill_a_worker() -> None:
+        checkpoint = wait_for(out, ".*.unfinished/*/last.ckpt")
+        fit = psutil.Process(int((checkpoint.parents[1] / "lock").read_text()))
+        fit.parent().kill()
+        killed.append(fit)
+
+    killed: list[psutil.Process] = []
+    killer = threading.Thread(target=kill_a_worker)
+    killer.start()
+    app(sweep(table, out, "--seeds=2", f"--scheduler={cluster.scheduler_address}"), standalone_mode=False)
+    killer.join()
+    assert not killed[0].is_running()
+    assert "An interrupted fit was found" in "".join(log.read_text() for log in out.glob("*.log"))
+    scores = pd.read_csv(out / "sweep.csv")
+    assert scores["seed"].tolist() == [0, 1]
+    for seed in (0, 1):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            alone = LatentVAR(**SETTINGS, order=2, seed=seed).fit(read_session(table))
+        made = load(out / f"seed={seed}")
+        for name, value in alone.network_.state_dict().items():
+            assert value.equal(made.network_.state_dict()[name]), name
+        pd.testing.assert_frame_equal(made.scores_, alone.scores_, check_dtype=False)
+        for name in ("var_explained", "forecast_error"):
+            assert scores[name][seed] == pytest.approx(alone.scores_[name].mean())
+    # and nothing is made twice
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.name != "sweep.csv"}
+    capsys.readouterr()
+    app(sweep(table, out, "--seeds=2"), standalone_mode=False)
+    assert "2 fits, of which 2 are there" in capsys.readouterr().out
+    after = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.name != "sweep.csv"}
+    assert {path: after[path] for path in before if path.is_file()} == {
+        path: time for path, time in before.items() if path.is_file()
+    }
+    # over the seeds
+    [row] = summarise(load_points(plan(SETTINGS | {"order": 2}, {}, 2), out)).to_dict("records")
+    assert row["var_explained"] == pytest.approx(scores["var_explained"].mean())
+    assert row["var_explained_sd"] == pytest.approx(scores["var_explained"].std())
+    models = [load(out / f"seed={seed}") for seed in (0, 1)]
+    found = [find_in_conditions(m.coef_, m.contribution_maps_, m.runs_["condition"].tolist()).edges for m in models]
+    between = (found[0] & found[1]) & ~np.eye(found[0].shape[-1], dtype=bool)
+    assert row["edges_in_all"] == between.sum()
+
+
+def test_a_sweep_that_is_killed_takes_its_fits_with_it_and_goes_on(table, tmp_path):
+    out = tmp_path / "sweep"
+    process = subprocess.Popen([sys.executable, "-m", "larscope", *sweep(table, out)], stdout=subprocess.DEVNULL)
+    checkpoint = wait_for(out, ".*.unfinished/*/last.ckpt")
+    fit = psutil.Process(int((checkpoint.parents[1] / "lock").read_text()))
+    process.kill()
+    process.wait()
+    psutil.wait_procs([fit], timeout=30)
+    assert not fit.is_running()
+    assert list(out.glob("*/results.nc")) == []
+    app(sweep(table, out), standalone_mode=False)
+    assert "An interrupted fit was found" in (out / "seed=0.log").read_text()
+    assert len(pd.read_csv(out / "sweep.csv")) == 1
+    assert {path.name for path in out.iterdir()} == {"seed=0", "seed=0.log", "sweep.csv", ".larscope-cache"}
+
+
+def test_a_fit_that_fails_is_named_with_its_reason(tmp_path):
+    with open_executor(jobs=2, scheduler=None) as executor:
+        [(point, reason)] = fit_points(plan(SETTINGS, {}), tmp_path / "none.csv", tmp_path, executor)
+    assert point.name == "seed=0"
+    assert "none.csv" in reason
+    assert reason in (tmp_path / "seed=0.log").read_text()
+
+
+def test_folders_that_hold_something_else_are_refused_before_any_fit(table, tmp_path):
+    (tmp_path / "seed=0").mkdir()
+    (tmp_path / "seed=0" / "notes.txt").write_text("mine")
+    done = subprocess.run(
+        [sys.executable, "-m", "larscope", *sweep(table, tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "holds other files" in " ".join(done.stderr.split())
+
+
+def test_a_scheduler_that_does_not_answer_is_said(monkeypatch):
+    pytest.importorskip("distributed")
+    monkeypatch.setattr("larscope.sweep.PATIENCE", "1s")
+    with pytest.raises(LarscopeError, match="A dask scheduler must answer"), open_executor(1, "tcp://127.0.0.1:1"):
+        pass
