@@ -1,11 +1,12 @@
 """Many fits: as if each had been made alone, whoever makes them and whoever dies; nothing is made twice."""
 
+import contextlib
 import subprocess
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +63,22 @@ def sweep(table: Path, out: Path, *options: str) -> list[str]:
     return ["sweep", str(table), "--out", str(out), *settings, "--order=2", *options]
 
 
-def wait_for(folder: Path, pattern: str) -> Path:
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline:
-        for found in folder.glob(pattern):
-            return found
+def wait_for_a_checkpoint(out: Path, over: Callable[[], bool]) -> psutil.Process | None:
+    """The process of a fit that has a checkpoint behind it; none where all is over before."""
+    while not over():
+        for checkpoint in out.glob(".*.unfinished/*/last.ckpt"):
+            return psutil.Process(int((checkpoint.parents[1] / "lock").read_text()))
         time.sleep(0.005)
-    raise AssertionError(f"no {pattern} in {list(folder.rglob('*'))}")
+    return None
+
+
+def require_ended(process: psutil.Process) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for _ in range(2000):
+            if process.status() == psutil.STATUS_ZOMBIE:
+                return
+            time.sleep(0.02)
+        raise AssertionError(f"{process} goes on without its worker")
 
 
 @pytest.fixture
@@ -82,17 +92,21 @@ def test_a_worker_that_is_killed_loses_nothing(table, cluster, tmp_path, capsys)
     out = tmp_path / "sweep"
 
     def kill_a_worker() -> None:
-        checkpoint = wait_for(out, ".*.unfinished/*/last.ckpt")
-        fit = psutil.Process(int((checkpoint.parents[1] / "lock").read_text()))
-        fit.parent().kill()
-        killed.append(fit)
+        fit = wait_for_a_checkpoint(out, over.is_set)
+        if fit is not None:
+            fit.parent().kill()
+            killed.append(fit)
 
     killed: list[psutil.Process] = []
+    over = threading.Event()
     killer = threading.Thread(target=kill_a_worker)
     killer.start()
-    app(sweep(table, out, "--seeds=2", f"--scheduler={cluster.scheduler_address}"), standalone_mode=False)
-    killer.join()
-    assert not killed[0].is_running()
+    try:
+        app(sweep(table, out, "--seeds=2", f"--scheduler={cluster.scheduler_address}"), standalone_mode=False)
+    finally:
+        over.set()
+        killer.join()
+    require_ended(killed[0])
     assert "An interrupted fit was found" in "".join(log.read_text() for log in out.glob("*.log"))
     scores = pd.read_csv(out / "sweep.csv")
     assert scores["seed"].tolist() == [0, 1]
@@ -128,12 +142,11 @@ def test_a_worker_that_is_killed_loses_nothing(table, cluster, tmp_path, capsys)
 def test_a_sweep_that_is_killed_takes_its_fits_with_it_and_goes_on(table, tmp_path):
     out = tmp_path / "sweep"
     process = subprocess.Popen([sys.executable, "-m", "larscope", *sweep(table, out)], stdout=subprocess.DEVNULL)
-    checkpoint = wait_for(out, ".*.unfinished/*/last.ckpt")
-    fit = psutil.Process(int((checkpoint.parents[1] / "lock").read_text()))
+    fit = wait_for_a_checkpoint(out, lambda: process.poll() is not None)
+    assert fit is not None
     process.kill()
     process.wait()
-    psutil.wait_procs([fit], timeout=30)
-    assert not fit.is_running()
+    require_ended(fit)
     assert list(out.glob("*/results.nc")) == []
     app(sweep(table, out), standalone_mode=False)
     assert "An interrupted fit was found" in (out / "seed=0.log").read_text()

@@ -11,8 +11,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from larscope.errors import LarscopeError
 from larscope.provenance import describe_inputs, describe_versions
 from larscope.session import Session
@@ -22,11 +20,10 @@ from larscope.settings import Settings, plain
 def identify_fit(settings: Settings, session: Session, n_seeds: int = 1) -> str:
     """Return a digest of all that decides a fit's numbers, so that none goes on from another one's checkpoint.
 
-    Settings, run table, contents of the movies, and versions. Not how many devices and threads share the work, though
-    the last bits of a sum depend on them: a fit that was interrupted may go on with more.
+    Settings, run table, contents of the movies, and versions. Not on which devices, by how many of them and how many
+    threads, though the last bits of a sum depend on that: a fit that was interrupted may go on elsewhere.
     """
-    made_with = [describe_versions(), torch.cuda.is_available()]
-    return _digest([plain(settings), n_seeds, identify_session(session), made_with])
+    return _digest([plain(settings), n_seeds, identify_session(session), describe_versions()])
 
 
 def identify_session(session: Session) -> str:

@@ -208,8 +208,11 @@ def fit_points(
         words = [str(session.resolve()), "--out", str(out / point.name), *point.options(), *extra]
         waiting[executor.submit(run_fit, words, out / f"{point.name}.log", threads)] = point
     for future in as_completed(waiting):
-        error = future.exception()
-        yield waiting[future], future.result() if error is None else f"its workers died: {error}"
+        try:
+            reason = future.result()
+        except Exception as error:  # the executor's: `run_fit` returns what goes wrong in a fit
+            reason = f"its worker was lost ({type(error).__name__}: {error})"
+        yield waiting[future], reason
 
 
 def load_points(points: Iterable[Point], out: Path) -> list[tuple[Point, LatentVAR]]:
