@@ -134,7 +134,10 @@ def test_a_worker_that_is_killed_loses_nothing(table, cluster, tmp_path, capsys)
     assert row["var_explained"] == pytest.approx(scores["var_explained"].mean())
     assert row["var_explained_sd"] == pytest.approx(scores["var_explained"].std())
     models = [load(out / f"seed={seed}") for seed in (0, 1)]
-    found = [find_in_conditions(m.coef_, m.contribution_maps_, m.runs_["condition"].tolist()).edges for m in models]
+    found = [
+        find_in_conditions(m.var_, m.latents_, m.contribution_maps_, m.runs_["condition"].tolist()).edges
+        for m in models
+    ]
     between = (found[0] & found[1]) & ~np.eye(found[0].shape[-1], dtype=bool)
     assert row["edges_in_all"] == between.sum()
 

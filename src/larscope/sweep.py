@@ -255,6 +255,7 @@ def _count_edges(models: Mapping[int, LatentVAR]) -> xr.Dataset:
     [first, *_] = models.values()
     conditions = first.runs_["condition"].tolist()
     findings = {
-        seed: find_in_conditions(model.coef_, model.contribution_maps_, conditions) for seed, model in models.items()
+        seed: find_in_conditions(model.var_, model.latents_, model.contribution_maps_, conditions)
+        for seed, model in models.items()
     }
     return describe_stability(findings, list(dict.fromkeys(conditions)), first.simulated_)
