@@ -1,5 +1,6 @@
 """What the benchmarks share: alternating rounds, and tables that are kept and compared with the committed ones."""
 
+import inspect
 import json
 import statistics
 import time
@@ -49,7 +50,14 @@ def markdown(title, results, sections):
             continue
         rows = results[name]
         heads = list(dict.fromkeys(head for row in rows for head in row))
-        lines += [f"## {name}", "", section.__doc__, "", "| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+        lines += [
+            f"## {name}",
+            "",
+            inspect.getdoc(section),
+            "",
+            "| " + " | ".join(heads) + " |",
+            "|---" * len(heads) + "|",
+        ]
         lines += ["| " + " | ".join(str(row.get(head, "")) for head in heads) + " |" for row in rows]
         lines.append("")
     return "\n".join(lines)

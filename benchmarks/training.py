@@ -404,7 +404,8 @@ def main():
         HERE / "training.json",
         "python benchmarks/training.py floors step plain reading growth job",
         f"One window of {FRAMES} frames of {HEIGHT} x {WIDTH}, K = 384, order 5, on {device_name()}, "
-        f"{arguments.threads} thread. Medians over alternating rounds, of CPU time with one thread.",
+        f"{arguments.threads} thread. Medians over alternating rounds, of CPU time with one thread. "
+        "The committed table: `--repeats 3`, without `growth` and `job`.",
     )
 
 
