@@ -10,6 +10,7 @@ import xarray as xr
 from typer.testing import CliRunner
 
 from larscope import LatentVAR, cli, load, read_session, training
+from larscope.result import read_result
 from larscope.settings import setting_names
 from larscope.stability import find_edges
 
