@@ -27,7 +27,19 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from larscope.lasso.kernels import CANDIDATES, FULL, GROUP, LANES, OPEN, Data, State, solve_group, warm_start
+from larscope.lasso.kernels import (
+    CANDIDATES,
+    FULL,
+    GROUP,
+    LANES,
+    OPEN,
+    Data,
+    State,
+    add_outer,
+    pull_back,
+    solve_group,
+    warm_start,
+)
 from larscope.lasso.problem import Problem
 
 Array = NDArray[np.float64]
@@ -63,6 +75,40 @@ def solve(problem: Problem, init: Tensor | None = None) -> tuple[Float[Tensor, "
             kkt[b, part] = state.kkt
     device = problem.X.device
     return torch.from_numpy(coef).mT.to(device), torch.from_numpy(kkt).to(device)
+
+
+def support_vjp(
+    X: Float[Tensor, "batch n p"],
+    y: Float[Tensor, "batch n k"],
+    weights: Float[Tensor, "batch p k"],
+    coef: Float[Tensor, "batch p k"],
+    grad: Float[Tensor, "batch p k"],
+    l2: float,
+    positive: bool,
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Compute the product of `gradient.support_vjp`; None where a support is linearly dependent."""
+    dX, dy, dalpha = torch.empty_like(X), torch.empty_like(y), coef.new_zeros(y.shape[0], y.shape[-1])
+    n, p = X.shape[-2:]
+    for b in range(len(X)):
+        data = Design(X[b], l2, positive).data
+        v = _rows(weights[b])
+        w, g = (np.ascontiguousarray(z[b].detach().T.numpy()) for z in (coef, grad))
+        # Unpenalised coefficients may be zero by accident: they stay in the support.
+        support = (w != 0) if positive else (w != 0) | (v == 0)
+        k, width, room = len(w), data.columns.shape[1], int(support.sum(axis=1).max(initial=1))
+        targets = np.zeros((k, width))
+        targets[:, :n] = y[b].T.numpy()
+        A, size = np.zeros((k, room), dtype=np.int64), np.zeros(k, dtype=np.int64)
+        q, residual, movement = np.zeros((k, room)), np.empty((k, width)), np.zeros((k, width))
+        inputs = (data, support, targets, w, g, v)
+        _in_threads(pull_back, k, *inputs, A, size, q, residual, movement, dalpha[b].numpy())
+        if (size < 0).any():
+            return None
+        dcolumns = np.zeros((p, width))
+        add_outer(data, w, A, size, q, residual, movement, dcolumns)
+        dX[b] = torch.from_numpy(dcolumns[:, :n]).T
+        dy[b] = torch.from_numpy(movement[:, :n]).T / n
+    return dX, dy, dalpha
 
 
 class Design:

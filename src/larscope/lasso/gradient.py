@@ -75,7 +75,14 @@ class SupportVJP(Function):
         l2: float,
         positive: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return dX, dy, dalpha."""
+        """Return dX, dy, dalpha: compiled on the CPU, by the plain torch formula elsewhere."""
+        if X.device.type == "cpu":
+            # Imported here, because numba is slow to import.
+            from larscope.lasso import active_set
+
+            compiled = active_set.support_vjp(X, y, weights, coef, grad, l2, positive)
+            if compiled is not None:
+                return compiled
         return support_vjp(X, y, weights, coef, grad, l2, positive)
 
     @staticmethod

@@ -111,9 +111,8 @@ def _padded(m):
 
 
 @_entry
-def _scratch(data, state):
+def _scratch(data, capacity):
     p, width = data.columns.shape
-    capacity = state.active.shape[1]
     return Scratch(
         g=np.empty(_padded(capacity)),
         v=np.empty(_padded(capacity)),
@@ -357,7 +356,7 @@ def _settle(t, data, state, work):
 @_entry
 def warm_start(lo, hi, signs, data, state):
     """Take the features with a sign as a first active set, as far as they are consistent."""
-    work = _scratch(data, state)
+    work = _scratch(data, state.active.shape[1])
     for t in range(lo, hi):
         weights = state.weights[min(t, len(state.weights) - 1)]
         A, s, m = state.active[t], state.sign[t], 0
@@ -398,12 +397,15 @@ def _propose(t, data, state, work):
     for i in range(state.size[t]):
         c[state.active[t, i]] = 0.0
     best[:] = alpha
-    for start in range(0, len(c), HEATS):
-        for heat in range(min(HEATS, len(c) - start)):
-            j = start + heat
-            size = c[j] if data.positive else abs(c[j])
-            c[j] = (size - tolerance) / weights[j]
-            best[heat] = c[j] if c[j] > best[heat] else best[heat]
+    for j in range(len(c)):
+        size = c[j] if data.positive else abs(c[j])
+        c[j] = (size - tolerance) / weights[j]
+    whole = len(c) - len(c) % HEATS
+    for start in range(0, whole, HEATS):
+        for heat in range(HEATS):
+            best[heat] = c[start + heat] if c[start + heat] > best[heat] else best[heat]
+    for heat in range(len(c) - whole):
+        best[heat] = max(best[heat], c[whole + heat])
     for heat in range(HEATS):
         k = heat
         while k > 0 and ranks[k - 1] < best[heat]:
@@ -537,7 +539,7 @@ def solve_group(lo, hi, rounds, data, state):
 
     Rounded prices are enough to propose features, since a feature joins by its exact correlation.
     """
-    work = _scratch(data, state)
+    work = _scratch(data, state.active.shape[1])
     depth, p = data.samples.shape
     pending = np.empty(GROUP, dtype=np.int64)
     rows, prices = np.empty((GROUP, depth)), np.empty((GROUP, p))
@@ -560,3 +562,57 @@ def solve_group(lo, hi, rounds, data, state):
                 for j in range(p):
                     work.c[j] = prices[i, j] if certify else rounded_prices[i, j]
                 _visit(pending[i], certify, data, state, work)
+
+
+@_entry
+def pull_back(lo, hi, data, support, y, coef, grad, weights, A, size, q, residual, movement, dalpha):
+    """Solve `H q = g` on the support of each target: q, the residual, X_A q and the gradient of alpha.
+
+    A size of -1 says that the support is linearly dependent.
+    """
+    capacity = A.shape[1]
+    work = _scratch(data, capacity)
+    inverse, s = np.empty((capacity, _padded(capacity))), np.empty(capacity)
+    for t in range(lo, hi):
+        m = 0
+        for j in range(support.shape[1]):
+            if support[t, j]:
+                A[t, m] = j
+                m += 1
+        if _invert(data, A[t], s, m, inverse, work) < m:
+            size[t] = -1
+            continue
+        size[t] = m
+        v = weights[min(t, len(weights) - 1)]
+        _support_gradient(data, y[t], coef[t], grad[t], A[t], m, inverse, q[t], residual[t], movement[t], work)
+        for i in range(m):
+            dalpha[t] -= v[A[t, i]] * np.sign(coef[t, A[t, i]]) * q[t, i]
+
+
+@_compiled
+def _support_gradient(data, y, coef, grad, A, m, inverse, q, residual, movement, work):
+    """Solve `H q = g`, refined once; the residual and X_A q."""
+    g, v, width = work.g, work.v, len(residual)
+    for i in range(m):
+        g[i] = coef[A[i]]
+    _residual(data, y, residual, A, g, m, work.z)
+    for i in range(m):
+        q[i], g[i] = 0.0, grad[A[i]]
+    for _ in range(2):
+        _combine(inverse, work.order, g, m, _padded(m), v)
+        _add(q, 1.0, v, m)
+        _combine(data.columns, A, q, m, width, movement)
+        _inner(data.columns, A, m, movement, g)
+        for i in range(m):
+            g[i] = grad[A[i]] - g[i] / data.n - data.l2 * q[i]
+
+
+@_entry
+def add_outer(data, coef, A, size, q, residual, movement, dcolumns):
+    """Add up `(r q' - X_A q w_A') / n` over targets, by columns of the design."""
+    for t in range(len(size)):
+        for i in range(size[t]):
+            j = A[t, i]
+            a, b = q[t, i] / data.n, coef[t, j] / data.n
+            for k in range(dcolumns.shape[1]):
+                dcolumns[j, k] += a * residual[t, k] - b * movement[t, k]
