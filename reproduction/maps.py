@@ -230,7 +230,7 @@ def write_page(table: pd.DataFrame) -> None:
         "",
         "Written by `python reproduction/maps.py`. **All data are simulated**: 8 runs of 192 frames of 96 x 64 pixels, "
         "four under each of two conditions, trained end to end with default settings. These seeds were used for "
-        "nothing else; the maps were developed on others (1 to 3, and other couplings in their networks).",
+        "nothing else; the maps were developed on others (1 to 12, three of them trained).",
         "",
         "Average precision of driving against other active cells, 1 is perfect, by two figures. *Near*: a cell's value "
         f"is the map's largest within {REACH} pixels of its mask. Cells lie closer than that, so a cell beside a "
