@@ -30,7 +30,9 @@ class Size:
     seeds: Sequence[int]
     """Of the sessions at half resolution, and of their trainings; the session of the paper's size takes the first."""
     training: Mapping[str, Any] = field(default_factory=dict)
-    """Settings of every training on simulated sessions, beside what a part compares: the paper's two epochs."""
+    """Settings of every training on simulated sessions, beside what a part compares: the paper's letter."""
+    shortened: Mapping[str, Any] = field(default_factory=dict)
+    """What shortens the trainings whose settings are compared as a whole."""
     penalties: Sequence[float] = (0.005, 0.01, 0.02)
     all_penalties: Sequence[float] = (0.003, 0.005, 0.01, 0.02, 0.032)
     recorded_penalties: Sequence[float] = (0.001, 0.003, 0.01)
@@ -45,7 +47,7 @@ FULL = Size(
     "full",
     simulated={"paper": {}, "half": {"frame_shape": (96, 64)}},
     seeds=(0, 1, 2, 3, 4),
-    training={"epochs": 2},
+    training={"preset": "paper"},
 )
 SMALL = Size(
     "small",
@@ -54,7 +56,8 @@ SMALL = Size(
         "half": {"frame_shape": (48, 32), "n_runs": 16, "n_frames": 100},
     },
     seeds=(0, 1),
-    training={"epochs": 10},
+    training={"preset": "paper", "epochs": 10},
+    shortened={"epochs": 10},
     recorded_training={"epochs": 4},
     max_folds=1,
 )
@@ -67,7 +70,8 @@ TINY = replace(
         "paper": {"frame_shape": (32, 24), "n_runs": 16, "n_frames": 60, "n_cells": 6, "cell_diameter": 5.0},
         "half": {"frame_shape": (32, 24), "n_runs": 16, "n_frames": 60, "n_cells": 6, "cell_diameter": 5.0},
     },
-    training={"epochs": 1, "window": 20},
+    training={"preset": "paper", "epochs": 1, "window": 20},
+    shortened={"epochs": 1, "window": 20},
     penalties=(0.01,),
     all_penalties=(0.003, 0.032),
     recorded_penalties=(0.003,),

@@ -16,8 +16,9 @@ from .work import Size, Work, folds_of, one_condition, score_unseen, subset
 
 ORDER = 5
 PRESETS: dict[str, dict[str, Any]] = {
+    "larscope, the paper's letter": {"preset": "paper"},
     "larscope, default": {},
-    "larscope, the paper's letter": {"center": False},
+    "larscope, linear output, own past free": {"output": "linear", "pooling": "previous", "own_weight": 0.0},
 }
 
 
@@ -28,7 +29,7 @@ def run(work: Work, name: str) -> None:
     part = f"yardstick-{name}"
     session = work.session("half", work.size.seeds[0]) if name == "simulated" else None
     session = session or one_condition(read_session(work.recorded[name]))
-    settings = work.size.training if name == "simulated" else work.size.recorded_training
+    settings = work.size.shortened if name == "simulated" else work.size.recorded_training
     table = work.found(part)
     for fold, left_out in enumerate(folds_of(session.runs)[: work.size.max_folds]):
         training = [run for run in range(len(session)) if run not in left_out]
