@@ -142,6 +142,7 @@ def test_a_worker_that_is_killed_loses_nothing(table, cluster, tmp_path, capsys)
     assert row["edges_in_all"] == between.sum()
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_killed_takes_its_fits_with_it_and_goes_on(table, tmp_path):
     out = tmp_path / "sweep"
     process = subprocess.Popen([sys.executable, "-m", "larscope", *sweep(table, out)], stdout=subprocess.DEVNULL)
