@@ -117,20 +117,24 @@ def run_figure3(work: Work) -> None:
         ]
         draw_maps(axes, maps, truth)
         axes[0].set_ylabel(f"{mode}\nrow (pixels)")
-    figure.suptitle("Fig. 3: contribution maps (simulated); green: cells that drive others, grey: cells that do not")
+    figure.suptitle("Fig. 3: contribution maps (simulated); orange: cells that drive others, grey: cells that do not")
     work.keep(pd.DataFrame(rows), "figure3")
     figure.savefig(work.numbers / "figure3.png", dpi=110)
 
 
 def draw_maps(row: Sequence[Any], maps: dict[str, NDArray[np.floating]], truth: Truth) -> None:
-    limit = 1e3 * max(np.abs(image).max() for image in maps.values())
+    highest = max(maps[name].max() for name in ("familiar", "novel"))
     for axes, (name, image) in zip(row, maps.items(), strict=True):
-        drawn = axes.imshow(1e3 * image, cmap="RdBu_r", vmin=-limit, vmax=limit)
+        limit = np.abs(image).max()
+        colours: dict[str, Any] = {"cmap": "viridis", "vmin": 0, "vmax": highest}
+        if "-" in name:
+            colours = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
+        drawn = axes.imshow(image, **colours)
+        axes.figure.colorbar(drawn, ax=axes, location="bottom", label="influence")
         for mask, drives in zip(truth.masks, truth.driving, strict=True):
-            axes.contour(mask, levels=[0.5], colors="#009E73" if drives else "0.4", linewidths=1.4 if drives else 0.6)
+            axes.contour(mask, levels=[0.5], colors="#D55E00" if drives else "0.7", linewidths=1.4 if drives else 0.6)
         axes.set_title(name, fontsize="medium")
         axes.set_xlabel("column (pixels)")
-    axes.figure.colorbar(drawn, ax=row, label="intensity added, 1e-3", shrink=0.8)
 
 
 def hoyer(image: NDArray[np.floating]) -> float:
