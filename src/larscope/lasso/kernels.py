@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numba
 import numpy as np
+from numba.core.options import DefaultOptions
 
 # So many features, or a few more, may join a target in one round.
 CANDIDATES = 24
@@ -84,6 +85,8 @@ class Scratch(NamedTuple):
     left: Any
 
 
+# Private to numba, and without effect on results: where another version has it no more, kernels are slower.
+_UNCOUNTED = {"_nrt": False} if hasattr(DefaultOptions, "_nrt") else {}
 _OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz", "arcp"}}
 
 
@@ -102,7 +105,7 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     These allocate nothing, so that they need not count references to arrays, which takes longer than
     arithmetic on so few numbers, and longer to compile.
     """
-    return numba.njit(_nrt=False, no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)(function)
+    return numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_UNCOUNTED, **_OPTIONS)(function)
 
 
 @_compiled
