@@ -142,7 +142,7 @@ def test_the_schema_is_one_and_the_command_prints_it():
     done = larscope("schema")
     assert done.exit_code == 0
     assert json.loads(done.stdout) == config_schema()
-    assert set(config_schema()["properties"]) == {"schema_version", *setting_names()}
+    assert set(config_schema()["properties"]) == {"schema_version", "preset", *setting_names()}
     assert all(entry["description"] for entry in config_schema()["properties"].values())
 
 

@@ -314,7 +314,7 @@ def test_another_version_of_the_package_that_a_reader_comes_from_never_reuses_fr
     table: Path, tmp_path: Path, n_read: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installed = {"larscope": "1.0"}
-    monkeypatch.setattr("larscope.provenance.packages_distributions", lambda: {"larscope": ["larscope"]})
+    monkeypatch.setattr("larscope.provenance._distributions", lambda: {"larscope": ["larscope"]})
     monkeypatch.setattr("larscope.provenance.version", installed.get)
     for version, again in (("1.0", True), ("1.0", False), ("1.1", True)):
         installed["larscope"] = version

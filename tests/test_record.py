@@ -139,11 +139,11 @@ def test_figures_say_what_was_simulated():
             assert ("(simulated)" in plot(compared(simulated=simulated))._suptitle.get_text()) == simulated
 
 
-def test_colours_of_a_difference_are_symmetric_around_zero():
+def test_maps_share_their_colours_and_those_of_a_difference_are_symmetric_around_zero():
     figure = COMPARISON_FIGURES["maps"][0](compared())
-    for axes in figure.axes[:3]:
-        low, high = axes.images[0].get_clim()
-        assert low == -high
+    first, second, difference = (axes.images[0].get_clim() for axes in figure.axes[:3])
+    assert first == second
+    assert difference[0] == -difference[1]
 
 
 def test_sentences_give_every_number_and_warning():
