@@ -22,7 +22,7 @@ driving = session.truth.driving
 for axes, (condition, values) in zip(panels, maps.items(), strict=False):
     image = axes.imshow(values, cmap="viridis", vmin=0, vmax=limit)
     axes.plot(columns[driving], rows[driving], "o", color="C3", markersize=12, fillstyle="none", label="drives others")
-    axes.plot(columns[~driving], rows[~driving], "x", color="w", markersize=4, label="does not")
+    axes.plot(columns[~driving], rows[~driving], "x", color="0.75", markersize=4, label="does not")
     axes.set(title=f"Contribution map, {condition}", xlabel="column (pixels)")
 panels[0].set_ylabel("row (pixels)")
 figure.colorbar(image, ax=panels[:2], label="influence", shrink=0.7)
