@@ -200,4 +200,5 @@ def folds_of(runs: Sequence[Run], n_folds: int = 4) -> list[list[int]]:
         condition = next(run.condition for run in runs if run.block == block)
         fold_of_block[block] = seen.setdefault(condition, 0) % n_folds
         seen[condition] += 1
+    n_folds = len(set(fold_of_block.values()))  # no more than there are blocks
     return [[i for i, run in enumerate(runs) if fold_of_block[run.block] == fold] for fold in range(n_folds)]

@@ -80,13 +80,18 @@ def plot(table: pd.DataFrame, name: str) -> Figure:
     axes.set_yticks(range(len(methods)), methods)
     lowest = table.loc[table["method"] != "persistence", "forecast_explained"].min()
     axes.set_xlim(left=min(-0.05, 1.1 * lowest))
-    axes.set_xlabel("share of the variance of unseen frames that is forecast (a dot a run, a bar their mean)")
+    axes.set_xlabel("share of unseen frames' variance (dots: runs)")
     axes.set_title(f"{name}; grey bars: the decoder given the true latents", fontsize="medium")
     return figure
 
 
 def describe(table: pd.DataFrame) -> list[str]:
-    lines = ["| method | forecast explained | lowest and highest run | ceiling |", "|---|---|---|---|"]
+    lines = [
+        f"{table['fold'].nunique()} folds, each leaving out whole blocks; means over the runs that were left out.",
+        "",
+        "| method | forecast explained | lowest and highest run | ceiling |",
+        "|---|---|---|---|",
+    ]
     for method, rows in table.groupby("method", sort=False):
         values = rows["forecast_explained"]
         ceiling = f"{rows['ceiling_explained'].mean():.3f}" if rows["ceiling_explained"].notna().any() else ""
