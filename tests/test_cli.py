@@ -10,7 +10,9 @@ import xarray as xr
 from typer.testing import CliRunner
 
 from larscope import LatentVAR, cli, load, read_session, training
+from larscope.errors import LarscopeError
 from larscope.result import read_result
+from larscope.session import Run
 from larscope.settings import setting_names
 from larscope.stability import find_edges
 
@@ -99,6 +101,21 @@ def test_what_is_wrong_with_the_movies_is_said_once_and_kept(table, tmp_path, mo
     monkeypatch.setattr("larscope.quality.check_session", lambda *_, **__: pytest.fail("checked again"))
     larscope("fit", table, "--out", tmp_path / "b", *FIT, "--penalty", "0.01")
     assert load(tmp_path / "b").provenance_["checks"] == checks
+
+
+def test_ctrl_c_is_one_even_where_compiled_code_or_a_reader_makes_another_error_of_it(table, tmp_path, monkeypatch):
+    def read(*_):
+        try:
+            raise SystemError("returned a result with an exception set") from KeyboardInterrupt()
+        except SystemError as error:
+            raise LarscopeError("The file cannot be read.") from error
+
+    monkeypatch.setattr(Run, "read", read)
+    stopped = larscope("fit", table, "--out", tmp_path / "result", *FIT)
+    assert stopped.exit_code == 130
+    assert "Give the same command again" in stopped.output
+    assert "cannot be read" not in stopped.output
+    assert larscope("check", table).exit_code == 130
 
 
 def test_memory_that_is_not_allowed_is_refused_before_anything_is_written(table, tmp_path):

@@ -19,7 +19,7 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from larscope.errors import LarscopeError
+from larscope.errors import LarscopeError, interrupts_as_such
 from larscope.settings import PRESET, REFITTED, Preset, Settings, describe_setting, setting_names
 
 EXIT_CODES = (
@@ -56,7 +56,7 @@ Out = Annotated[Path, typer.Option(help="Result folder; must not exist yet, or b
 def reported_errors() -> Iterator[None]:
     """Print what the user must change, without a traceback, and exit with code 2."""
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), interrupts_as_such():
             warnings.simplefilter("default", UserWarning)
             warnings.showwarning = _print_warning
             yield
@@ -696,18 +696,19 @@ def _fit_and_report(
         _help_to_fit(fabric, model, open_session, settings, n_seeds, how)
         return
     try:
-        session = open_session()
-        with console.status("Reading the files once, to know them again", spinner="line"):
-            fit = identify_fit(model, session, n_seeds)
-        done = find_fit(out) == fit
-        if not done:
-            require_free(out)
-        with open_checkpoints(out, fit) as folder:
-            if done:
-                fabric.broadcast(None)
-                _print_plain(f"This fit is in {out} already; nothing was done again.")
-            else:
-                _fit_whole(fabric, model, session, out, settings, n_seeds, folder, how)
+        with interrupts_as_such():
+            session = open_session()
+            with console.status("Reading the files once, to know them again", spinner="line"):
+                fit = identify_fit(model, session, n_seeds)
+            done = find_fit(out) == fit
+            if not done:
+                require_free(out)
+            with open_checkpoints(out, fit) as folder:
+                if done:
+                    fabric.broadcast(None)
+                    _print_plain(f"This fit is in {out} already; nothing was done again.")
+                else:
+                    _fit_whole(fabric, model, session, out, settings, n_seeds, folder, how)
     except KeyboardInterrupt:
         _print_plain("Stopped. Give the same command again to go on from what was finished.", complaints)
         raise typer.Exit(130) from None
@@ -739,12 +740,13 @@ def _help_to_fit(
     console.quiet = True
     warnings.simplefilter("ignore")
     try:
-        with noticing_lost_processes():
-            session = open_session()
-            folder = fabric.broadcast(None)
-        if folder is not None:
-            model.fit(session, checkpoints=folder, **how)
-            _train_again(model, session, settings, n_seeds, folder, how)
+        with interrupts_as_such():
+            with noticing_lost_processes():
+                session = open_session()
+                folder = fabric.broadcast(None)
+            if folder is not None:
+                model.fit(session, checkpoints=folder, **how)
+                _train_again(model, session, settings, n_seeds, folder, how)
     except LostProcessError:
         raise typer.Exit(2) from None  # the one that ended has said why
     except LarscopeError as error:

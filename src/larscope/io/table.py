@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import pandas as pd
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from larscope.errors import LarscopeError, suggest
+from larscope.errors import LarscopeError, interrupts_as_such, suggest
 from larscope.io.reader import OnTruncated
 from larscope.io.readers import open_movie
 from larscope.session import Run, Session
@@ -103,7 +103,8 @@ def read_runs(path: str | Path, *, on_truncated: OnTruncated = "error") -> tuple
     runs: list[Run | BrokenRun] = []
     for number, row in enumerate(_read_rows(path), start=1):
         try:
-            runs.append(_open_run(path, number, _parse_row(path, number, row), on_truncated))
+            with interrupts_as_such():
+                runs.append(_open_run(path, number, _parse_row(path, number, row), on_truncated))
         except LarscopeError as error:
             cell = row.get("run")
             name = cell.strip() if isinstance(cell, str) else ""  # NaN in a short row

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
-from larscope.errors import LarscopeError
+from larscope.errors import LarscopeError, interrupts_as_such
 from larscope.io import BrokenRun
 from larscope.quality.findings import Finding
 from larscope.quality.measure import Measures, measure_run
@@ -50,7 +50,8 @@ def check_session(
     measured: list[Measures] = []
     for run in runs:
         try:
-            measures = measure_run(run, on_frames)
+            with interrupts_as_such():
+                measures = measure_run(run, on_frames)
         except LarscopeError as error:
             findings.append(_unreadable(run.name, error))
         else:
