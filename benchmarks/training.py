@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader
 from larscope.lasso import alpha_max
 from larscope.network import CHANNELS, Autoencoder
 from larscope.preprocessing import prepare
-from larscope.settings import Settings
+from larscope.settings import PRESETS, Settings
 from larscope.simulate import simulate_session
 from larscope.training import TrainingStep, Windows, keep_freed_memory, train
 from larscope.var import SparseVAR
@@ -56,7 +56,7 @@ def trained():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         prepared = prepare(simulate_session(n_runs=4, n_frames=330, frame_shape=(HEIGHT, WIDTH), seed=0))
-        settings = Settings(epochs=STEPS // 20)
+        settings = Settings(**{**PRESETS["paper"], "epochs": STEPS // 20, "center": True})
         torch.manual_seed(0)
         network = Autoencoder(torch.from_numpy(prepared.mean_frame()))
         train(network, SparseVAR(settings.order, settings.penalty), prepared, settings)
@@ -78,7 +78,7 @@ def in_bfloat16(network):
 
 def trained_step(network, frames, training="end-to-end", penalty=0.005, order=5):
     """One training step but for the optimizer; returns the loss."""
-    settings = Settings(training=training, penalty=penalty, order=order)
+    settings = Settings(**{**PRESETS["paper"], "training": training, "penalty": penalty, "order": order})
     module = TrainingStep(network.train(), SparseVAR(order, penalty), settings)
 
     def step():

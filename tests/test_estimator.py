@@ -13,7 +13,7 @@ from larscope.comparison import ComparisonWarning
 from larscope.penalties import choose_penalty
 from larscope.report import write_report
 from larscope.session import ArrayMovie, Run, Session
-from larscope.settings import PRESETS, Settings, setting_names
+from larscope.settings import DEFAULT_PENALTY, PRESETS, Settings, setting_names
 from larscope.training import ShortTrainingWarning
 from larscope.var import fit_couplings
 
@@ -44,7 +44,7 @@ def test_takes_every_setting_and_shows_them():
         ({"penalty": float("nan")}, "'penalty': input should be a finite number, or 'auto'; got nan"),
         ({"penalty": "automatic"}, "or 'auto'; got 'automatic'"),
         ({"training": "endtoend"}, "'sequential', 'embedded' or 'end-to-end'; got 'endtoend'"),
-        ({"scale": "latent"}, "penalty_scale='target'"),
+        ({"scale": "latent", "penalty_scale": "mean"}, "Got penalty_scale='mean'"),
         ({"order": 64}, "order=64 and window=64"),
     ],
 )
@@ -69,7 +69,7 @@ def test_fitted_attributes_have_the_documented_shapes(model, session):
 def test_forecasts_follow_from_coefficients_and_latents(model):
     latent = model.latents_[1].astype(float)
     mean = latent.mean(0)
-    sigma = np.sqrt(((latent - mean) ** 2).mean())
+    sigma = np.sqrt(((latent - mean) ** 2).mean(0))
     coef = model.coef_[1]
     for t in (2, 50, 79):
         expected = mean + sigma * sum(coef[k] @ ((latent[t - k - 1] - mean) / sigma) for k in range(2))
@@ -151,8 +151,12 @@ def test_save_and_load_give_back_the_model(model, session, tmp_path):
     "options",
     [
         {"skip": False},
-        {"output": "linear"},
-        {"pooling": "previous"},
+        {"output": "leaky"},
+        {"pooling": "target"},
+        {"window_starts": "fixed"},
+        {"own_weight": 1.0},
+        {"patch": 4},
+        {"patch": 2, "crop": (16, 16)},
         {"batch_norm": "window"},
         {"center": False},
         {"scale": "latent", "penalty_scale": "target", "penalty": 0.2},
@@ -186,7 +190,7 @@ def test_compare_is_the_swap_test_on_equal_lengths(model):
         coefs = [model.var_(torch.from_numpy(latent)).coef.numpy() for latent in latents]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ComparisonWarning)
-        expected = coefficient_swap_test(latents, coefs, conditions)
+        expected = coefficient_swap_test(latents, coefs, conditions, scale="latent")
         found = model.compare("familiar", "novel")
         paper = model.compare("familiar", "novel", relative=False)
     assert any("0.05" in warning for warning in found.warnings)  # two runs against two cannot reach it
@@ -449,7 +453,7 @@ def test_too_many_latents_are_warned_of(session, monkeypatch):
         pytest.warns(UserWarning, match=r"6 latents.*`downscale`"),
         pytest.warns(UserWarning, match="steps"),
     ):
-        LatentVAR(order=2, window=32, epochs=1).fit(session)
+        LatentVAR(order=2, window=32, epochs=1, penalty=0.1).fit(session)
 
 
 def assert_same_model(one, other):
@@ -538,20 +542,25 @@ def test_a_refit_takes_the_session_of_the_fit_alone(model, session):
         LatentVAR().refit(session)
 
 
+def default_var(order):
+    return SparseVAR(order, DEFAULT_PENALTY, own_weight=0, scale="latent", penalty_scale="noise")
+
+
 @pytest.fixture(scope="module")
 def automatic(session):
     return fit(session, penalty="auto")
 
 
-def test_an_automatic_penalty_is_chosen_after_training_at_the_paper_s(automatic, session):
-    plain_fit = fit(session, penalty=0.005)
+def test_an_automatic_penalty_is_chosen_after_training_at_the_default(automatic, session):
+    plain_fit = fit(session, penalty=DEFAULT_PENALTY)
     for name, value in plain_fit.network_.state_dict().items():
         assert torch.equal(value, automatic.network_.state_dict()[name]), name
-    chosen = choose_penalty(SparseVAR(order=2), [torch.from_numpy(latent) for latent in automatic.latents_])
+    latents = [torch.from_numpy(latent) for latent in automatic.latents_]
+    chosen = choose_penalty(default_var(2), latents)
     assert automatic.choice_ == chosen
     assert (automatic.penalty, automatic.penalty_) == ("auto", chosen.penalty)
     assert plain_fit.choice_ is None
-    assert plain_fit.penalty_ == 0.005
+    assert plain_fit.penalty_ == DEFAULT_PENALTY
     # what follows is what that number gives
     expected = plain_fit.refit(session, penalty=chosen.penalty)
     assert expected.scores_.equals(automatic.scores_)
@@ -573,8 +582,8 @@ def test_an_automatic_penalty_of_a_refit_follows_its_settings(automatic, session
     shared = automatic.refit(session, coefficients="condition")
     latents = [torch.from_numpy(latent) for latent in automatic.latents_]
     conditions = [run.condition for run in session]
-    assert order.choice_ == choose_penalty(SparseVAR(order=1), latents)
-    assert shared.choice_ == choose_penalty(SparseVAR(order=2), latents, conditions)
+    assert order.choice_ == choose_penalty(default_var(1), latents)
+    assert shared.choice_ == choose_penalty(default_var(2), latents, conditions)
     assert automatic.refit(session, penalty=0.01).choice_ is None
 
 

@@ -48,6 +48,16 @@ def test_latent_is_24_by_16_at_the_papers_size():
     assert network.decode(latent, indices).shape == (2, 192, 128)
 
 
+def test_fewer_poolings_give_smaller_patches_and_more_latents():
+    for patch in (8, 4, 2):
+        network = Autoencoder(torch.rand(32, 16), patch=patch)
+        latent, indices = network.encode(torch.rand(3, 32, 16))
+        assert network.latent_shape == (32 // patch, 16 // patch)
+        assert latent.shape == (3, 32 * 16 // patch**2)
+        assert len(indices) == len(network.encoder.blocks) == len(network.decoder.blocks)
+        assert network.decode(latent, indices).shape == (3, 32, 16)
+
+
 def test_equals_the_paper_layer_for_layer():
     network = seeded().double()
     # batch-norm weights of both signs: the order of activation, normalisation and pooling then matters

@@ -8,6 +8,7 @@ import xarray as xr
 
 from larscope import LarscopeError, LatentVAR, load
 from larscope.result import FILES, read_result, write_result
+from larscope.schema import SCHEMA_VERSION
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +34,10 @@ def test_config_repeats_the_settings(written):
 def test_provenance_and_log_are_json(written):
     model, folder = written
     provenance = json.loads((folder / "provenance.json").read_text())
-    assert provenance["schema_version"] == 1
+    assert provenance["schema_version"] == SCHEMA_VERSION
     assert provenance["versions"].keys() >= {"larscope", "torch", "numpy", "python"}
     first, *rest = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    assert first == {"schema_version": 1, **model.log_[0]}
+    assert first == {"schema_version": SCHEMA_VERSION, **model.log_[0]}
     assert rest == model.log_[1:]
 
 

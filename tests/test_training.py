@@ -3,6 +3,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from scipy.stats import kstest
 
 from larscope.errors import LarscopeError
 from larscope.network import Autoencoder
@@ -27,7 +28,7 @@ def prepared(session):
 
 
 def build(prepared, **options):
-    settings = Settings(**{"order": 2, "window": 32, "penalty": 0.002, "epochs": 1, **options})
+    settings = Settings(**{"order": 2, "window": 32, "penalty": 0.002, "epochs": 1, "pooling": "target", **options})
     torch.manual_seed(0)
     network = Autoencoder(torch.from_numpy(prepared.mean_frame()))
     return TrainingStep(network, SparseVAR(settings.order, settings.penalty), settings)
@@ -167,8 +168,43 @@ def test_a_batch_is_filled_up_and_shared_out():
     assert list(EpochShuffle(2, 0, 5)) == np.resize(list(EpochShuffle(2, 0)), 5).tolist()
 
 
+def test_random_windows_begin_anywhere_in_the_frames_of_theirs_and_anew_each_epoch(prepared):
+    windows = Windows(prepared, 32)
+    assert torch.equal(windows[7, 0.0], windows[6])
+    assert np.array_equal(windows[7, 0.9999].numpy(), prepared.frames(3, 68, 100))
+    assert np.array_equal(windows[6, 0.5].numpy(), prepared.frames(3, 34, 66))
+    fixed, moved = EpochShuffle(20, 0), EpochShuffle(20, 0, anywhere=True)
+    seen = []
+    for epoch in range(200):
+        for sampler in (fixed, moved):
+            sampler.set_epoch(epoch)
+        drawn = list(moved)
+        assert [index for index, _ in drawn] == list(fixed)
+        assert drawn == list(moved)
+        seen += [where for _, where in drawn]
+    assert kstest(seen, "uniform").pvalue > 0.01
+    # a batch that is filled up repeats whole windows, and every process draws the same ones
+    whole = list(EpochShuffle(9, seed=3, batch_size=4, anywhere=True))
+    assert whole[9:] == whole[:3]
+    first, second = (list(EpochShuffle(9, 3, 4, process, 2, anywhere=True)) for process in (0, 1))
+    assert sorted(first + second) == sorted(whole)
+
+
+def test_where_windows_begin_is_a_setting(prepared):
+    losses = {}
+    for starts in ("fixed", "random"):
+        step = build(prepared)
+        settings = Settings(order=2, window=32, penalty=0.002, epochs=2, window_starts=starts)
+        with pytest.warns(ShortTrainingWarning):
+            losses[starts] = [row["loss"] for row in train(step.network, step.var, prepared, settings)]
+    assert len(losses["fixed"]) == len(losses["random"])
+    assert losses["fixed"] != losses["random"]
+
+
 def test_a_step_follows_the_mean_of_its_windows_each_normalised_by_itself(prepared):
-    settings = Settings(order=2, window=32, penalty=0.002, epochs=1, batch_size=9)
+    settings = Settings(
+        order=2, window=32, penalty=0.002, epochs=1, batch_size=9, pooling="target", window_starts="fixed"
+    )
     step, reference = build(prepared), build(prepared)
     with pytest.warns(ShortTrainingWarning, match="only 1 steps"):
         [row] = train(step.network, step.var, prepared, settings)

@@ -4,6 +4,8 @@ from typing import Any
 
 import pandas as pd
 
+from larscope.settings import DEFAULT_PENALTY
+
 from .truth import driving_precision, judge_model
 from .work import Work, folds_of, score_unseen, subset
 
@@ -20,6 +22,7 @@ CHOICES: dict[str, dict[str, Any]] = {
     "no skip connection": {"skip": False},
     "own past not penalised": {"own_weight": 0.0},
     "neighbours only (3 latents)": {"max_distance": 3.0},
+    "larscope's default": {"preset": "default", "penalty": DEFAULT_PENALTY},
 }
 COLUMNS = {
     "reconstruction_error": ("L_rec, 1e-3", 1e3, 3),
@@ -65,7 +68,7 @@ def describe(table: pd.DataFrame) -> list[str]:
     means = table.groupby("choice", sort=False).mean(numeric_only=True)
     lines = [
         f"Means of {table['seed'].nunique()} sessions, trained end to end on three quarters of their blocks at penalty "
-        f"{PENALTY:g} (0.3 where each latent has unit variance).",
+        f"{PENALTY:g} ({DEFAULT_PENALTY:g} by default, 0.3 in the row of unit variance alone).",
         "",
         "| choice | " + " | ".join(name for name, *_ in COLUMNS.values()) + " |",
         "|---" * (len(COLUMNS) + 1) + "|",

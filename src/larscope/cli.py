@@ -33,8 +33,10 @@ DYNAMICS, FRAMES, NETWORK, TRAINING = (f"Settings: {name}" for name in ("dynamic
 PANELS = {
     **dict.fromkeys(REFITTED, DYNAMICS),
     **dict.fromkeys(("crop", "downscale", "nan"), FRAMES),
-    **dict.fromkeys(("skip", "output", "pooling", "batch_norm"), NETWORK),
-    **dict.fromkeys(("training", "epochs", "batch_size", "learning_rate", "precision", "window", "seed"), TRAINING),
+    **dict.fromkeys(("patch", "skip", "output", "pooling", "batch_norm"), NETWORK),
+    **dict.fromkeys(
+        ("training", "epochs", "batch_size", "learning_rate", "precision", "window", "window_starts", "seed"), TRAINING
+    ),
 }
 """Where the help of `larscope fit` shows each setting."""
 
@@ -203,7 +205,7 @@ def fit(
 
     * `larscope fit session.csv --out result`
 
-    * `larscope fit session.csv --out sparser --penalty 0.01 --seeds 5`
+    * `larscope fit session.csv --out sparser --penalty 1.5 --seeds 5`
 
     * `larscope fit session.csv --out paper --preset paper --crop 768 512 --downscale 4`
 
@@ -258,7 +260,7 @@ def sweep(
 
     For example:
 
-    * `larscope sweep session.csv --out sweep --penalty .002,.005,.01 --order 3,5 --seeds 3 --jobs 2`
+    * `larscope sweep session.csv --out sweep --penalty .5,1,2 --order 3,5 --seeds 3 --jobs 2`
 
     * `larscope sweep session.csv --out modes --training sequential,end-to-end --threads 4`
 

@@ -183,7 +183,7 @@ class LatentVAR(ComparesConditions):
         estimate = estimate_fit(self, session, cached=cache is not None)
         if estimate.n_latents > MANY_LATENTS:
             warnings.warn(
-                f"A VAR of {estimate.n_latents} latents, one for 8 x 8 pixels, has "
+                f"A VAR of {estimate.n_latents} latents, one for {self.patch} x {self.patch} pixels, has "
                 f"{self.order * estimate.n_latents**2:.2g} coefficients a run: far more than its frames can tell, and "
                 "slow. Use `downscale` or `crop`; the paper had 384 latents.",
                 stacklevel=2,
@@ -247,7 +247,7 @@ class LatentVAR(ComparesConditions):
         >>> with warnings.catch_warnings():
         ...     warnings.simplefilter("ignore")  # one epoch is far too short a training
         ...     model = LatentVAR(order=2, window=32, epochs=1).fit(session)
-        >>> sparser = model.refit(session, penalty=0.02)
+        >>> sparser = model.refit(session, penalty=3.0)
         >>> bool((sparser.coef_.n_active < model.coef_.n_active).all())
         True
         """
@@ -397,6 +397,7 @@ class LatentVAR(ComparesConditions):
                 output=self.output,
                 batch_norm=self.batch_norm,
                 precision=self.precision,
+                patch=self.patch,
             )
         self.var_ = SparseVAR(
             self.order,

@@ -144,8 +144,8 @@ def decoder_response(
     .. math:: r_l = (\mathrm{decode}(\bar z + gain \cdot \sigma_l e_l)
                     - \mathrm{decode}(\bar z - gain \cdot \sigma_l e_l)) / 2
 
-    A latent reaches no further than the eight patches around its own (two unpoolings and three 3 x 3 convolutions: 7
-    pixels), so latents three apart are moved at once and nine pairs of images show all of them.
+    A latent reaches no further than the eight patches around its own (of a patch's 8 pixels, two unpoolings and three
+    3 x 3 convolutions reach 7), so latents three apart are moved at once and nine pairs of images show all of them.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
 """The convolutional autoencoder of sec. 2.1, with its skip connection for the static image.
 
-A frame of height x width pixels becomes a latent map of height/8 x width/8. All tensors of images are
-(frames, channels, height, width); `Indices` are what unpooling needs to put each value back where the
-encoder found it.
+A frame of height x width pixels becomes a latent map of height/8 x width/8: three blocks, or fewer for a finer map. All
+tensors of images are (frames, channels, height, width); `Indices` are what unpooling needs to put each value back where
+the encoder found it.
 """
 
 from typing import Literal
@@ -53,13 +53,14 @@ class EncoderBlock(nn.Module):
 class Encoder(nn.Module):
     """Three blocks, then a 1 x 1 convolution to one channel."""
 
-    def __init__(self, running_norm: bool = True) -> None:
+    def __init__(self, running_norm: bool = True, n_blocks: int = 3) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList([EncoderBlock(channels, running_norm) for channels in (1, CHANNELS, CHANNELS)])
+        channels = (1, *[CHANNELS] * (n_blocks - 1))
+        self.blocks = nn.ModuleList([EncoderBlock(in_channels, running_norm) for in_channels in channels])
         self.conv = nn.Conv2d(CHANNELS, 1, kernel_size=1)
 
     def forward(self, x: Float[Tensor, "t 1 height width"]) -> tuple[Float[Tensor, "t 1 h w"], Indices]:
-        """Return the latent maps and the indices of the three poolings."""
+        """Return the latent maps and the indices of the poolings."""
         indices = []
         for block in self.blocks:
             x, index = block(x)
@@ -86,16 +87,11 @@ class DecoderBlock(nn.Module):
 class Decoder(nn.Module):
     """A 1 x 1 convolution to 32 channels, then three blocks; the last has one channel."""
 
-    def __init__(self, running_norm: bool = True, linear_output: bool = False) -> None:
+    def __init__(self, running_norm: bool = True, linear_output: bool = False, n_blocks: int = 3) -> None:
         super().__init__()
         self.conv = nn.Conv2d(1, CHANNELS, kernel_size=1)
-        self.blocks = nn.ModuleList(
-            [
-                DecoderBlock(CHANNELS, running_norm),
-                DecoderBlock(CHANNELS, running_norm),
-                DecoderBlock(1, running_norm, linear=linear_output),
-            ]
-        )
+        inner = [DecoderBlock(CHANNELS, running_norm) for _ in range(n_blocks - 1)]
+        self.blocks = nn.ModuleList([*inner, DecoderBlock(1, running_norm, linear=linear_output)])
 
     def forward(self, z: Float[Tensor, "t 1 h w"], indices: Indices) -> Float[Tensor, "t 1 height width"]:
         """Return images, unpooling with the indices of the corresponding encoder block, deepest first."""
@@ -123,6 +119,8 @@ class Autoencoder(nn.Module):
         Statistics in evaluation: `"running"` averages of training, or those of the frames at hand (`"window"`).
     precision
         Arithmetic of the convolutions in training. Everything else is float32.
+    patch
+        Side of the square of pixels that a latent stands for: 8, as in the paper, 4 or 2.
 
     Examples
     --------
@@ -143,13 +141,15 @@ class Autoencoder(nn.Module):
         output: Literal["leaky", "linear"] = "leaky",
         batch_norm: Literal["running", "window"] = "running",
         precision: Literal["float32", "bfloat16"] = "float32",
+        patch: int = 8,
     ) -> None:
         super().__init__()
         self.register_buffer("mean_frame", mean_frame)
         self.skip = skip
         running_norm = batch_norm == "running"
-        self.encoder = Encoder(running_norm)
-        self.decoder = Decoder(running_norm, linear_output=output == "linear")
+        n_blocks = patch.bit_length() - 1
+        self.encoder = Encoder(running_norm, n_blocks)
+        self.decoder = Decoder(running_norm, output == "linear", n_blocks)
         for module in self.modules():
             if isinstance(module, Convolution):
                 module.low_precision = precision == "bfloat16"
@@ -161,10 +161,11 @@ class Autoencoder(nn.Module):
     def latent_shape(self) -> tuple[int, int]:
         """Height and width of the latent map."""
         height, width = self.mean_frame.shape
-        return height // 8, width // 8
+        side = 2 ** len(self.encoder.blocks)
+        return height // side, width // side
 
     def encode(self, frames: Float[Tensor, "t height width"]) -> tuple[Float[Tensor, "t K"], Indices]:
-        """Return one latent vector a frame, K = height/8 * width/8 in row-major order, and the pooling indices."""
+        """Return one latent vector a frame, K of them in row-major order, and the pooling indices."""
         x = frames - self.mean_frame if self.skip else frames
         z, indices = self.encoder(x.unsqueeze(1).contiguous(memory_format=torch.channels_last))
         return z.flatten(1), indices

@@ -233,7 +233,7 @@ class _Split:
         self._judged = [one for one in units if one is not None]
         self._coef: Tensor | None = None
         rows = self._rows(var)
-        self._short = _shorten(*rows)
+        self._short, self._n_rows = _shorten(*rows), len(rows[0])
         self.spread = sum(float((target.square() * weight).sum()) for _, target, weight in self._judged)
         self.largest = var.largest_penalty(*rows) if self.spread > 0 else 0.0
 
@@ -241,7 +241,7 @@ class _Split:
         """Return the squared error of the forecasts; the fit starts from that of the last call."""
         rows = self._rows(var) if self._short is None else self._short
         with torch.no_grad():
-            coef = var.solve(*rows, init=None if self._coef is None else self._coef.to_dense())
+            coef = var.solve(*rows, init=None if self._coef is None else self._coef.to_dense(), n_rows=self._n_rows)
         self._coef = coef.to_sparse()
         coef = coef.double()
         return sum(float(((target - design @ coef).square() * weight).sum()) for design, target, weight in self._judged)

@@ -97,7 +97,7 @@ def estimate_fit(settings: Settings, session: Session, cached: bool) -> Estimate
     """
     require_frames(session, settings.order + settings.window, f"order {settings.order} + window {settings.window}")
     shape = _frame_shape(settings, session)
-    n_latents = prod(shape) // 64
+    n_latents = prod(shape) // settings.patch**2
     n_windows = sum(len(windows(run.n_frames, settings.window)) for run in session)
     prepared = prepared_bytes(session, settings.crop, settings.downscale)
     longest = max(run.n_frames for run in session)
@@ -135,7 +135,7 @@ def time_training(settings: Settings, session: Session, n_windows: int) -> float
     frames = torch.rand((1, settings.window, *shape), generator=generator)
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        network = Autoencoder(frames.mean((0, 1)), precision=settings.precision)
+        network = Autoencoder(frames.mean((0, 1)), precision=settings.precision, patch=settings.patch)
         step = TrainingStep(network, SparseVAR(settings.order, settings.training_penalty), settings)
         for _ in range(2):  # the first compiles and fills the allocator
             started = time.monotonic()

@@ -10,6 +10,7 @@
 """
 
 import json
+import math
 import os
 import shutil
 import tomllib
@@ -29,8 +30,7 @@ from safetensors.numpy import save
 from larscope.errors import LarscopeError
 from larscope.preprocessing import Preprocessing
 from larscope.schema import SCHEMA_VERSION, update
-from larscope.session import POOLING
-from larscope.settings import REFITTED, TRAINING_PENALTY
+from larscope.settings import DEFAULT_PENALTY, REFITTED, Settings, plain
 
 PACKED = ("clip_observed", "clip_reconstruction")
 """Images that are for looking at: kept with 16 bits."""
@@ -77,7 +77,7 @@ class Result:
     def training(self) -> Mapping[str, Any]:
         """The settings that the network was trained with: of a refit, those of another result."""
         trained = dict(self.provenance.get("refitted_from", {}).get("settings", self.settings))
-        return trained | ({"penalty": TRAINING_PENALTY} if trained["penalty"] == "auto" else {})
+        return trained | ({"penalty": DEFAULT_PENALTY} if trained["penalty"] == "auto" else {})
 
     @property
     def trained_otherwise(self) -> dict[str, Any]:
@@ -155,9 +155,12 @@ def _read_files(folder: Path) -> Result:
     with safe_open(model, framework="numpy") as file:
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
         weights_version = (file.metadata() or {}).get("schema_version", version)
+    settings = update(settings, settings.pop("schema_version", version), config)
+    if "seed" not in settings:
+        raise ValueError(f"{config} was cut off: it ends before `seed`, the last setting")
     return Result(
         provenance=update(made_with, version, provenance),
-        settings=update(settings, settings.pop("schema_version", version), config),
+        settings={**plain(Settings()), **settings},
         log=update(rows, rows[0].pop("schema_version", version) if rows else version, log),
         weights=update(weights, weights_version, model),
         dataset=_require_whole(read_dataset(results), results),
@@ -303,12 +306,13 @@ def build_dataset(
     preprocessing, crop_offset, simulated
         Kept as attributes; `crop_offset` is the row and column of the crop's first pixel.
     """
-    latents_across = mean_frame.shape[1] // POOLING
     latent = np.arange(latents[0].shape[1])
+    patch = math.isqrt(mean_frame.size // len(latent))
+    latents_across = mean_frame.shape[1] // patch
     per_run = {name: ("run", _for_netcdf(runs[name])) for name in runs.columns if name != "run"}
     per_run |= {name: ("run", scores[name].to_numpy()) for name in scores.columns if name not in runs.columns}
     images = {name: (("run", "row", "column")[: image.ndim], image) for name, image in examples.items()}
-    # the centre of a latent's 8 x 8 field, in pixels of the preprocessed frame
+    # the centre of a latent's patch, in pixels of the preprocessed frame
     centre = {"latent_row": latent // latents_across, "latent_column": latent % latents_across}
     coefficients = dict(zip(("coef_run", "coef_lag", "coef_target", "coef_source"), coef_index, strict=True))
     coefficients["coef_lag"] = coefficients["coef_lag"] + 1
@@ -327,7 +331,7 @@ def build_dataset(
             "contribution_map": (("run", "row", "column"), contribution_maps),
             **{name: ("entry", value) for name, value in coefficients.items()},
             "coef": ("entry", coef_value, {"long_name": "effect of latent coef_source on coef_target at coef_lag"}),
-            **{name: ("latent", index * POOLING + (POOLING - 1) / 2) for name, index in centre.items()},
+            **{name: ("latent", index * patch + (patch - 1) / 2) for name, index in centre.items()},
         },
         coords={"run": _for_netcdf(runs["run"]), "latent": latent}
         | ({"penalty": curves["penalty"]} if "penalty" in curves else {}),

@@ -13,9 +13,23 @@ from typing import Any
 
 from larscope.errors import LarscopeError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
-MIGRATIONS: dict[tuple[str, int], Callable[[Any], Any]] = {}
+MIGRATIONS: dict[tuple[str, int], Callable[[Any], Any]] = {
+    ("config.toml", 1): lambda settings: {
+        "window_starts": "fixed",
+        "patch": 8,
+        "output": "leaky",
+        "pooling": "target",
+        "own_weight": 1.0,
+        "coefficients": "run",
+        "scale": "series",
+        "penalty_scale": "mean",
+        "precision": "float32",
+        "nan": "error",
+        **settings,
+    }
+}
 """For a file's name and the version that it was written in, what turns its content into that of the next version."""
 
 

@@ -13,8 +13,8 @@ from larscope.errors import LarscopeError, suggest
 MIN_STEPS = 500
 """Training steps that `epochs=None` asks for at least; the paper's two epochs were about 480."""
 
-TRAINING_PENALTY = 0.005
-"""The paper's penalty, and that of a training with `penalty="auto"`: before it there are no latents to choose by."""
+DEFAULT_PENALTY = 0.75
+"""Also that of a training with `penalty="auto"`: before it there are no latents to choose by."""
 
 REFITTED = (
     "order",
@@ -35,13 +35,15 @@ PRESETS: Mapping[Preset, Mapping[str, Any]] = MappingProxyType(
         "default": {},
         "paper": {
             "order": 5,
-            "penalty": TRAINING_PENALTY,
+            "penalty": 0.005,
             "training": "end-to-end",
             "epochs": 2,
             "batch_size": 1,
             "precision": "float32",
             "learning_rate": 1e-3,
             "window": 64,
+            "window_starts": "fixed",
+            "patch": 8,
             "skip": True,
             "output": "leaky",
             "pooling": "target",
@@ -72,9 +74,9 @@ class Settings:
         Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"],
         Field(
             description="The VAR's l1 penalty (lambda of the paper). 'auto': training takes "
-            f"{TRAINING_PENALTY}, and the fits after it the one that forecasts held-out frames best."
+            f"{DEFAULT_PENALTY}, and the fits after it the one that forecasts held-out frames best."
         ),
-    ] = TRAINING_PENALTY
+    ] = DEFAULT_PENALTY
     training: Annotated[
         Literal["sequential", "embedded", "end-to-end"],
         Field(
@@ -98,6 +100,13 @@ class Settings:
     ] = "float32"
     learning_rate: Annotated[float, Field(gt=0, le=1, description="Step size of Adam.")] = 1e-3
     window: Annotated[PositiveInt, Field(description="Frames in a training window.")] = 64
+    window_starts: Annotated[
+        Literal["random", "fixed"],
+        Field(
+            description="Where training windows begin: anywhere in a run, drawn anew each epoch, or one after the "
+            "other from its first frame (the paper's)."
+        ),
+    ] = "random"
     crop: Annotated[
         tuple[PositiveInt, PositiveInt] | None,
         Field(description="Centre crop, height and width in pixels. Default: as large as three poolings allow."),
@@ -110,36 +119,46 @@ class Settings:
             "from the whole frames before and after."
         ),
     ] = "error"
+    patch: Annotated[
+        PositiveInt,
+        Field(
+            description="Side of the square of pixels that a latent stands for: 8 (the paper's), 4 or 2. Half the side "
+            "is four times the latents."
+        ),
+    ] = 8
     skip: Annotated[bool, Field(description="Skip connection for the static image.")] = True
     output: Annotated[
-        Literal["leaky", "linear"],
-        Field(description="Last decoder block: with batch norm and leaky ReLU (the paper's), or linear."),
-    ] = "leaky"
+        Literal["linear", "leaky"],
+        Field(description="Last decoder block: linear, or with batch norm and leaky ReLU (the paper's)."),
+    ] = "linear"
     pooling: Annotated[
-        Literal["target", "previous"],
-        Field(description="The frame whose pooling indices decode a forecast: its target or the one before."),
-    ] = "target"
+        Literal["previous", "target"],
+        Field(description="The frame whose pooling indices decode a forecast: the one before its target, or that."),
+    ] = "previous"
     batch_norm: Annotated[
         Literal["running", "window"],
         Field(description="Batch-norm statistics in evaluation: running averages, or those of each window."),
     ] = "running"
     center: Annotated[bool, Field(description="Subtract each series' mean before the VAR fit.")] = True
     scale: Annotated[
-        Literal["series", "latent"],
-        Field(description="Unit variance before the fit: of the series as a whole, or of each latent."),
-    ] = "series"
+        Literal["latent", "series"],
+        Field(description="Unit variance before the fit: of each latent, or of the series as a whole (the paper's)."),
+    ] = "latent"
     penalty_scale: Annotated[
-        Literal["mean", "target"],
-        Field(description="'mean': alpha = penalty * K (the paper's objective). 'target': alpha = penalty."),
-    ] = "mean"
+        Literal["noise", "target", "mean"],
+        Field(
+            description="'noise': alpha = penalty * sqrt(2 log(candidates) / frames), what chance correlations reach. "
+            "'target': alpha = penalty. 'mean': alpha = penalty * K (the paper's objective)."
+        ),
+    ] = "noise"
     own_weight: Annotated[
         float,
         Field(
             ge=0,
             allow_inf_nan=False,
-            description="Weight of the penalty on a latent's own past: 1 as on all others, 0 for none.",
+            description="Weight of the penalty on a latent's own past: 0 for none, 1 as on all others (the paper's).",
         ),
-    ] = 1.0
+    ] = 0.0
     coefficients: Annotated[
         Literal["run", "condition"],
         Field(
@@ -156,14 +175,18 @@ class Settings:
     @property
     def training_penalty(self) -> float:
         """The penalty in training."""
-        return TRAINING_PENALTY if self.penalty == "auto" else self.penalty
+        return DEFAULT_PENALTY if self.penalty == "auto" else self.penalty
 
     def __post_init__(self) -> None:
         if self.scale == "latent" and self.penalty_scale == "mean":
             raise LarscopeError(
-                "scale='latent' needs penalty_scale='target': with each latent at unit variance every coefficient "
-                "is zero from alpha = 1 on, and 'mean' multiplies the penalty by the number of latents. "
-                "Got penalty_scale='mean'. Pass penalty_scale='target'."
+                "scale='latent' needs penalty_scale='noise' or 'target': with each latent at unit variance every "
+                "coefficient is zero from alpha = 1 on, and 'mean' multiplies the penalty by the number of latents. "
+                "Got penalty_scale='mean'. Pass another, or scale='series'."
+            )
+        if self.patch not in (2, 4, 8):
+            raise LarscopeError(
+                f"`patch` must be 8, 4 or 2, of three, two or one pooling: got {self.patch}. Pass one of them."
             )
         if self.order >= self.window:
             raise LarscopeError(

@@ -29,7 +29,7 @@ from larscope.preprocessing import PreparedSession
 from larscope.processes import Processes, noticing_lost_processes
 from larscope.session import windows
 from larscope.settings import MIN_STEPS, Settings
-from larscope.var import SparseVAR
+from larscope.var import SparseVAR, VARFit
 
 FEW_STEPS = 200
 """Below this many steps, batch norm's running averages and the decoder have hardly begun to settle."""
@@ -40,7 +40,7 @@ class ShortTrainingWarning(UserWarning):
 
 
 class EmptyFitWarning(UserWarning):
-    """VAR fits without a single non-zero coefficient, which pass no dynamics to the encoder."""
+    """VAR fits without a single penalised coefficient, which pass no dynamics, or own pasts alone, to the encoder."""
 
 
 class Windows(Dataset[Float[Tensor, "t height width"]]):
@@ -48,29 +48,45 @@ class Windows(Dataset[Float[Tensor, "t height width"]]):
 
     def __init__(self, prepared: PreparedSession, length: int) -> None:
         self._prepared = prepared
-        self._ranges = [
-            (run, first + start, first + stop)
+        self._length = length
+        self._stretches = [
+            (run, first, last, first + start)
             for run, one in enumerate(prepared.runs)
             for first, last in one.stretches
-            for start, stop in windows(last - first, length)
+            for start, _ in windows(last - first, length)
         ]
 
     def __len__(self) -> int:
-        return len(self._ranges)
+        return len(self._stretches)
 
-    def __getitem__(self, index: int) -> Float[Tensor, "t height width"]:
-        return torch.from_numpy(self._prepared.frames(*self._ranges[index]))
+    def __getitem__(self, window: int | tuple[int, float]) -> Float[Tensor, "t height width"]:
+        """Return a window by its number; with a number from 0 to 1, one that begins so far into the same frames."""
+        index, where = window if isinstance(window, tuple) else (window, None)
+        run, first, last, start = self._stretches[index]
+        if where is not None:
+            start = first + int(where * (last - first - self._length + 1))
+        return torch.from_numpy(self._prepared.frames(run, start, start + self._length))
 
 
-class EpochShuffle(Sampler[int]):
+class EpochShuffle(Sampler[Any]):
     """An order of windows that depends on seed and epoch alone, so that a resumed training repeats it.
 
     The last batch of an epoch is filled up with its first windows. Of each batch, this process has its own share.
+    With `anywhere`, each window also comes with where it begins, drawn for this epoch.
     """
 
-    def __init__(self, n_windows: int, seed: int, batch_size: int = 1, process: int = 0, n_processes: int = 1) -> None:
+    def __init__(
+        self,
+        n_windows: int,
+        seed: int,
+        batch_size: int = 1,
+        process: int = 0,
+        n_processes: int = 1,
+        anywhere: bool = False,
+    ) -> None:
         self._n_windows = n_windows
         self._seed = seed
+        self._anywhere = anywhere
         self._shares = (math.ceil(n_windows / batch_size), n_processes, batch_size // n_processes)
         self._process = process
         self._epoch = 0
@@ -82,10 +98,14 @@ class EpochShuffle(Sampler[int]):
     def __len__(self) -> int:
         return self._shares[0] * self._shares[2]
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[int] | Iterator[tuple[int, float]]:
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
         order = torch.randperm(self._n_windows, generator=generator).numpy()
-        return iter(np.resize(order, self._shares)[:, self._process].ravel().tolist())
+        share = np.resize(order, self._shares)[:, self._process].ravel().tolist()
+        if not self._anywhere:
+            return iter(share)
+        where = torch.rand(self._n_windows, generator=generator, dtype=torch.float64).tolist()
+        return iter([(index, where[index]) for index in share])
 
 
 class TrainingStep(lightning.LightningModule):
@@ -110,10 +130,15 @@ class TrainingStep(lightning.LightningModule):
             return self.network.decode(latent, indices), frames.flatten(0, 1)
         fit = self.var(latent.unflatten(0, (n_windows, n_frames)))
         self.n_active = int(fit.n_active.sum())
-        self.n_empty = int((fit.n_active == 0).sum())
+        self.n_empty = int((self._kept(fit) == 0).sum())
         used = slice(self.var.order - self._pooling_lag, n_frames - self._pooling_lag)
         indices = tuple(index.unflatten(0, (n_windows, n_frames))[:, used].flatten(0, 1) for index in indices)
         return self.network.decode(fit.forecast.flatten(0, 1), indices), frames[:, self.var.order :].flatten(0, 1)
+
+    def _kept(self, fit: VARFit) -> Tensor:
+        """Count the coefficients that the penalty has left: what is not penalised is always active."""
+        couplings_alone = self.var.own_weight == 0 and fit.coef.shape[-1] > 1
+        return fit.n_coupled if couplings_alone else fit.n_active
 
     def training_step(self, frames: Float[Tensor, "b t height width"], _: int) -> Tensor:
         """Return the loss.
@@ -298,7 +323,7 @@ def train(
     prepared
         Frames.
     settings
-        `training`, `epochs`, `batch_size`, `window`, `pooling`, `learning_rate` and `seed` are used.
+        `training`, `epochs`, `batch_size`, `window`, `window_starts`, `pooling`, `learning_rate` and `seed` are used.
     checkpoints
         Folder for one checkpoint an epoch; where it holds one, training goes on from there, and ends with the
         same weights, bit for bit on one machine, as without the interruption.
@@ -351,7 +376,14 @@ def train(
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    order = EpochShuffle(len(data), settings.seed, settings.batch_size, fabric.global_rank, fabric.world_size)
+    order = EpochShuffle(
+        len(data),
+        settings.seed,
+        settings.batch_size,
+        fabric.global_rank,
+        fabric.world_size,
+        anywhere=settings.window_starts == "random",
+    )
     # a generator of its own: the loader would otherwise draw from, and so change, the caller's random state
     loader = DataLoader(data, sampler=order, generator=torch.Generator())
     # one process looks, so that all go on from the same
@@ -374,10 +406,10 @@ def train(
     network.eval()
     n_empty, n_fits = log.rows[-1]["n_empty_fits"], n_steps * settings.batch_size
     if n_empty > n_fits / 2:
+        what = "coupling" if var.own_weight == 0 else "coefficient"
         warnings.warn(
-            f"{n_empty} VAR fits of {n_fits} had no active coefficient, so the encoder learned "
-            "no dynamics from them: the penalty is too strong for these latents. "
-            f"Lower `penalty` (now {var.penalty:g}).",
+            f"{n_empty} VAR fits of {n_fits} had no active {what}, so the encoder learned none from them: the penalty "
+            f"is too strong for these latents. Lower `penalty` (now {var.penalty:g}).",
             EmptyFitWarning,
             stacklevel=2,
         )

@@ -100,6 +100,12 @@ class VARFit:
         """Number of non-zero coefficients."""
         return (self.coef != 0).sum((-3, -2, -1))
 
+    @property
+    def n_coupled(self) -> Int[Tensor, "*batch"]:
+        """Number of those between different latents."""
+        own = self.coef.diagonal(dim1=-2, dim2=-1)
+        return self.n_active - (own != 0).sum((-2, -1))
+
     def predict(self, latent: Float[Tensor, "*batch T K"]) -> Float[Tensor, "*batch n K"]:
         """Forecast another stretch of the series with these coefficients, this mean and this scale."""
         scaled = (latent - self.mean) / self.sigma
@@ -130,11 +136,14 @@ class SparseVAR(nn.Module):
         lambda of the paper.
     penalty_scale
         `"mean"`: alpha = penalty * K, the objective above. `"target"`: alpha = penalty for each target latent.
+        `"noise"`: alpha = penalty * sqrt(2 log(p) / n), with p = order * K candidates and n fitted frames: times the
+        largest correlation that p series of noise are expected to reach in n frames, so that one penalty suits windows,
+        runs, and runs together (the universal threshold of Donoho and Johnstone 1994).
     center
         Subtract the series' mean first; False is the paper's letter.
     scale
         `"series"`: divide by the root mean square over all frames and latents. `"latent"`: by each latent's own;
-        needs `penalty_scale="target"`, since there every coefficient is zero from alpha = 1 on.
+        needs `penalty_scale="target"` or `"noise"`, since there every coefficient is zero from alpha = 1 on.
     own_weight
         The penalty's weight on a latent's own lags: 1 penalises them like all others, 0 not at all.
     max_distance
@@ -158,7 +167,7 @@ class SparseVAR(nn.Module):
         order: int = 5,
         penalty: float = 0.005,
         *,
-        penalty_scale: Literal["mean", "target"] = "mean",
+        penalty_scale: Literal["mean", "target", "noise"] = "mean",
         center: bool = True,
         scale: Literal["series", "latent"] = "series",
         own_weight: float = 1.0,
@@ -167,14 +176,14 @@ class SparseVAR(nn.Module):
         gradient: Literal["implicit", "unrolled"] | None = "implicit",
     ) -> None:
         super().__init__()
-        if scale == "latent" and penalty_scale != "target":
+        if scale == "latent" and penalty_scale == "mean":
             raise LarscopeError(
-                f"scale='latent' needs penalty_scale='target', got penalty_scale={penalty_scale!r}: with every latent "
-                "at unit variance all coefficients are zero from alpha = 1 on. Pass penalty_scale='target'."
+                "scale='latent' needs penalty_scale='target' or 'noise', got penalty_scale='mean': with every latent "
+                "at unit variance all coefficients are zero from alpha = 1 on. Pass one of them."
             )
         for name, value, known in (
             ("scale", scale, ("series", "latent")),
-            ("penalty_scale", penalty_scale, ("mean", "target")),
+            ("penalty_scale", penalty_scale, ("mean", "target", "noise")),
         ):
             if value not in known:
                 raise LarscopeError(f"`{name}` must be one of {', '.join(map(repr, known))}: got {value!r}.")
@@ -193,8 +202,10 @@ class SparseVAR(nn.Module):
             mask = neighbours(latent_shape, max_distance).repeat(order, 1)
         self.register_buffer("mask", mask, persistent=False)
 
-    def alpha(self, n_latents: int) -> float:
-        """Return the penalty in scikit-learn's units, for `n_latents` targets."""
+    def alpha(self, n_latents: int, n_rows: int) -> float:
+        """Return the penalty in scikit-learn's units, for a fit of `n_latents` targets to `n_rows` frames."""
+        if self.penalty_scale == "noise":
+            return self.penalty * math.sqrt(2 * math.log(max(2, self.order * n_latents)) / n_rows)
         return self.penalty * n_latents if self.penalty_scale == "mean" else self.penalty
 
     def forward(self, latent: Float[Tensor, "*batch T K"], missing: Bool[Tensor, " T"] | None = None) -> VARFit:
@@ -235,9 +246,14 @@ class SparseVAR(nn.Module):
         design: Float[Tensor, "*batch n p"],
         target: Float[Tensor, "*batch n K"],
         init: Float[Tensor, "p K"] | None = None,
+        n_rows: int | None = None,
     ) -> Float[Tensor, "*batch p K"]:
-        """Return the coefficients, in the layout of `lag_matrix`; `init` changes the time, not the answer."""
-        weights, alpha = self._penalty_weights(target), self.alpha(target.shape[-1])
+        """Return the coefficients, in the layout of `lag_matrix`; `init` changes the time, not the answer.
+
+        `n_rows`: how many frames the regression stands for, where that is not its number of rows.
+        """
+        weights = self._penalty_weights(target)
+        alpha = self.alpha(target.shape[-1], n_rows or target.shape[-2])
         return lasso(design, target, alpha, gradient=self.gradient, weights=weights, mask=self.mask, init=init)
 
     def largest_penalty(self, design: Float[Tensor, "n p"], target: Float[Tensor, "n K"]) -> float:
@@ -253,7 +269,7 @@ class SparseVAR(nn.Module):
         0
         """
         alpha = alpha_max(design, target, weights=self._penalty_weights(target), mask=self.mask).max()
-        return float(alpha) / (self.alpha(target.shape[-1]) / self.penalty)
+        return float(alpha) / (self.alpha(target.shape[-1], len(target)) / self.penalty)
 
     def apply_coef(
         self,

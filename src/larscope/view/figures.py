@@ -14,7 +14,6 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from larscope.report.style import LOWERS, RAISES
-from larscope.session import POOLING
 from larscope.view.couplings import LatentPath
 
 Image = Float[NDArray[np.float32], "height width"]
@@ -57,12 +56,11 @@ def _pick_latent(plot: Any, positions: Positions, pick: Callable[[int], object])
     plot.on_event(Tap, picked)
 
 
-def _outline_latent(plot: Any, place: ColumnDataSource) -> None:
-    """Mark the field of the chosen latent, so that it shows on dark and bright ground."""
+def _outline_latent(plot: Any, place: ColumnDataSource, positions: Positions) -> None:
+    """Mark the patch of the chosen latent, so that it shows on dark and bright ground."""
+    side = 2 * positions[0, 0] + 1  # the first one's centre is half a patch from the edge
     for colour, width in (("white", 4), ("black", 1.5)):
-        plot.rect(
-            "x", "y", POOLING, POOLING, source=place, fill_alpha=0, line_color=colour, line_width=width, line_alpha=0.9
-        )
+        plot.rect("x", "y", side, side, source=place, fill_alpha=0, line_color=colour, line_width=width, line_alpha=0.9)
 
 
 def _hover(tooltips: Sequence[tuple[str, str]], renderers: list[Any]) -> HoverTool:
@@ -102,7 +100,7 @@ class MoviePanels:
                 name, x=-0.5, y=-0.5, dw=width, dh=height, source=self._source, color_mapper=self._change
             )
             plot.add_tools(_hover([("row, column", "$y{0}, $x{0}"), ("value", f"@{name}{{0.0000}}")], [image]))
-            _outline_latent(plot, self._place)
+            _outline_latent(plot, self._place, self._positions)
             self.plots.append(plot)
             self._images.append(image)
 
@@ -158,7 +156,7 @@ class CouplingMap:
         grey = LinearColorMapper(palette=Greys256, low=float(low), high=float(high))
         plot.image([mean_frame], x=-0.5, y=-0.5, dw=width, dh=height, color_mapper=grey)
         plot.scatter(positions[:, 1], positions[:, 0], size=3, color="white", alpha=0.6, line_color=None)
-        _outline_latent(plot, self._place)
+        _outline_latent(plot, self._place, self._positions)
         # a white casing keeps both colours visible on any ground
         ends = {"x0": "x0", "y0": "y0", "x1": "x1", "y1": "y1", "source": self._arrows}
         plot.segment(**ends, line_color="white", line_width="casing", line_alpha=0.85)
