@@ -38,7 +38,7 @@ def train_all(session: Session, epochs: int) -> tuple[pd.DataFrame, pd.DataFrame
                 continue
             started = time.monotonic()
             checkpoints = HERE / ".first-run-checkpoints" / f"{mode}-{penalty}"
-            model = LatentVAR(training=mode, penalty=penalty, epochs=epochs)
+            model = LatentVAR(preset="paper", center=True, training=mode, penalty=penalty, epochs=epochs)
             model.fit(session, progress=True, checkpoints=checkpoints)
             seconds = time.monotonic() - started
             for other in PENALTIES if mode == "sequential" else (penalty,):

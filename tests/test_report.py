@@ -25,6 +25,7 @@ from larscope.report.where import maps_of, where_section
 from larscope.report.words import describe, loss_change
 from larscope.result import read_result, write_result
 from larscope.session import Session
+from larscope.settings import DEFAULT_PENALTY
 
 HOSTILE = "</script><script>alert('run')</script><b>%{x}"
 HOSTILE_CONDITION = r"$\foo$ [/x]"
@@ -412,16 +413,20 @@ def test_a_penalty_that_was_chosen_is_said_to_be(session, result, tmp_path, stil
     model = fitted(session.runs, penalty="auto")
     chosen = read_result(model.save(tmp_path / "result"))
     assert chosen.penalty == model.penalty_
-    assert (chosen.settings["penalty"], chosen.training["penalty"]) == ("auto", 0.005)
+    assert (chosen.settings["penalty"], chosen.training["penalty"]) == ("auto", DEFAULT_PENALTY)
     tried, share = len(model.choice_.tried), max(model.choice_.explained)
     said, learned, *_ = penalty_section(chosen).sentences
     assert f"among {tried} from {model.choice_.tried[0]:.3g}" in said
     assert f"exact fits at {model.penalty_:.3g} best forecast the last fifth of each run" in said
     assert f"explain {100 * share:.0f} %" in said
-    assert "learned at 0.005" in learned
+    assert f"learned at {DEFAULT_PENALTY}" in learned
     assert curves_of(chosen)["chosen"] == model.penalty_
     text = methods(chosen, [])
-    for part in (f"l1 penalty of {model.penalty_:.4g} (", "were used: penalty 0.005.", f"chosen among {tried} by"):
+    for part in (
+        f"l1 penalty of {model.penalty_:.4g} sqrt(",
+        f"were used: penalty {DEFAULT_PENALTY}.",
+        f"chosen among {tried} by",
+    ):
         assert part in text
     assert "chosen" not in methods(result, [])
     assert "was chosen after" not in " ".join(penalty_section(result).sentences)
@@ -448,7 +453,7 @@ def test_methods_say_what_a_refit_changed(session, tmp_path):
     result = read_result(model.save(tmp_path / "result"))
     assert repetition(result).endswith(".refit(<session>, order=3, penalty=0.01, max_distance=1.0)")
     text = methods(result, [])
-    assert "order 3 with an l1 penalty of 0.01 (" in text
+    assert "order 3 with an l1 penalty of 0.01 sqrt(" in text
     assert (
         "In training, other settings of the autoregression were used: order 2, penalty 0.002, max distance none."
         in text
@@ -464,9 +469,10 @@ def test_methods_take_every_number_from_the_result(result):
         "24 x 16 pixels",
         "3 x 2 = 6 latents",
         "order 2",
-        "l1 penalty of 0.002 (0.012 for each target latent",
+        "l1 penalty of 0.002 sqrt(2 log(12) / n) (for a fit to n frames, in units of 1/(2n) squared error)",
+        "a latent's own past free",
         "9 steps of Adam, Kingma & Ba 2015, in 1 epoch",
-        "learning rate 0.001; 1 window of 32 frames a step; seed 0",
+        "learning rate 0.001; 1 window of 32 frames a step, begun anywhere and anew each epoch; seed 0",
         f"{data['n_active'].to_numpy().mean():.0f} non-zero coefficients",
     ):
         assert part in text

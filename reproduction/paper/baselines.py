@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 from sklearn.linear_model import LassoCV, Ridge
+from sklearn.utils.extmath import randomized_svd
 
 Movie = Float[NDArray[np.float32], "t height width"]
 Forecast = Callable[[Movie], Movie]
@@ -90,11 +91,8 @@ def lasso_coef(design: NDArray[np.floating], target: NDArray[np.floating]) -> ND
 
 
 def principal_axes(frames: Sequence[NDArray[np.floating]], n_components: int) -> NDArray[np.floating]:
-    """(components, pixels), by the smaller of the two covariance matrices."""
-    joined = np.concatenate(frames)
-    _, vectors = np.linalg.eigh(joined @ joined.T)
-    axes = vectors[:, ::-1][:, :n_components].T @ joined
-    return axes / np.linalg.norm(axes, axis=1, keepdims=True)
+    """(components, pixels)."""
+    return np.asarray(randomized_svd(np.concatenate(frames), n_components, n_iter=10, random_state=0)[2])
 
 
 def lags(series: NDArray[np.floating], order: int) -> NDArray[np.floating]:

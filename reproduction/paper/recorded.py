@@ -13,7 +13,8 @@ def run(work: Work) -> None:
         return
     session = read_session(work.recorded["mouse_2p"])
     table = work.found("table2-mouse_2p")
-    how = {**work.size.recorded_training, "seed": 0, "coefficients": "run", "pooling": "target"}
+    letter = {"preset": "paper", "center": True, "epochs": None}
+    how = {**letter, **work.size.recorded_training, "seed": 0}
     for penalty in work.size.recorded_penalties:
         for mode in table2.MODES:
             if table is not None and ((table["training"] == mode) & (table["penalty"] == penalty)).any():

@@ -18,7 +18,6 @@ ORDER = 5
 PRESETS: dict[str, dict[str, Any]] = {
     "larscope, the paper's letter": {"preset": "paper"},
     "larscope, default": {},
-    "larscope, linear output, own past free": {"output": "linear", "pooling": "previous", "own_weight": 0.0},
 }
 
 

@@ -111,7 +111,13 @@ def _model(result: Result) -> list[str]:
     centred = "centred and " if chosen["center"] else ""
     scaled = "unit variance each" if chosen["scale"] == "latent" else "unit variance as a series"
     epochs = 1 + max(row["epoch"] for row in result.log)
-    per_target = result.penalty * (data.sizes["latent"] if chosen["penalty_scale"] == "mean" else 1)
+    n_latents = data.sizes["latent"]
+    penalty = {
+        "mean": f"{result.penalty:.4g} ({result.penalty * n_latents:.4g} for each target latent",
+        "target": f"{result.penalty:.4g} (for each target latent",
+        "noise": f"{result.penalty:.4g} sqrt(2 log({chosen['order'] * n_latents}) / n) (for a fit to n frames",
+    }[chosen["penalty_scale"]]
+    begun = ", begun anywhere and anew each epoch" if chosen["window_starts"] == "random" else ""
     fitted = (
         "Afterwards one matrix of coefficients was fitted to all runs of a condition, for forecasts and errors, and "
         "coefficients to each whole run, for couplings, maps and comparisons."
@@ -120,13 +126,13 @@ def _model(result: Result) -> list[str]:
     )
     return [
         f"A convolutional autoencoder{skip} compressed each frame of {rows} x {columns} pixels to a map of "
-        f"{down} x {across} = {data.sizes['latent']} latents. The latents of a run, {centred}scaled to {scaled}, were "
-        f"modelled by a vector autoregression of order {chosen['order']} with an l1 penalty of {result.penalty:.4g} "
-        f"({per_target:.4g} for each target latent, in units of 1/(2n) squared error), the solution "
+        f"{down} x {across} = {n_latents} latents. The latents of a run, {centred}scaled to {scaled}, were "
+        f"modelled by a vector autoregression of order {chosen['order']} with an l1 penalty of {penalty}, "
+        "in units of 1/(2n) squared error), the solution "
         f"that least angle regression leads to (Efron et al. 2004), computed exactly{_restrictions(chosen)}.",
         f"{TRAINED[chosen['training']]} ({counted(result.log, 'step')} of Adam, Kingma & Ba 2015, in "
         f"{counted(range(epochs), 'epoch')}; learning rate {chosen['learning_rate']:g}; "
-        f"{counted(range(chosen['batch_size']), 'window')} of {chosen['window']} frames a step; seed "
+        f"{counted(range(chosen['batch_size']), 'window')} of {chosen['window']} frames a step{begun}; seed "
         f"{chosen['seed']}).{_training(result)} {fitted}{_choice(result)}",
     ]
 
@@ -153,6 +159,8 @@ def _restrictions(chosen: Mapping[str, Any]) -> str:
     """Say what else the fit of the coefficients was told; results of earlier versions lack some settings."""
     near, own = chosen.get("max_distance"), chosen.get("own_weight", 1.0)
     local = f", with couplings only between latents at most {near:g} latent pixels apart" if near is not None else ""
+    if own == 0:
+        return f"{local}, a latent's own past free"
     return local + (f", with a penalty of {own:g} times that on a latent's own past" if own != 1 else "")
 
 
