@@ -123,14 +123,17 @@ def judge_alternatives(session: Session, truth: Truth, order: int, n_components:
     return found
 
 
+JUDGES = {judge_default: DEFAULT, judge_letter: "end-to-end", judge_others: "chance"}
+"""With one of the methods that each gives rows of."""
+
+
 def run(work: Work) -> None:
     table = work.found("truth")
     for seed in work.size.seeds:
         truth = work.truth("half", seed)
-        for judge in (judge_default, judge_letter, judge_others):
-            done = table is not None and ((table["seed"] == seed) & (table["judge"] == judge.__name__)).any()
-            if not done:
-                rows = pd.DataFrame(judge(work, seed, truth)).assign(seed=seed, judge=judge.__name__)
+        for judge, writes in JUDGES.items():
+            if table is None or not ((table["seed"] == seed) & (table["method"] == writes)).any():
+                rows = pd.DataFrame(judge(work, seed, truth)).assign(seed=seed)
                 table = work.keep(pd.concat([table, rows], ignore_index=True), "truth")
     plot(table).savefig(work.numbers / "truth.png", dpi=110)
 
