@@ -190,16 +190,19 @@ def run_figure4(work: Work) -> None:
     for axes, (column, label) in zip(
         below.subplots(1, 3),
         (
-            ("active_share", "share of coefficients that are active"),
-            ("var_error", "R_var (solid), pooled ratio (dashed)"),
-            ("reconstruction_error", "L_rec"),
+            ("active_share", "active share of coefficients"),
+            ("var_error", "R_var (solid), pooled (dashed)"),
+            ("reconstruction_error", "L_rec, 1e-3"),
         ),
         strict=True,
     ):
-        axes.plot(curves["penalty"], curves[column], "o-", color="#D55E00")
+        scale = 1e3 if column == "reconstruction_error" else 1
+        axes.plot(curves["penalty"], scale * curves[column], "o-", color="#D55E00")
         if column == "var_error":
             axes.plot(curves["penalty"], curves["pooled_centred"], "o--", color="#D55E00", mfc="none")
         axes.set(xscale="log", xlabel="penalty", ylabel=label)
+        axes.set_xticks(curves["penalty"], [f"{penalty:g}" for penalty in curves["penalty"]], fontsize="small")
+        axes.minorticks_off()
         axes.set_yscale("log" if column == "active_share" else "linear")
     figure.suptitle("Fig. 4: end-to-end training at different penalties (simulated)")
     figure.savefig(work.numbers / "figure4.png", dpi=110)
