@@ -1,18 +1,20 @@
 """Where `penalty="auto"` lands, against the penalty at which most of the planted couplings are found."""
 
+import copy
+
 import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from larscope import LatentVAR, SparseVAR
+from larscope import LatentVAR
+from larscope.settings import DEFAULT_PENALTY
 from larscope.simulate import Truth
 
 from .truth import cells_of_latents, edge_precision
 from .work import Work
 
-TRAINED_AT = 0.01
-PENALTIES = np.geomspace(0.0003, 0.03, 9)
+PENALTIES = np.geomspace(0.1, 2, 9)
 
 
 def run(work: Work) -> None:
@@ -21,7 +23,7 @@ def run(work: Work) -> None:
         if table is not None and seed in set(table["seed"]):
             continue
         truth, session = work.truth("half", seed), work.session("half", seed)
-        model = work.simulated_model("half", seed, training="end-to-end", penalty=TRAINED_AT, center=True)
+        model = work.simulated_model("half", seed, preset="default")
         chosen = model.refit(session, penalty="auto", cache=work.kept / "frames").penalty_
         rows = [
             {"seed": seed, "penalty": penalty, "chosen": bool(penalty == chosen)} | judge(model, truth, penalty)
@@ -32,7 +34,8 @@ def run(work: Work) -> None:
 
 
 def judge(model: LatentVAR, truth: Truth, penalty: float) -> dict[str, float]:
-    var = SparseVAR(model.order, penalty, center=model.center)
+    var = copy.copy(model.var_)
+    var.penalty = penalty
     with torch.no_grad():
         coefs = [var(torch.from_numpy(latent)).coef.numpy() for latent in model.latents_]
     strength = np.mean([cells_of_latents(coef, truth) for coef in coefs], axis=0)
@@ -58,7 +61,7 @@ def plot(table: pd.DataFrame) -> Figure:
 
 def describe(table: pd.DataFrame) -> list[str]:
     lines = [
-        f"Networks trained end to end at penalty {TRAINED_AT:g}, their VARs fitted anew.",
+        f"Networks of the default settings, trained at penalty {DEFAULT_PENALTY:g}, their VARs fitted anew.",
         "",
         "| session | auto chose | active | planted couplings (AP) | best penalty for the truth | AP there |",
         "|---|---|---|---|---|---|",
