@@ -120,7 +120,7 @@ def describe(table: pd.DataFrame) -> list[str]:
     lines = []
     for center, rows in table.groupby("center", sort=False):
         lines += [
-            f"**{'Centred latents (the default)' if center else 'Latents not centred (the letter)'}**",
+            f"**{'The letter, but latents centred' if center else 'The letter: latents not centred'}**",
             "",
             "| penalty | training | L_rec, 1e-3 | paper | R_var | paper | held out | pooled ratio | offset's share | "
             "quietest tenth's share of R_var | active |",
