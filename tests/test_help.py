@@ -98,7 +98,7 @@ def test_settings_are_grouped_and_all_are_in_a_group():
 
 def test_choices_and_defaults_of_settings_are_said():
     words = " ".join(shown("fit").replace("│", " ").split())
-    assert "One of leaky, linear. [default: leaky]" in words
+    assert "One of linear, leaky. [default: linear]" in words
     assert "'end-to-end': gradients through the fit too. [default: end-to-end]" in words
 
 

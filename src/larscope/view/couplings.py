@@ -56,7 +56,7 @@ class LatentPath:
 
     @property
     def penalties(self) -> Float[NDArray[np.float64], " knots"]:
-        """The knots, from the smallest penalty at which nothing drives the latent down."""
+        """The knots, from the smallest penalty at which nothing that is penalised drives the latent down."""
         penalties: NDArray[np.float64] = self.path.alphas.numpy() / self.alpha_per_penalty
         return penalties
 
@@ -72,7 +72,8 @@ class LatentPath:
         knot = int((self.penalties > penalty).sum()) - 1
         if knot < 0:
             return None
-        before = self.path.active[:, knot - 1] if knot else torch.zeros_like(self.path.active[:, 0])
+        # what appears begins at zero; what is not penalised was there before
+        before = self.path.active[:, knot - 1] if knot else self.path.coefs[:, 0] != 0
         after = self.path.active[:, knot]
         events = [
             f"latent {self.source[i]} at lag {self.lag[i]} {'appears' if after[i] else 'leaves'}"

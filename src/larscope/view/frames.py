@@ -181,14 +181,15 @@ class Screen:
 
     def _decode(self, number: int, start: int, stop: int) -> Stretch:
         model = self.model
-        observed = self._frames(number, start, stop)
+        lag = 1 if model.pooling == "previous" else 0
+        first = max(start - lag, 0)
+        frames = self._frames(number, first, stop)
+        observed = frames[start - first :]
         latent = model.forecasts_[number][max(start - model.order, 0) : stop - model.order]
         if start < model.order or not np.isfinite(latent).all():
             return Stretch(start, observed, np.full_like(observed, np.nan))
-        lag = 1 if model.pooling == "previous" else 0
-        pooled = observed if lag == 0 else self._frames(number, start - lag, stop - lag)
         with torch.no_grad():
-            _, indices = model.network_.encode(torch.from_numpy(pooled))
+            _, indices = model.network_.encode(torch.from_numpy(frames[: len(observed)]))
             forecast = model.network_.decode(torch.from_numpy(latent), indices)
         return Stretch(start, observed, forecast.numpy())
 
