@@ -162,3 +162,13 @@ def test_sentences_give_every_number_and_warning():
 def test_a_warning_of_both_tests_is_given_once():
     sentences = describe_comparison(compared(n=2))
     assert sum("cannot reach 0.05" in sentence for sentence in sentences) == 1
+
+
+@pytest.mark.parametrize("statistic", [0.0, 17.5])
+def test_labelings_with_the_same_statistic_but_for_rounding_are_drawn(statistic):
+    record = compared()
+    record.dataset["swap_permuted"][:] = statistic
+    record.dataset["swap_permuted"][0] = np.nextafter(statistic, 99)
+    draw, _ = COMPARISON_FIGURES["null"]
+    axes = draw(record).axes[0]
+    assert sum(bar.get_height() for bar in axes.patches) == record.dataset.sizes["swap_permuted_number"]

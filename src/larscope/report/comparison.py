@@ -204,7 +204,11 @@ def plot_null(record: ComparisonRecord) -> Figure:
         test = record.summary["tests"][name]
         permuted = record.dataset[f"{name}_permuted"].to_numpy()
         observed, n = permuted[0], len(permuted)
-        axes.hist(permuted, bins=min(41, max(11, n // 3 | 1)), color="0.75", label="permuted labels")
+        # labelings may give the same statistic but for rounding, and bins have a least width
+        middle, half = (permuted.max() + permuted.min()) / 2, (permuted.max() - permuted.min()) / 2
+        half = max(half, 1e-6 * abs(middle), 1e-12)
+        shown = (middle - half, middle + half)
+        axes.hist(permuted, min(41, max(11, n // 3 | 1)), shown, color="0.75", label="permuted labels")
         axes.axvline(observed, color=FIRST, linewidth=2, label="observed labels")
         reached = round(test["pvalue"] * n)
         axes.set_title(
