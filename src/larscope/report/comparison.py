@@ -208,7 +208,8 @@ def plot_null(record: ComparisonRecord) -> Figure:
         middle, half = (permuted.max() + permuted.min()) / 2, (permuted.max() - permuted.min()) / 2
         half = max(half, 1e-6 * abs(middle), 1e-12)
         shown = (middle - half, middle + half)
-        axes.hist(permuted, min(41, max(11, n // 3 | 1)), shown, color="0.75", label="permuted labels")
+        bins = min(41, max(11, n // 3 | 1))
+        axes.hist(permuted, bins=bins, range=shown, color="0.75", label="permuted labels")
         axes.axvline(observed, color=FIRST, linewidth=2, label="observed labels")
         reached = round(test["pvalue"] * n)
         axes.set_title(
