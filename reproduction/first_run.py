@@ -85,8 +85,8 @@ def write_page(scores: pd.DataFrame, losses: pd.DataFrame, command: str) -> None
         "# First run on a recorded movie",
         "",
         f"The three training modes at three penalties on `mouse_2p` (recorded, 2000 frames of 128 x 128, 8 segments of "
-        f"250 frames taken as runs, K = 256), {' or '.join(map(str, steps))} training steps each, every setting but "
-        "those two (and `epochs`) at its default, seed 0. Mean and standard deviation over the 8 segments.",
+        f"250 frames taken as runs, K = 256), {' or '.join(map(str, steps))} training steps each, all else as "
+        "in the paper but latents centred, seed 0. Mean and standard deviation over the 8 segments.",
         "",
         f"    {command}",
         "",
