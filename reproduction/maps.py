@@ -2,9 +2,9 @@
 
     python reproduction/maps.py
 
-Trains end to end with default settings on five sessions with planted couplings, and briefly on five whose conditions do
-not differ (`novel_strength=1.0`): how often something false is found does not depend on how good the network is. Beside
-the maps it measures what is left of the truth at each stage from the planted couplings to the map. Models are kept in
+Trains end to end, with the paper's settings but centred latents, on five sessions with planted couplings, and briefly
+on five whose conditions do not differ (`novel_strength=1.0`): how often something false is found does not depend on how
+good the network is. Beside the maps it measures what is left of the truth at each stage from the planted couplings to the map. Models are kept in
 `--models` and finished rows in `maps.csv`, so it can be stopped and started. Then writes `maps.md` and `maps.png`.
 """
 
@@ -60,7 +60,7 @@ def simulate(kind: str, seed: int) -> SimulatedSession:
 
 def trained(folder: Path, session: SimulatedSession, epochs: int | None) -> LatentVAR:
     if not folder.is_dir():
-        LatentVAR(epochs=epochs).fit(session, progress=True).save(folder)
+        LatentVAR(preset="paper", center=True, epochs=epochs).fit(session, progress=True).save(folder)
     return load(folder)
 
 
@@ -233,8 +233,8 @@ def write_page(table: pd.DataFrame) -> None:
         "# Do contribution maps show the cells that drive others?",
         "",
         "Written by `python reproduction/maps.py`. **All data are simulated**: 8 runs of 192 frames of 96 x 64 pixels, "
-        "four under each of two conditions, trained end to end with default settings. These seeds were used for "
-        "nothing else; the maps were developed on others (1 to 12, three of them trained).",
+        "four under each of two conditions, trained end to end with the paper's settings, but latents "
+        "centred. These seeds were used for nothing else; the maps were developed on others (1 to 12, three of them trained).",
         "",
         "Average precision of driving against other active cells, 1 is perfect, by two figures. *Near*: a cell's value "
         f"is the map's largest within {REACH} pixels of its mask. Cells lie closer than that, so a cell beside a "

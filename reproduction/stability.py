@@ -30,7 +30,18 @@ def fit(work: Path) -> Path:
     table, result = work / "session" / "session.csv", work / "result"
     if not table.is_file():
         simulated().write(table.parent)
-    command = [sys.executable, "-m", "larscope", "fit", str(table), "--out", str(result)]
+    command = [
+        sys.executable,
+        "-m",
+        "larscope",
+        "fit",
+        str(table),
+        "--out",
+        str(result),
+        "--preset",
+        "paper",
+        "--center",
+    ]
     subprocess.run([*command, "--seeds", str(SEEDS), "--epochs", str(EPOCHS)], check=True)
     return result
 
@@ -87,7 +98,8 @@ def write_page(result: Path) -> None:
         "",
         f"Written by `python reproduction/stability.py`. **Simulated data**: 8 runs of 192 frames of {SHAPE[0]} x "
         f"{SHAPE[1]} pixels with {int(truth.driving.sum())} driving cells of {len(truth.driving)}; {SEEDS} trainings "
-        f"of {EPOCHS} epochs, end to end, with default settings otherwise; condition *familiar*.",
+        f"of {EPOCHS} epochs, end to end, otherwise with the paper's settings, but latents centred; condition "
+        "*familiar*.",
         "",
         "## Edges",
         "",
