@@ -4,8 +4,9 @@
 
 Trains end to end, with the paper's settings but centred latents, on five sessions with planted couplings, and briefly
 on five whose conditions do not differ (`novel_strength=1.0`): how often something false is found does not depend on how
-good the network is. Beside the maps it measures what is left of the truth at each stage from the planted couplings to the map. Models are kept in
-`--models` and finished rows in `maps.csv`, so it can be stopped and started. Then writes `maps.md` and `maps.png`.
+good the network is. Beside the maps it measures what is left of the truth at each stage from the planted couplings to
+the map. Models are kept in `--models` and finished rows in `maps.csv`, so it can be stopped and started. Then writes
+`maps.md` and `maps.png`.
 """
 
 import argparse
@@ -234,7 +235,8 @@ def write_page(table: pd.DataFrame) -> None:
         "",
         "Written by `python reproduction/maps.py`. **All data are simulated**: 8 runs of 192 frames of 96 x 64 pixels, "
         "four under each of two conditions, trained end to end with the paper's settings, but latents "
-        "centred. These seeds were used for nothing else; the maps were developed on others (1 to 12, three of them trained).",
+        "centred. These seeds were used for nothing else; the maps were developed on others (1 to 12, three of them "
+        "trained).",
         "",
         "Average precision of driving against other active cells, 1 is perfect, by two figures. *Near*: a cell's value "
         f"is the map's largest within {REACH} pixels of its mask. Cells lie closer than that, so a cell beside a "
