@@ -46,8 +46,8 @@ from larscope.provenance import describe_inputs, describe_versions, git_commit
 from larscope.result import Result, build_dataset, read_result, split_runs, write_result
 from larscope.session import Session, require_frames
 from larscope.settings import REFITTED, Preset, Settings, expand_preset, explain_validation, plain, setting_names
-from larscope.training import train
-from larscope.var import HELD_OUT, SparseCoefficients, SparseVAR, VARFit
+from larscope.training import build_var, train
+from larscope.var import HELD_OUT, SparseCoefficients, VARFit
 
 MANY_LATENTS = 1000
 """Latents from which on a fit warns."""
@@ -399,16 +399,7 @@ class LatentVAR(ComparesConditions):
                 precision=self.precision,
                 patch=self.patch,
             )
-        self.var_ = SparseVAR(
-            self.order,
-            self.training_penalty,
-            penalty_scale=self.penalty_scale,
-            center=self.center,
-            scale=self.scale,
-            own_weight=self.own_weight,
-            max_distance=self.max_distance,
-            latent_shape=self.network_.latent_shape,
-        )
+        self.var_ = build_var(self, self.network_.latent_shape)
 
     def _fit_runs(
         self, prepared: PreparedSession, started: float, progress: bool, fabric: Fabric | None = None

@@ -16,8 +16,7 @@ from larscope.network import Autoencoder
 from larscope.preprocessing import chunk_ranges, prepared_bytes, resolve_crop
 from larscope.session import Session, require_frames, windows
 from larscope.settings import Settings
-from larscope.training import TrainingStep, n_epochs
-from larscope.var import SparseVAR
+from larscope.training import TrainingStep, build_var, n_epochs
 
 PROGRAM = 800 << 20
 """Bytes of Python with torch, the compiled lasso and what reports are made with, before any frame: measured."""
@@ -136,7 +135,7 @@ def time_training(settings: Settings, session: Session, n_windows: int) -> float
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         network = Autoencoder(frames.mean((0, 1)), precision=settings.precision, patch=settings.patch)
-        step = TrainingStep(network, SparseVAR(settings.order, settings.training_penalty), settings)
+        step = TrainingStep(network, build_var(settings, network.latent_shape), settings)
         for _ in range(2):  # the first compiles and fills the allocator
             started = time.monotonic()
             rendered, target = step.output(frames)

@@ -73,7 +73,7 @@ class Settings:
     penalty: Annotated[
         Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"],
         Field(
-            description="The VAR's l1 penalty (lambda of the paper). 'auto': training takes "
+            description="The VAR's l1 penalty, in units of `penalty_scale`. 'auto': training takes "
             f"{DEFAULT_PENALTY}, and the fits after it the one that forecasts held-out frames best."
         ),
     ] = DEFAULT_PENALTY

@@ -166,6 +166,20 @@ class TrainingStep(lightning.LightningModule):
         return torch.optim.Adam(self.network.parameters(), lr=self._learning_rate)
 
 
+def build_var(settings: Settings, latent_shape: tuple[int, int]) -> SparseVAR:
+    """Return the VAR that `settings` ask for, with the penalty of training."""
+    return SparseVAR(
+        settings.order,
+        settings.training_penalty,
+        penalty_scale=settings.penalty_scale,
+        center=settings.center,
+        scale=settings.scale,
+        own_weight=settings.own_weight,
+        max_distance=settings.max_distance,
+        latent_shape=latent_shape,
+    )
+
+
 class StepLog(Callback):
     """One row a step, over all its windows: what becomes `log.jsonl`. Its rows travel with the checkpoint."""
 

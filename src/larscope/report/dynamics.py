@@ -155,7 +155,7 @@ def plot_network(result: Result, edges: dict[str, pd.DataFrame]) -> Figure:
     for axes in panels[len(drawn) :]:
         axes.set_visible(False)
     _sign_legend(figure, ON_IMAGE.values(), linestyle="-")
-    title = f"Largest couplings between latents, source to target (width: size, widest {limit:.2g})"
+    title = f"Largest couplings between latents\nsource to target (width: size, widest {limit:.2g})"
     figure.suptitle(titled(data.attrs["simulated"], title))
     return figure
 

@@ -286,7 +286,7 @@ def plot_reconstruction(result: Result) -> Figure:
         frame = int(data["example_frame"][run])
         shown: list[tuple[str, NDArray[np.float32], dict[str, object]]] = [
             (
-                f"{plain_text(condition)}: frame {frame} of run {plain_text(data['run'].to_numpy()[run])}",
+                f"{plain_text(condition)}: frame {frame}\nof run {plain_text(data['run'].to_numpy()[run])}",
                 observed,
                 {"vmin": 0, "vmax": top},
             ),
