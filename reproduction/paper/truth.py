@@ -23,6 +23,7 @@ REACH = 8
 """A cell's value in a map is the largest one this near to its mask, in pixels: the width of a latent's patch."""
 
 DEFAULT = "larscope's default"
+SEQUENTIAL = "the same, but sequential"
 
 Strength = Float[NDArray[np.float64], "cells cells"]
 
@@ -66,6 +67,11 @@ def judge_model(model: LatentVAR, truth: Truth) -> dict[str, float]:
 
 def judge_default(work: Work, seed: int, truth: Truth) -> list[dict[str, Any]]:
     return [{"method": DEFAULT} | judge_model(work.simulated_model("half", seed, preset="default"), truth)]
+
+
+def judge_sequential(work: Work, seed: int, truth: Truth) -> list[dict[str, Any]]:
+    model = work.simulated_model("half", seed, preset="default", training="sequential")
+    return [{"method": SEQUENTIAL} | judge_model(model, truth)]
 
 
 def judge_letter(work: Work, seed: int, truth: Truth) -> list[dict[str, Any]]:
@@ -123,7 +129,7 @@ def judge_alternatives(session: Session, truth: Truth, order: int, n_components:
     return found
 
 
-JUDGES = {judge_default: DEFAULT, judge_letter: "end-to-end", judge_others: "chance"}
+JUDGES = {judge_default: DEFAULT, judge_sequential: SEQUENTIAL, judge_letter: "end-to-end", judge_others: "chance"}
 """With one of the methods that each gives rows of."""
 
 
@@ -140,7 +146,7 @@ def run(work: Work) -> None:
 
 def ordered(table: pd.DataFrame) -> pd.DataFrame:
     """The paper's modes, larscope's default, and what a user would do instead."""
-    place = np.where(table["penalty"].notna(), 0, np.where(table["method"] == DEFAULT, 1, 2))
+    place = np.where(table["penalty"].notna(), 0, np.where(table["method"].isin([DEFAULT, SEQUENTIAL]), 1, 2))
     return table.iloc[np.argsort(place, kind="stable")]
 
 
@@ -160,7 +166,7 @@ def plot(table: pd.DataFrame) -> Figure:
     ):
         for height, label in enumerate(reversed(order)):
             values = labels[label][column]
-            colour = COLOURS.get(label.split(",")[0], "#009E73" if label == DEFAULT else "0.5")
+            colour = COLOURS.get(label.split(",")[0], "#009E73" if label in (DEFAULT, SEQUENTIAL) else "0.5")
             axes.plot(values, np.full(len(values), height), "o", color=colour, alpha=0.5, markersize=4)
             axes.plot(values.mean(), height, "|", color=colour, markersize=14, markeredgewidth=2)
         axes.set_yticks(range(len(order)), list(reversed(order)))
