@@ -49,7 +49,7 @@ def write(work: Work, path: Path) -> None:
             missing.append(title)
             continue
         lines += [f"## {title}", "", *describe(table), ""]
-        if has_figure:
+        if has_figure and (work.numbers / f"{part}.png").is_file():
             lines += [f"![{title}]({(numbers / part).as_posix()}.png)", ""]
         said = work.numbers / f"{part}.md"
         if said.is_file():
