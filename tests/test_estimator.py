@@ -10,7 +10,7 @@ from conftest import blinking_movie
 
 from larscope import LarscopeError, LatentVAR, SparseVAR, coefficient_swap_test, load
 from larscope.comparison import ComparisonWarning
-from larscope.penalties import choose_penalty
+from larscope.penalties import TinyPenaltyWarning, choose_penalty
 from larscope.report import write_report
 from larscope.session import ArrayMovie, Run, Session
 from larscope.settings import DEFAULT_PENALTY, PRESETS, Settings, setting_names
@@ -454,6 +454,14 @@ def test_too_many_latents_are_warned_of(session, monkeypatch):
         pytest.warns(UserWarning, match="steps"),
     ):
         LatentVAR(order=2, window=32, epochs=1, penalty=0.1).fit(session)
+
+
+def test_a_penalty_in_the_paper_s_units_is_warned_of(session):
+    with (
+        pytest.warns(TinyPenaltyWarning, match=r"A penalty of 0.005 is 0.5% of what chance.*preset='paper'"),
+        pytest.warns(ShortTrainingWarning),
+    ):
+        LatentVAR(order=2, window=32, epochs=1, penalty=0.005).fit(session)
 
 
 def assert_same_model(one, other):

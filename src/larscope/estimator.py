@@ -38,7 +38,14 @@ from larscope.evaluation import (
     share_coefficients,
 )
 from larscope.network import Autoencoder
-from larscope.penalties import PenaltyChoice, PenaltyCurve, choose_penalty, chosen_runs, trace_penalties
+from larscope.penalties import (
+    PenaltyChoice,
+    PenaltyCurve,
+    TinyPenaltyWarning,
+    choose_penalty,
+    chosen_runs,
+    trace_penalties,
+)
 from larscope.preflight import estimate_fit
 from larscope.preprocessing import PreparedSession, Preprocessing
 from larscope.processes import Processes, is_first, spread
@@ -51,6 +58,9 @@ from larscope.var import HELD_OUT, SparseCoefficients, VARFit
 
 MANY_LATENTS = 1000
 """Latents from which on a fit warns."""
+
+TINY_PENALTY = 0.05
+"""Share of what chance correlations reach below which a penalty in their units makes a fit warn."""
 
 RUN_COLUMNS = (
     "condition",
@@ -186,6 +196,14 @@ class LatentVAR(ComparesConditions):
                 f"A VAR of {estimate.n_latents} latents, one for {self.patch} x {self.patch} pixels, has "
                 f"{self.order * estimate.n_latents**2:.2g} coefficients a run: far more than its frames can tell, and "
                 "slow. Use `downscale` or `crop`; the paper had 384 latents.",
+                stacklevel=2,
+            )
+        if self.penalty_scale == "noise" and self.training_penalty < TINY_PENALTY:
+            warnings.warn(
+                f"A penalty of {self.training_penalty:g} is {self.training_penalty:.1%} of what chance correlations "
+                "reach: nearly every coefficient is kept, which is slow and forecasts nothing. The paper's penalties "
+                "are in other units, those of scale='series' and penalty_scale='mean'; preset='paper' has both.",
+                TinyPenaltyWarning,
                 stacklevel=2,
             )
         keep_memory = estimate.may_keep_memory(max_memory)

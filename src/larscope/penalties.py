@@ -40,6 +40,10 @@ class PenaltyWarning(UserWarning):
     """A penalty that was chosen from data which do not speak for any."""
 
 
+class TinyPenaltyWarning(UserWarning):
+    """A penalty so far below what chance reaches that it was hardly meant in these units."""
+
+
 @dataclass(frozen=True)
 class PenaltyChoice:
     """The penalty that forecasts held-out frames best, and those that it was chosen from.
