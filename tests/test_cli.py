@@ -1,6 +1,8 @@
+import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -116,6 +118,21 @@ def test_ctrl_c_is_one_even_where_compiled_code_or_a_reader_makes_another_error_
     assert "Give the same command again" in stopped.output
     assert "cannot be read" not in stopped.output
     assert larscope("check", table).exit_code == 130
+
+
+def test_a_ctrl_c_that_is_lost_stops_the_fit_before_the_result_is_put_in_place(table, tmp_path, monkeypatch):
+    def lose(folder):
+        handler = signal.getsignal(signal.SIGINT)
+        with contextlib.suppress(KeyboardInterrupt):
+            handler(signal.SIGINT, None)
+
+    monkeypatch.setattr("larscope.report.write_report", lose)
+    before = signal.getsignal(signal.SIGINT)
+    stopped = larscope("fit", table, "--out", tmp_path / "result", *FIT)
+    assert stopped.exit_code == 130
+    assert "Give the same command again" in stopped.output
+    assert not (tmp_path / "result").exists()
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_memory_that_is_not_allowed_is_refused_before_anything_is_written(table, tmp_path):

@@ -698,7 +698,7 @@ def _fit_and_report(
         _help_to_fit(fabric, model, open_session, settings, n_seeds, how)
         return
     try:
-        with interrupts_as_such():
+        with interrupts_as_such() as raise_lost:
             session = open_session()
             with console.status("Reading the files once, to know them again", spinner="line"):
                 fit = identify_fit(model, session, n_seeds)
@@ -710,7 +710,7 @@ def _fit_and_report(
                     fabric.broadcast(None)
                     _print_plain(f"This fit is in {out} already; nothing was done again.")
                 else:
-                    _fit_whole(fabric, model, session, out, settings, n_seeds, folder, how)
+                    _fit_whole(fabric, model, session, out, settings, n_seeds, folder, how, raise_lost)
     except KeyboardInterrupt:
         _print_plain("Stopped. Give the same command again to go on from what was finished.", complaints)
         raise typer.Exit(130) from None
@@ -766,6 +766,7 @@ def _fit_whole(
     n_seeds: int,
     folder: Path,
     how: Mapping[str, Any],
+    raise_lost: Callable[[], None],
 ) -> None:
     """Fit, and put the whole result in its place in one step; what is not finished stays in `folder`."""
     from larscope.report import write_report
@@ -778,6 +779,7 @@ def _fit_whole(
         console.print(f"An interrupted fit was found: it goes on from epoch {epoch}.")
     fabric.broadcast(folder)
     model.fit(session, checkpoints=folder, progress=True, **how)
+    raise_lost()
     model.provenance_ |= {"fit": folder.name, "checks": checks}
     finished = folder / "result"
     shutil.rmtree(finished, ignore_errors=True)
@@ -786,6 +788,7 @@ def _fit_whole(
         stability = _train_again(model, session, settings, n_seeds, folder, {"progress": True, **how})
         write_dataset(stability, finished / "stability.nc")
     write_report(finished)
+    raise_lost()
     publish_result(finished, out)
 
 

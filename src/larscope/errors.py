@@ -1,8 +1,11 @@
 """The one exception that larscope raises on purpose, and Ctrl-C."""
 
-from collections.abc import Iterable, Iterator
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+from types import FrameType
 
 
 class LarscopeError(ValueError):
@@ -27,13 +30,30 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 
 @contextmanager
-def interrupts_as_such() -> Iterator[None]:
+def interrupts_as_such() -> Iterator[Callable[[], None]]:
     """Raise a Ctrl-C as what it is: one that falls into a call out of compiled code comes from there as another error.
 
-    NumPy asking a path for its text, for one, makes a `SystemError` of it, and a reader then an unreadable file.
+    NumPy asking a path for its text, for one, makes a `SystemError` of it, and a reader then an unreadable file. In a
+    destructor it is lost altogether: what is yielded raises one that was.
     """
+    handler, lost = signal.getsignal(signal.SIGINT), False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal lost
+        lost = True
+        if callable(handler):
+            handler(number, frame)
+
+    def raise_lost() -> None:
+        if lost:
+            raise KeyboardInterrupt
+
+    # only the main thread may; an ignored signal, as of a shell's background jobs, stays ignored
+    noting = callable(handler) and threading.current_thread() is threading.main_thread()
+    if noting:
+        signal.signal(signal.SIGINT, note)
     try:
-        yield
+        yield raise_lost
     except Exception as error:
         cause: BaseException | None = error
         while cause is not None:
@@ -41,3 +61,6 @@ def interrupts_as_such() -> Iterator[None]:
                 raise KeyboardInterrupt from error
             cause = cause.__cause__
         raise
+    finally:
+        if noting and signal.getsignal(signal.SIGINT) is note:
+            signal.signal(signal.SIGINT, handler)
