@@ -1,11 +1,13 @@
 """The one exception that larscope raises on purpose, and Ctrl-C."""
 
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from types import FrameType
+from typing import Any
 
 
 class LarscopeError(ValueError):
@@ -37,12 +39,17 @@ def interrupts_as_such() -> Iterator[Callable[[], None]]:
     destructor it is lost altogether: what is yielded raises one that was.
     """
     handler, lost = signal.getsignal(signal.SIGINT), False
+    report = sys.unraisablehook
 
     def note(number: int, frame: FrameType | None) -> None:
         nonlocal lost
         lost = True
         if callable(handler):
             handler(number, frame)
+
+    def report_others(unraisable: Any) -> None:
+        if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+            report(unraisable)
 
     def raise_lost() -> None:
         if lost:
@@ -52,6 +59,7 @@ def interrupts_as_such() -> Iterator[Callable[[], None]]:
     noting = callable(handler) and threading.current_thread() is threading.main_thread()
     if noting:
         signal.signal(signal.SIGINT, note)
+        sys.unraisablehook = report_others
     try:
         yield raise_lost
     except Exception as error:
@@ -64,3 +72,5 @@ def interrupts_as_such() -> Iterator[Callable[[], None]]:
     finally:
         if noting and signal.getsignal(signal.SIGINT) is note:
             signal.signal(signal.SIGINT, handler)
+        if sys.unraisablehook is report_others:
+            sys.unraisablehook = report
