@@ -8,6 +8,7 @@ from statsmodels.tsa.api import VAR
 from statsmodels.tsa.vector_ar.util import get_var_endog
 
 from larscope.errors import LarscopeError
+from larscope.penalties import _shorten
 from larscope.var import (
     SparseCoefficients,
     SparseVAR,
@@ -345,3 +346,24 @@ def test_couplings_of_series_with_gaps_constants_and_walls():
     assert not near[0][:, [0, 2], [2, 0]].any()  # two apart
     assert not near[0][:, 3].any()
     assert not near[0][:, :, 3].any()
+
+
+def test_the_noise_scale_is_scikit_learns_lasso_at_the_universal_threshold():
+    torch.manual_seed(0)
+    latent = torch.randn(200, 4, dtype=torch.float64).cumsum(0)
+    fit = SparseVAR(2, 0.5, penalty_scale="noise", scale="latent")(latent)
+    series = ((latent - latent.mean(0)) / latent.std(0, correction=0)).numpy()
+    past = np.hstack([series[1:-1], series[:-2]])
+    oracle = SklearnLasso(alpha=0.5 * np.sqrt(2 * np.log(8) / 198), fit_intercept=False, tol=1e-12, max_iter=100_000)
+    expected = oracle.fit(past, series[2:]).coef_.reshape(4, 2, 4).transpose(1, 0, 2)
+    np.testing.assert_allclose(fit.coef.numpy(), expected, atol=1e-6)
+
+
+def test_the_noise_scale_counts_the_frames_that_a_shortened_regression_stands_for():
+    torch.manual_seed(0)
+    var = SparseVAR(2, 0.5, penalty_scale="noise", scale="latent", own_weight=0.0)
+    rows = var.stack([torch.randn(200, 4, dtype=torch.float64).cumsum(0)])
+    short = _shorten(*rows)
+    assert short is not None
+    assert len(short[0]) < len(rows[0])
+    torch.testing.assert_close(var.solve(*short, n_rows=len(rows[0])), var.solve(*rows), rtol=1e-6, atol=1e-9)
