@@ -361,7 +361,7 @@ def test_the_noise_scale_is_scikit_learns_lasso_at_the_universal_threshold():
 
 def test_the_noise_scale_counts_the_frames_that_a_shortened_regression_stands_for():
     torch.manual_seed(0)
-    var = SparseVAR(2, 0.5, penalty_scale="noise", scale="latent", own_weight=0.0)
+    var = SparseVAR(2, 0.1, penalty_scale="noise", scale="latent")
     rows = var.stack([torch.randn(200, 4, dtype=torch.float64).cumsum(0)])
     short = _shorten(*rows)
     assert short is not None
