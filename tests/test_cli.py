@@ -12,6 +12,7 @@ import xarray as xr
 from typer.testing import CliRunner
 
 from larscope import LatentVAR, cli, load, read_session, training
+from larscope.cli.terminal import console
 from larscope.errors import LarscopeError
 from larscope.result import read_result
 from larscope.session import Run
@@ -22,7 +23,7 @@ FIT = ["--order", "2", "--window", "32", "--penalty", "0.002", "--epochs", "2"]
 
 
 def larscope(*arguments: object):
-    cli.console.width = 100  # not that of whatever terminal the tests run in
+    console.width = 100  # not that of whatever terminal the tests run in
     return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
 
 

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 import larscope
 from larscope import cli
+from larscope.cli import commands, options
 from larscope.settings import setting_names
 
 GROUP = typer.main.get_command(cli.app)
@@ -89,9 +90,9 @@ def test_every_option_is_described_and_no_name_is_broken(name):
 
 
 def test_settings_are_grouped_and_all_are_in_a_group():
-    assert set(cli.PANELS) == set(setting_names())
+    assert set(options.PANELS) == set(setting_names())
     text = shown("fit")
-    for panel in (cli.DYNAMICS, cli.FRAMES, cli.NETWORK, cli.TRAINING):
+    for panel in (options.DYNAMICS, options.FRAMES, options.NETWORK, options.TRAINING):
         assert f"─ {panel} ─" in text
     assert "─ Settings ─" not in text
 
@@ -104,7 +105,7 @@ def test_choices_and_defaults_of_settings_are_said():
 
 def test_commands_are_grouped():
     text = shown()
-    for panel in (cli.ANALYSE, cli.TRY, cli.SETUP):
+    for panel in (commands.ANALYSE, commands.TRY, commands.SETUP):
         assert f"─ {panel} ─" in text
     assert "─ Commands ─" not in text
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from larscope.cli import app, console
+from larscope.cli import app
+from larscope.cli.terminal import console
 from larscope.errors import LarscopeError
 from larscope.io import BrokenRun, open_movie, read_runs, read_session
 from larscope.preprocessing import CHUNK_BYTES

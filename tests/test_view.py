@@ -354,7 +354,7 @@ def test_a_taken_port_is_said(exhibit):
 def test_without_panel_the_command_says_what_to_install(result, monkeypatch):
     from typer.testing import CliRunner
 
-    monkeypatch.setattr("larscope.cli.find_spec", lambda name: None)
+    monkeypatch.setattr("larscope.cli.commands.find_spec", lambda name: None)
     done = CliRunner().invoke(app, ["view", str(result)])
     assert done.exit_code == 2
     assert "pip install 'larscope[view]'" in done.stderr
