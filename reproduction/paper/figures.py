@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 from larscope import LatentVAR
 from larscope.simulate import Truth
 
+from .comparisons import TRAININGS
 from .table2 import take_apart
 from .truth import near
 from .work import Work
-
-MAP_PENALTY = 0.01
 
 
 def run_figure2(work: Work) -> None:
@@ -103,20 +102,20 @@ def describe_figure2(table: pd.DataFrame) -> list[str]:
 
 
 def run_figure3(work: Work) -> None:
-    """Contribution maps of both conditions and their difference, for the two ways of training with the VAR."""
+    """Contribution maps of both conditions and their difference, for the trainings that Table 1 compares."""
     truth = work.truth("paper", work.size.seeds[0])
     driving = near(truth)[truth.driving].any(0)
-    figure, rows = Figure(figsize=(10, 9.4), layout="constrained"), []
-    for axes, mode in zip(figure.subplots(2, 3), ("embedded", "end-to-end"), strict=True):
-        model = work.simulated_model("paper", work.size.seeds[0], training=mode, penalty=MAP_PENALTY, center=True)
+    figure, rows = Figure(figsize=(10, 4.7 * len(TRAININGS)), layout="constrained"), []
+    for axes, (training, settings) in zip(figure.subplots(len(TRAININGS), 3), TRAININGS.items(), strict=True):
+        model = work.simulated_model("paper", work.size.seeds[0], **settings)
         maps = {name: model.contribution_map(name) for name in ("familiar", "novel")}
         maps["familiar - novel"] = maps["familiar"] - maps["novel"]
         rows += [
-            {"training": mode, "map": name, "hoyer": hoyer(image), **localisation(image, driving)}
+            {"training": training, "map": name, "hoyer": hoyer(image), **localisation(image, driving)}
             for name, image in maps.items()
         ]
         draw_maps(axes, maps, truth)
-        axes[0].set_ylabel(f"{mode}\nrow (pixels)")
+        axes[0].set_ylabel(f"{training}\nrow (pixels)")
     figure.suptitle("Fig. 3: contribution maps (simulated); orange: cells that drive others, grey: cells that do not")
     work.keep(pd.DataFrame(rows), "figure3")
     figure.savefig(work.numbers / "figure3.png", dpi=110)

@@ -13,7 +13,7 @@ from .work import Work
 
 Describe = Callable[[pd.DataFrame], list[str]]
 SECTIONS: tuple[tuple[str, str, Describe, bool], ...] = (
-    ("table2-paper", "Table 2, at the paper's size (simulated)", table2.describe, True),
+    ("table2-paper", "Table 2, at the paper's size (simulated)", table2.describe, False),
     ("table2-half", "Table 2, at half the resolution (simulated)", table2.describe, True),
     ("table2-mouse_2p", "Table 2, on a recorded movie (`mouse_2p`)", table2.describe, False),
     ("comparisons", "Table 1 and sec. 3.4: comparing conditions (simulated)", comparisons.describe, False),

@@ -74,14 +74,15 @@ def run(work: Work, where: Where) -> None:
     part = f"table2-{where}"
     table = work.found(part)
     done = set() if table is None else {(row.seed, row.center) for row in table.itertuples()}
-    # the default's rows of every seed come first: they are the table that matters most
-    for center in (True, False):
+    # centred rows of every seed come first: they are the table that matters most, and the only one at the paper's size
+    for center in (True, False) if where == "half" else (True,):
         for seed in work.size.seeds if where == "half" else work.size.seeds[:1]:
             if (seed, center) in done:
                 continue
             models = (model for penalty in work.size.penalties for model in trained(work, where, seed, center, penalty))
             table = work.keep(pd.concat([table, *map(measure, models)], ignore_index=True), part)
-    plot_ratios(work, where).savefig(work.numbers / f"{part}.png", dpi=110)
+    if where == "half":
+        plot_ratios(work, where).savefig(work.numbers / f"{part}.png", dpi=110)
 
 
 def plot_ratios(work: Work, where: Where) -> Figure:

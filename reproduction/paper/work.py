@@ -48,6 +48,7 @@ FULL = Size(
     simulated={"paper": {}, "half": {"frame_shape": (96, 64)}},
     seeds=(0, 1, 2, 3, 4),
     training={"preset": "paper"},
+    recorded_seeds=(0, 1, 2, 3, 4),
 )
 SMALL = Size(
     "small",

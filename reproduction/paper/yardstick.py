@@ -105,22 +105,20 @@ def run_modes(work: Work) -> None:
     session = one_condition(read_session(work.recorded["mouse_2p"]))
     table = work.found("modes-mouse_2p")
     for seed in work.size.recorded_seeds:
-        for fold, left_out in enumerate(folds_of(session.runs)[: work.size.max_folds]):
-            unseen = subset(session, left_out)
-            seen = subset(session, [run for run in range(len(session)) if run not in left_out])
-            for mode in MODES:
-                if (
-                    table is not None
-                    and ((table["fold"] == fold) & (table["training"] == mode) & (table["seed"] == seed)).any()
-                ):
-                    continue
-                settings = {**work.size.recorded_training, "seed": seed}
-                if mode != "end-to-end":
-                    settings["training"] = mode
-                model = work.model(f"yardstick-mouse_2p-fold{fold}", seen, **settings)
-                rows = score_unseen(model, unseen).assign(fold=fold, training=mode, seed=seed)
-                scores = model.score(unseen)[["var_explained", "var_error", "n_active"]]
-                table = work.keep(pd.concat([table, rows.join(scores)], ignore_index=True), "modes-mouse_2p")
+        folds = folds_of(session.runs)[: work.size.max_folds]
+        fold = seed % len(folds)  # each seed its own quarter: what is said is of the recording, not of one part of it
+        unseen = subset(session, folds[fold])
+        seen = subset(session, [run for run in range(len(session)) if run not in folds[fold]])
+        for mode in MODES:
+            if table is not None and ((table["training"] == mode) & (table["seed"] == seed)).any():
+                continue
+            settings = {**work.size.recorded_training, "seed": seed}
+            if mode != "end-to-end":
+                settings["training"] = mode
+            model = work.model(f"yardstick-mouse_2p-fold{fold}", seen, **settings)
+            rows = score_unseen(model, unseen).assign(fold=fold, training=mode, seed=seed)
+            scores = model.score(unseen)[["var_explained", "var_error", "n_active"]]
+            table = work.keep(pd.concat([table, rows.join(scores)], ignore_index=True), "modes-mouse_2p")
 
 
 def describe_modes(table: pd.DataFrame) -> list[str]:
