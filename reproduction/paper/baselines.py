@@ -81,6 +81,48 @@ def pca_var(n_components: int, kind: str) -> Callable[[Sequence[Movie], int], Fo
     return learn
 
 
+def block_means(training: Sequence[Movie], order: int) -> Forecast:
+    """The means of blocks of 8 x 8 pixels, as many as larscope has latents, by `least_squares`."""
+    learned = least_squares(
+        [_flat(_blocks(_centred(movie))) for movie in training], [_flat(_centred(movie)) for movie in training], order
+    )
+
+    def forecast(movie: Movie) -> Movie:
+        mean = movie.mean(0)
+        return learned(_flat(_blocks(movie - mean))).reshape(-1, *mean.shape) + mean
+
+    return forecast
+
+
+def least_squares(
+    series: Sequence[NDArray[np.floating]], frames: Sequence[NDArray[np.floating]], order: int
+) -> Callable[[NDArray[np.floating]], NDArray[np.floating]]:
+    """What series can do linearly: a ridge VAR of them, and pixels by ridge from what it forecasts.
+
+    The strength of both is that which forecasts the last quarter of the runs best.
+    """
+    first = max(1, 3 * len(series) // 4)
+
+    def error(strength: float) -> float:
+        learned = _ridge_forecast(series[:first], frames[:first], order, strength)
+        unseen = zip(series[first:], frames[first:], strict=True)
+        return sum(float(((part[order:] - learned(one)) ** 2).sum()) for one, part in unseen)
+
+    return _ridge_forecast(series, frames, order, min((0.01, 0.1, 1.0, 10.0), key=error))
+
+
+def _ridge_forecast(
+    series: Sequence[NDArray[np.floating]], frames: Sequence[NDArray[np.floating]], order: int, strength: float
+) -> Callable[[NDArray[np.floating]], NDArray[np.floating]]:
+    scale = np.concatenate(series).std()
+    design = np.concatenate([lags(part, order) for part in series]) / scale
+    target = np.concatenate([part[order:] for part in series]) / scale
+    seen = np.concatenate([part[order:] for part in frames])
+    ridge = Ridge(alpha=strength * len(design), fit_intercept=False)
+    var, readout = ridge.fit(design, target).coef_.T, ridge.fit(target, seen).coef_.T
+    return lambda unseen: lags(unseen, order) / scale @ var @ readout
+
+
 def lasso_coef(design: NDArray[np.floating], target: NDArray[np.floating]) -> NDArray[np.float64]:
     """One cross-validated lasso a target, folds in consecutive stretches: (targets, features)."""
     coefs = []
@@ -107,6 +149,7 @@ BASELINES: dict[str, Callable[[Sequence[Movie], int], Forecast]] = {
     "20 PCA scores, lasso VAR": pca_var(20, "lasso"),
     "50 PCA scores, lasso VAR": pca_var(50, "lasso"),
     "50 PCA scores, ridge VAR": pca_var(50, "ridge"),
+    "means of 8 x 8 blocks, ridge VAR, readout": block_means,
 }
 
 

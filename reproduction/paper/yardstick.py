@@ -1,16 +1,17 @@
 """The yardstick: how much of a run nobody has seen is forecast, in pixels, beside what a user would do instead."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from larscope import read_session
+from larscope import LatentVAR, read_session
 from larscope.preprocessing import prepare
 from larscope.session import Session
 
-from .baselines import BASELINES, explained
+from .baselines import BASELINES, Movie, explained, least_squares
 from .table2 import MODES
 from .work import Size, Work, folds_of, one_condition, score_unseen, subset
 
@@ -19,6 +20,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "larscope, the paper's letter": {"preset": "paper"},
     "larscope, default": {},
 }
+READOUT = "its latents, ridge VAR, readout"
+"""The default's encoder without its VAR and its decoder: what they lose is the difference."""
 
 
 def run(work: Work, name: str) -> None:
@@ -29,19 +32,27 @@ def run(work: Work, name: str) -> None:
     session = work.session("half", work.size.seeds[0]) if name == "simulated" else None
     session = session or one_condition(read_session(work.recorded[name]))
     settings = work.size.shortened if name == "simulated" else work.size.recorded_training
+    prepared = prepare(session, crop=settings.get("crop"))
+    movies = [prepared.frames(run, 0, about.n_frames) for run, about in enumerate(session)]
     table = work.found(part)
     for fold, left_out in enumerate(folds_of(session.runs)[: work.size.max_folds]):
         training = [run for run in range(len(session)) if run not in left_out]
-        for method in (*baselines_of(work.size), *PRESETS):
+        for method in (*baselines_of(work.size), *PRESETS, READOUT):
             if table is not None and ((table["fold"] == fold) & (table["method"] == method)).any():
                 continue
             if method in BASELINES:
-                rows = measure_baseline(method, session, training, left_out, settings.get("crop"))
+                forecast = BASELINES[method]([movies[run] for run in training], ORDER)
+                rows = measure_pixels(session, movies, left_out, lambda run, forecast=forecast: forecast(movies[run]))
             else:
                 model = work.model(
-                    f"{part}-fold{fold}", subset(session, training), **{**settings, **PRESETS[method], "seed": 0}
+                    f"{part}-fold{fold}",
+                    subset(session, training),
+                    **{**settings, **PRESETS.get(method, {}), "seed": 0},
                 )
-                rows = score_unseen(model, subset(session, left_out))
+                if method == READOUT:
+                    rows = measure_readout(model, session, movies, training, left_out)
+                else:
+                    rows = score_unseen(model, subset(session, left_out))
             table = work.keep(pd.concat([table, rows.assign(fold=fold, method=method)], ignore_index=True), part)
     plot(table, name).savefig(work.numbers / f"{part}.png", dpi=110)
 
@@ -51,21 +62,36 @@ def baselines_of(size: Size) -> list[str]:
     return [name for name in BASELINES if not name[0].isdigit() or int(name.split()[0]) <= size.most_components]
 
 
-def measure_baseline(
-    method: str, session: Session, training: list[int], left_out: list[int], crop: tuple[int, int] | None
+def measure_pixels(
+    session: Session, movies: list[Movie], left_out: list[int], forecast: Callable[[int], Movie]
 ) -> pd.DataFrame:
-    prepared = prepare(session, crop=crop)
-    movies = [prepared.frames(run, 0, about.n_frames) for run, about in enumerate(session)]
-    forecast = BASELINES[method]([movies[run] for run in training], ORDER)
-    rows = [
-        {"run": session.runs[run].name, "forecast_explained": explained(movies[run], forecast(movies[run]))}
-        for run in left_out
-    ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(
+        [
+            {"run": session.runs[run].name, "forecast_explained": explained(movies[run], forecast(run))}
+            for run in left_out
+        ]
+    )
+
+
+def measure_readout(
+    model: LatentVAR, session: Session, movies: list[Movie], training: list[int], left_out: list[int]
+) -> pd.DataFrame:
+    latents = [latent - latent.mean(0) for latent in model.transform(session)]
+    frames = [(movie - movie.mean(0)).reshape(len(movie), -1) for movie in movies]
+    learned = least_squares([latents[run] for run in training], [frames[run] for run in training], ORDER)
+
+    def forecast(run: int) -> Movie:
+        return learned(latents[run]).reshape(-1, *movies[run].shape[1:]) + movies[run].mean(0)
+
+    return measure_pixels(session, movies, left_out, forecast)
+
+
+def methods_in(table: pd.DataFrame) -> list[str]:
+    return [method for method in (*BASELINES, *PRESETS, READOUT) if method in set(table["method"])]
 
 
 def plot(table: pd.DataFrame, name: str) -> Figure:
-    methods = list(dict.fromkeys(table["method"]))[::-1]
+    methods = methods_in(table)[::-1]
     figure = Figure(figsize=(8, 0.34 * len(methods) + 1.1), layout="constrained")
     axes = figure.subplots()
     for height, method in enumerate(methods):
@@ -91,7 +117,8 @@ def describe(table: pd.DataFrame) -> list[str]:
         "| method | forecast explained | lowest and highest run | ceiling |",
         "|---|---|---|---|",
     ]
-    for method, rows in table.groupby("method", sort=False):
+    for method in methods_in(table):
+        rows = table[table["method"] == method]
         values = rows["forecast_explained"]
         ceiling = f"{rows['ceiling_explained'].mean():.3f}" if rows["ceiling_explained"].notna().any() else ""
         lines.append(f"| {method} | {values.mean():.3f} | {values.min():.3f} to {values.max():.3f} | {ceiling} |")
