@@ -14,7 +14,7 @@ from larscope.simulate import Truth
 
 from .comparisons import TRAININGS
 from .table2 import take_apart
-from .truth import near
+from .truth import driving_precision, near
 from .work import Work
 
 
@@ -111,7 +111,13 @@ def run_figure3(work: Work) -> None:
         maps = {name: model.contribution_map(name) for name in ("familiar", "novel")}
         maps["familiar - novel"] = maps["familiar"] - maps["novel"]
         rows += [
-            {"training": training, "map": name, "hoyer": hoyer(image), **localisation(image, driving)}
+            {
+                "training": training,
+                "map": name,
+                "hoyer": hoyer(image),
+                **localisation(image, driving),
+                "driving": driving_precision(image, truth),
+            }
             for name, image in maps.items()
         ]
         draw_maps(axes, maps, truth)
@@ -152,15 +158,19 @@ def localisation(image: NDArray[np.floating], driving: NDArray[np.bool_]) -> dic
 
 def describe_figure3(table: pd.DataFrame) -> list[str]:
     lines = [
-        "| training | map | sparsity (Hoyer) | energy near driving cells | their share of the image |",
-        "|---|---|---|---|---|",
+        "| training | map | sparsity (Hoyer) | energy near driving cells | their share of the image | driving, AP |",
+        "|---|---|---|---|---|---|",
     ]
     for row in table.itertuples():
         lines.append(
             f"| {row.training} | {row.map} | {row.hoyer:.2f} | {row.energy_near_driving:.0%} | "
-            f"{row.area_near_driving:.0%} |"
+            f"{row.area_near_driving:.0%} | {row.driving:.2f} |"
         )
-    return lines
+    return [
+        *lines,
+        "",
+        "AP: average precision of driving among all active cells, by the map's maximum within 8 pixels.",
+    ]
 
 
 def run_figure4(work: Work) -> None:
