@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,3 +104,26 @@ def session() -> Session:
         for i, length in enumerate(lengths)
     ]
     return Session(tuple(runs))
+
+
+def write_session(session: Session, folder: Path) -> Path:
+    """Write a session as files, one .npy a run, and return their table."""
+    lines = ["path,condition,run"]
+    for run in session:
+        np.save(folder / f"{run.name}.npy", run.movie.array)
+        lines.append(f"{run.name}.npy,{run.condition},{run.name}")
+    (folder / "session.csv").write_text("\n".join(lines) + "\n")
+    return folder / "session.csv"
+
+
+@pytest.fixture
+def table(session, tmp_path) -> Path:
+    """The session as files."""
+    return write_session(session, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def narrow_table(session, tmp_path_factory) -> Path:
+    """The session as files, of 16 rows of pixels: for what is fitted many times."""
+    narrow = [replace(run, movie=ArrayMovie(run.movie.array[:, :16])) for run in session]
+    return write_session(Session(tuple(narrow)), tmp_path_factory.mktemp("movies"))

@@ -27,17 +27,6 @@ def larscope(*arguments: object):
     return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
 
 
-@pytest.fixture
-def table(session, tmp_path):
-    """The session as files: one .npy a run, and a table."""
-    lines = ["path,condition,run"]
-    for run in session:
-        np.save(tmp_path / f"{run.name}.npy", run.movie.array)
-        lines.append(f"{run.name}.npy,{run.condition},{run.name}")
-    (tmp_path / "session.csv").write_text("\n".join(lines) + "\n")
-    return tmp_path / "session.csv"
-
-
 def edit(table, old, new):
     text = table.read_text()
     assert old in text

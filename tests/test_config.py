@@ -6,7 +6,6 @@ import tomllib
 from pathlib import Path
 
 import jsonschema
-import numpy as np
 import pytest
 import tomli_w
 from typer.testing import CliRunner
@@ -29,16 +28,6 @@ def config(tmp_path):
         return tmp_path / "config.toml"
 
     return write
-
-
-@pytest.fixture
-def table(session, tmp_path):
-    lines = ["path,condition,run"]
-    for run in session:
-        np.save(tmp_path / f"{run.name}.npy", run.movie.array)
-        lines.append(f"{run.name}.npy,{run.condition},{run.name}")
-    (tmp_path / "session.csv").write_text("\n".join(lines) + "\n")
-    return tmp_path / "session.csv"
 
 
 def test_the_config_of_a_result_repeats_it_bit_for_bit(table, tmp_path):

@@ -9,7 +9,6 @@ import time
 import warnings
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import psutil
 import pytest
@@ -25,17 +24,6 @@ SETTINGS = {"order": 2, "window": 32, "penalty": 0.002, "epochs": 4}
 ENVIRONMENT = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
 
 
-@pytest.fixture(scope="module")
-def table(session, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("movies")
-    lines = ["path,condition"]
-    for run in session:
-        np.save(folder / f"{run.name}.npy", run.movie.array[:, :16])
-        lines.append(f"{run.name}.npy,{run.condition}")
-    (folder / "session.csv").write_text("\n".join(lines))
-    return folder / "session.csv"
-
-
 def fit_alone(table: Path, batch_size: int, **how) -> LatentVAR:
     """What one process makes of it."""
     with warnings.catch_warnings():
@@ -49,18 +37,18 @@ def start(*arguments: object, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env={**ENVIRONMENT, **environment}, **output)
 
 
-def test_two_processes_make_the_model_of_one_bit_for_bit(table, tmp_path):
+def test_two_processes_make_the_model_of_one_bit_for_bit(narrow_table, tmp_path):
     # of two numbers, the sum does not depend on their order: of more, it does in its last bits
     settings = [f"--{name}={value}" for name, value in SETTINGS.items()]
     out = tmp_path / "result"
-    command = ["fit", table, "--out", out, *settings, "--batch-size=2", "--seeds=2"]
+    command = ["fit", narrow_table, "--out", out, *settings, "--batch-size=2", "--seeds=2"]
     process = start("-m", "larscope", *command, "--devices=2", "--strategy=ddp")
     said = process.communicate(timeout=600)[0]
     assert process.returncode == 0, said
     assert said.count("Training with seed 1") == said.count("The result is in") == 1
     assert "in each of 2 processes" in " ".join(said.split())
     assert {path.name for path in tmp_path.iterdir()} == {"result", ".larscope-cache"}
-    alone = fit_alone(table, batch_size=2).save(tmp_path / "alone")
+    alone = fit_alone(narrow_table, batch_size=2).save(tmp_path / "alone")
     for name in ("config.toml", "log.jsonl", "model.safetensors"):
         assert (out / name).read_bytes() == (alone / name).read_bytes(), name
     with xr.open_dataset(out / "results.nc") as ours, xr.open_dataset(alone / "results.nc") as theirs:
@@ -87,9 +75,9 @@ model = LatentVAR(**{SETTINGS}, batch_size=4).fit(read_session(sys.argv[1]), che
 """
 
 
-def test_a_process_that_fails_ends_the_other_and_what_was_finished_goes_on_alone(table, tmp_path):
+def test_a_process_that_fails_ends_the_other_and_what_was_finished_goes_on_alone(narrow_table, tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
-    process = start(tmp_path / "script.py", table, tmp_path / "checkpoints", "0")
+    process = start(tmp_path / "script.py", narrow_table, tmp_path / "checkpoints", "0")
     others = []
     while process.poll() is None and not others:
         others = psutil.Process(process.pid).children()
@@ -100,12 +88,12 @@ def test_a_process_that_fails_ends_the_other_and_what_was_finished_goes_on_alone
     assert len(others) == 1
     assert "no memory in one process" in said
     assert finished_epochs(tmp_path / "checkpoints") == 1
-    resumed = pd.DataFrame(fit_alone(table, batch_size=4, checkpoints=tmp_path / "checkpoints").log_)
+    resumed = pd.DataFrame(fit_alone(narrow_table, batch_size=4, checkpoints=tmp_path / "checkpoints").log_)
     assert resumed["step"].tolist() == list(range(1, 13))
-    pd.testing.assert_frame_equal(resumed, pd.DataFrame(fit_alone(table, batch_size=4).log_), rtol=1e-3)
+    pd.testing.assert_frame_equal(resumed, pd.DataFrame(fit_alone(narrow_table, batch_size=4).log_), rtol=1e-3)
 
 
-def test_the_tasks_of_a_slurm_job_train_together_and_end_together(table, tmp_path):
+def test_the_tasks_of_a_slurm_job_train_together_and_end_together(narrow_table, tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
     job = {"NTASKS": "2", "NTASKS_PER_NODE": "2", "NNODES": "1", "NODEID": "0", "JOB_NAME": "fit", "JOB_ID": "1"}
     with socket.socket() as free:
@@ -115,7 +103,7 @@ def test_the_tasks_of_a_slurm_job_train_together_and_end_together(table, tmp_pat
     for task in ("0", "1"):
         slurm = {**job, "PROCID": task, "LOCALID": task, "NODELIST": "127.0.0.1"}
         environment = {f"SLURM_{name}": value for name, value in slurm.items()} | {"MASTER_PORT": port}
-        tasks.append(start(tmp_path / "script.py", table, tmp_path / "checkpoints", "1", **environment))
+        tasks.append(start(tmp_path / "script.py", narrow_table, tmp_path / "checkpoints", "1", **environment))
     first, second = (task.communicate(timeout=300)[0] for task in tasks)
     assert tasks[0].returncode != 0
     assert tasks[1].returncode != 0

@@ -26,17 +26,6 @@ from larscope.sweep import fit_points, load_points, open_executor, plan, summari
 SETTINGS = {"window": 32, "epochs": 6, "penalty": 0.002}
 
 
-@pytest.fixture(scope="module")
-def table(session, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("movies")
-    lines = ["path,condition"]
-    for run in session:
-        np.save(folder / f"{run.name}.npy", run.movie.array[:, :16])
-        lines.append(f"{run.name}.npy,{run.condition}")
-    (folder / "session.csv").write_text("\n".join(lines))
-    return folder / "session.csv"
-
-
 def test_every_combination_is_a_point_and_its_options_say_it_whole():
     points = plan({"window": 32, "crop": (16, 16)}, {"order": ["3", "5"], "skip": ["true", "false"], "seed": ["4"]}, 2)
     assert [point.name for point in points] == [
@@ -88,7 +77,7 @@ def cluster() -> Iterator[Any]:
         yield cluster
 
 
-def test_a_worker_that_is_killed_loses_nothing(table, cluster, tmp_path, capsys):
+def test_a_worker_that_is_killed_loses_nothing(narrow_table, cluster, tmp_path, capsys):
     out = tmp_path / "sweep"
 
     def kill_a_worker() -> None:
@@ -102,7 +91,7 @@ def test_a_worker_that_is_killed_loses_nothing(table, cluster, tmp_path, capsys)
     killer = threading.Thread(target=kill_a_worker)
     killer.start()
     try:
-        app(sweep(table, out, "--seeds=2", f"--scheduler={cluster.scheduler_address}"), standalone_mode=False)
+        app(sweep(narrow_table, out, "--seeds=2", f"--scheduler={cluster.scheduler_address}"), standalone_mode=False)
     finally:
         over.set()
         killer.join()
@@ -113,7 +102,7 @@ def test_a_worker_that_is_killed_loses_nothing(table, cluster, tmp_path, capsys)
     for seed in (0, 1):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
-            alone = LatentVAR(**SETTINGS, order=2, seed=seed).fit(read_session(table))
+            alone = LatentVAR(**SETTINGS, order=2, seed=seed).fit(read_session(narrow_table))
         made = load(out / f"seed={seed}")
         for name, value in alone.network_.state_dict().items():
             assert value.equal(made.network_.state_dict()[name]), name
@@ -123,7 +112,7 @@ def test_a_worker_that_is_killed_loses_nothing(table, cluster, tmp_path, capsys)
     # and nothing is made twice
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.name != "sweep.csv"}
     capsys.readouterr()
-    app(sweep(table, out, "--seeds=2"), standalone_mode=False)
+    app(sweep(narrow_table, out, "--seeds=2"), standalone_mode=False)
     assert "2 fits, of which 2 are there" in capsys.readouterr().out
     after = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.name != "sweep.csv"}
     assert {path: after[path] for path in before if path.is_file()} == {
@@ -143,16 +132,16 @@ def test_a_worker_that_is_killed_loses_nothing(table, cluster, tmp_path, capsys)
 
 
 @pytest.mark.slow
-def test_a_sweep_that_is_killed_takes_its_fits_with_it_and_goes_on(table, tmp_path):
+def test_a_sweep_that_is_killed_takes_its_fits_with_it_and_goes_on(narrow_table, tmp_path):
     out = tmp_path / "sweep"
-    process = subprocess.Popen([sys.executable, "-m", "larscope", *sweep(table, out)], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, "-m", "larscope", *sweep(narrow_table, out)], stdout=subprocess.DEVNULL)
     fit = wait_for_a_checkpoint(out, lambda: process.poll() is not None)
     assert fit is not None
     process.kill()
     process.wait()
     require_ended(fit)
     assert list(out.glob("*/results.nc")) == []
-    app(sweep(table, out), standalone_mode=False)
+    app(sweep(narrow_table, out), standalone_mode=False)
     assert "An interrupted fit was found" in (out / "seed=0.log").read_text()
     assert len(pd.read_csv(out / "sweep.csv")) == 1
     assert {path.name for path in out.iterdir()} == {"seed=0", "seed=0.log", "sweep.csv", ".larscope-cache"}
@@ -166,11 +155,11 @@ def test_a_fit_that_fails_is_named_with_its_reason(tmp_path):
     assert reason in (tmp_path / "seed=0.log").read_text()
 
 
-def test_folders_that_hold_something_else_are_refused_before_any_fit(table, tmp_path):
+def test_folders_that_hold_something_else_are_refused_before_any_fit(narrow_table, tmp_path):
     (tmp_path / "seed=0").mkdir()
     (tmp_path / "seed=0" / "notes.txt").write_text("mine")
     done = subprocess.run(
-        [sys.executable, "-m", "larscope", *sweep(table, tmp_path)], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "larscope", *sweep(narrow_table, tmp_path)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
     assert "holds other files" in " ".join(done.stderr.split())
