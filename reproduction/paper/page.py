@@ -32,7 +32,10 @@ SECTIONS: tuple[tuple[str, str, Describe, bool], ...] = (
 
 
 def write(work: Work, path: Path) -> None:
-    """Write the page to `path`. What was said of a part by hand, `PART.md` beside its numbers, is put below it."""
+    """Write the page to `path`.
+
+    What was said by hand of a part, `PART.md` beside its numbers, is put below it, and `summary.md` before all.
+    """
     numbers = Path(os.path.relpath(work.numbers, path.parent))
     times = work.found("times")
     lines = [
@@ -42,6 +45,9 @@ def write(work: Work, path: Path) -> None:
         "Simulated and recorded data are named in each title; the paper's recordings are not public.",
         "",
     ]
+    summary = work.numbers / "summary.md"
+    if summary.is_file():
+        lines += [summary.read_text().strip(), ""]
     missing = []
     for part, title, describe, has_figure in SECTIONS:
         table = work.found(part)
