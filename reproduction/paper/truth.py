@@ -1,5 +1,6 @@
 """Planted truth: which couplings and which driving cells are found, beside what a user would do instead."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -40,12 +41,13 @@ def edge_precision(strength: Strength, truth: Truth) -> float:
 
 
 def cells_of_latents(coef: Float[NDArray[np.floating], "order K K"], truth: Truth) -> Strength:
-    """Sum |coef| over lags, and over the latents whose 8 x 8 pixels a cell's mask covers, by the share it covers."""
+    """Sum |coef| over lags, and over the latents whose pixels a cell's mask covers, by the share it covers."""
     strength = np.abs(coef).sum(0)
     np.fill_diagonal(strength, 0)
     masks = truth.masks
     n_cells, height, width = masks.shape
-    share = masks.reshape(n_cells, height // 8, 8, width // 8, 8).sum((2, 4)).reshape(n_cells, -1) / 64
+    side = math.isqrt(height * width // len(strength))
+    share = masks.reshape(n_cells, height // side, side, width // side, side).mean((2, 4)).reshape(n_cells, -1)
     share = share / share.max(1, keepdims=True)
     return np.asarray(share @ strength @ share.T)
 
