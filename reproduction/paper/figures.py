@@ -14,7 +14,7 @@ from larscope.simulate import Truth
 
 from .comparisons import TRAININGS
 from .table2 import take_apart
-from .truth import driving_precision, near
+from .truth import coupling_precision, driving_precision, near
 from .work import Work
 
 
@@ -110,6 +110,7 @@ def run_figure3(work: Work) -> None:
         model = work.simulated_model("paper", work.size.seeds[0], **settings)
         maps = {name: model.contribution_map(name) for name in ("familiar", "novel")}
         maps["familiar - novel"] = maps["familiar"] - maps["novel"]
+        edges = coupling_precision(model, truth)
         rows += [
             {
                 "training": training,
@@ -117,6 +118,7 @@ def run_figure3(work: Work) -> None:
                 "hoyer": hoyer(image),
                 **localisation(image, driving),
                 "driving": driving_precision(image, truth),
+                "edges": edges,
             }
             for name, image in maps.items()
         ]
@@ -171,10 +173,12 @@ def describe_figure3(table: pd.DataFrame) -> list[str]:
             f"| {row.training} | {row.map} | {row.hoyer:.2f} | {row.energy_near_driving:.0%} | "
             f"{row.area_near_driving:.0%} | {row.driving:.2f} |"
         )
+    edges = ", ".join(f"{rows['edges'].iloc[0]:.2f} {name}" for name, rows in table.groupby("training", sort=False))
     return [
         *lines,
         "",
-        "AP: average precision of driving among all active cells, by the map's maximum within 8 pixels.",
+        "AP: average precision of driving among all active cells, by the map's maximum within 8 pixels. That of the "
+        f"coefficients for planted couplings: {edges}.",
     ]
 
 

@@ -61,10 +61,14 @@ def driving_precision(image: Float[NDArray[np.floating], "height width"], truth:
     return float(average_precision_score(truth.driving, [image[pixels].max() for pixels in near(truth)]))
 
 
+def coupling_precision(model: LatentVAR, truth: Truth) -> float:
+    """Average precision of the runs' mean coefficients, cell by cell, for the planted couplings."""
+    return edge_precision(np.mean([cells_of_latents(coef, truth) for coef in model.coef_], axis=0), truth)
+
+
 def judge_model(model: LatentVAR, truth: Truth) -> dict[str, float]:
-    strength = np.mean([cells_of_latents(coef, truth) for coef in model.coef_], axis=0)
     image = np.mean([model.contribution_map(name) for name in dict.fromkeys(model.runs_["condition"])], axis=0)
-    return {"edges": edge_precision(strength, truth), "driving": driving_precision(image, truth)}
+    return {"edges": coupling_precision(model, truth), "driving": driving_precision(image, truth)}
 
 
 def judge_default(work: Work, seed: int, truth: Truth) -> list[dict[str, Any]]:
