@@ -66,9 +66,10 @@ def run(work: Work) -> None:
 
 def describe(table: pd.DataFrame) -> list[str]:
     means = table.groupby("choice", sort=False).mean(numeric_only=True)
+    n_sessions = table["seed"].nunique()
     lines = [
-        f"Means of {table['seed'].nunique()} sessions, trained end to end on three quarters of their blocks at penalty "
-        f"{PENALTY:g} ({DEFAULT_PENALTY:g} by default, 0.3 in the row of unit variance alone).",
+        f"Means of {n_sessions} session{'s' if n_sessions > 1 else ''}, trained end to end on three quarters of the "
+        f"blocks at penalty {PENALTY:g} ({DEFAULT_PENALTY:g} by default, 0.3 in the row of unit variance alone).",
         "",
         "| choice | " + " | ".join(name for name, *_ in COLUMNS.values()) + " |",
         "|---" * (len(COLUMNS) + 1) + "|",
