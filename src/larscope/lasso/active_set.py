@@ -29,6 +29,7 @@ from torch import Tensor
 
 from larscope.lasso.kernels import (
     CANDIDATES,
+    DONE,
     FULL,
     GROUP,
     LANES,
@@ -37,7 +38,7 @@ from larscope.lasso.kernels import (
     State,
     add_outer,
     pull_back,
-    solve_group,
+    solve_groups,
     warm_start,
 )
 from larscope.lasso.problem import Problem
@@ -191,15 +192,17 @@ def _solve_targets(design: Design, y: Array, alpha: Array, weights: Array, init:
     state = _warmed(design, _start(design, y, alpha, weights), init)
     # A first look at how large supports become decides whether inner products are worth keeping.
     for rounds in (5, MAX_ROUNDS):
-        _in_threads(solve_group, len(y), rounds, design.data, state)
-        while (state.status == FULL).any():
-            state = _grown(state, design.largest)
-            _in_threads(solve_group, len(y), rounds, design.data, state)
-        if design.worth_a_gram(state.size):
-            design.add_gram()
-        if len(design.data.gram) and not state.prices_of_y.size:
-            prices = y @ design.data.samples[: design.data.n] / design.data.n
-            state = state._replace(prices_of_y=prices)
+        full = bool((state.status < DONE).any())
+        while full:
+            _in_threads(solve_groups, len(y), rounds, design.data, state)
+            if design.worth_a_gram(state.size):
+                design.add_gram()
+            if len(design.data.gram) and not state.prices_of_y.size:
+                prices = y @ design.data.samples[: design.data.n] / design.data.n
+                state = state._replace(prices_of_y=prices)
+            full = bool((state.status == FULL).any())
+            if full:
+                state = _grown(state, design.largest)
     return state
 
 
@@ -230,8 +233,7 @@ def _in_threads(kernel: Callable[..., None], count: int, *arguments: Any) -> Non
     groups = [(lo, min(lo + GROUP, count)) for lo in range(0, count, GROUP)]
     threads = min(torch.get_num_threads(), len(groups))
     if threads == 1:
-        for lo, hi in groups:
-            kernel(lo, hi, *arguments)
+        kernel(0, count, *arguments)
         return
     with ThreadPoolExecutor(threads) as pool:
         runs = [pool.submit(kernel, lo, hi, *arguments) for lo, hi in groups]

@@ -22,6 +22,8 @@ CANDIDATES = 24
 HEATS = 64
 # A round lowers alpha at least by this factor: faster, and more features join that have to leave again.
 DESCENT = 0.7
+# Supports up to this size are settled without pricing first whether they are complete: that costs more.
+SOON_SETTLED = 12
 # A correlation counts as a violation from here, relative to the scale of the certificate.
 VIOLATION = 1e-10
 # Squared relative distance from the span of the active columns, below which a column is in it.
@@ -238,7 +240,6 @@ def _leave(A, s, w, m, inverse, slot):
 def _invert(data, A, s, m, inverse, work):
     """Invert H on the active set, leaving out columns that earlier ones span; return the new size."""
     kept = 0
-    inverse[:] = 0.0
     for i in range(m):
         pivot = _regress(A[i], data, A, kept, inverse, work)
         if pivot > DEPENDENT * data.diagonal[A[i]]:
@@ -524,21 +525,23 @@ def _visit(t, certify, data, state, work):
     alpha, reached = state.alpha[t], state.reached[t]
     worst = _violation(work.c, t, data, state) if certify else np.inf
     count, level = _propose(t, data, state, work)
+    level = max(alpha, min(level, DESCENT * reached))
     state.status[t] = OPEN
-    joined = _advance(t, count, max(alpha, min(level, DESCENT * reached)), data, state, work)
-    if joined > 0 or reached > alpha or state.status[t] != OPEN:
+    joined = _advance(t, count, level, data, state, work)
+    if state.status[t] != OPEN or level > alpha:
         return
-    if certify:
+    unmoved = joined == 0 and reached <= alpha
+    if certify and unmoved:
         state.kkt[t] = worst / state.scale[t] if state.scale[t] > 0 else worst
         state.status[t] = DONE
-    else:
+    elif unmoved or state.size[t] <= SOON_SETTLED:
         _settle(t, data, state, work)
         state.status[t] = SETTLED
 
 
 @_entry
-def solve_group(lo, hi, rounds, data, state):
-    """Alternate pricing and advancing until no target of `lo:hi` is open, or a full one needs more room.
+def solve_groups(start, stop, rounds, data, state):
+    """Alternate pricing and advancing, group by group, until no target is open, or a full one needs more room.
 
     Rounded prices are enough to propose features, since a feature joins by its exact correlation.
     """
@@ -547,24 +550,26 @@ def solve_group(lo, hi, rounds, data, state):
     pending = np.empty(GROUP, dtype=np.int64)
     rows, prices = np.empty((GROUP, depth)), np.empty((GROUP, p))
     rounded_rows, rounded_prices = np.empty((GROUP, depth), np.float32), np.empty((GROUP, p), np.float32)
-    for _ in range(rounds):
-        if not np.any(state.status[lo:hi] < DONE):
-            break
-        for certify in (False, True):
-            count = 0
-            for t in range(lo, hi):
-                if state.status[t] == (SETTLED if certify else OPEN):
-                    pending[count] = t
-                    count += 1
-            state.priced[pending[:count]] += 1
-            if certify:
-                _price(data.samples, state.residual, pending, count, data.n, rows, prices)
-            else:
-                _price(data.rounded, state.residual, pending, count, data.n, rounded_rows, rounded_prices)
-            for i in range(count):
-                for j in range(p):
-                    work.c[j] = prices[i, j] if certify else rounded_prices[i, j]
-                _visit(pending[i], certify, data, state, work)
+    for lo in range(start, stop, GROUP):
+        hi = min(lo + GROUP, stop)
+        for _ in range(rounds):
+            if not np.any(state.status[lo:hi] < DONE):
+                break
+            for certify in (False, True):
+                count = 0
+                for t in range(lo, hi):
+                    if state.status[t] == (SETTLED if certify else OPEN):
+                        pending[count] = t
+                        count += 1
+                state.priced[pending[:count]] += 1
+                if certify:
+                    _price(data.samples, state.residual, pending, count, data.n, rows, prices)
+                else:
+                    _price(data.rounded, state.residual, pending, count, data.n, rounded_rows, rounded_prices)
+                for i in range(count):
+                    for j in range(p):
+                        work.c[j] = prices[i, j] if certify else rounded_prices[i, j]
+                    _visit(pending[i], certify, data, state, work)
 
 
 @_entry
