@@ -32,6 +32,7 @@ from larscope.lasso.kernels import (
     DONE,
     FULL,
     GROUP,
+    GUESSED,
     LANES,
     OPEN,
     Data,
@@ -39,7 +40,6 @@ from larscope.lasso.kernels import (
     add_outer,
     pull_back,
     solve_groups,
-    warm_start,
 )
 from larscope.lasso.problem import Problem
 
@@ -49,7 +49,7 @@ FLOOR = 1e-6
 MAX_ROUNDS = 500
 # From so many samples, inner products of columns are worth keeping.
 TALL = 256
-# Bytes of factors and prices held at once.
+# Bytes of inner products, or of prices, held at once.
 MEMORY = 256 * 2**20
 
 
@@ -62,7 +62,7 @@ def solve(problem: Problem, init: Tensor | None = None) -> tuple[Float[Tensor, "
         design = Design(X[b], problem.l2, problem.positive)
         weights = _rows(problem.weights[b])
         start = None if init is None else _rows(init[b].expand(p, k))
-        size = _targets_at_once(p, k, design.capacity)
+        size = max(1, MEMORY // (8 * p))
         for lo in range(0, k, size):
             part = slice(lo, min(lo + size, k))
             state = _solve_targets(
@@ -160,7 +160,6 @@ def _start(design: Design, y: Array, alpha: Array, weights: Array) -> State:
         sign=np.zeros((k, capacity)),
         coef=np.zeros((k, capacity)),
         size=np.zeros(k, dtype=np.int64),
-        inverse=np.zeros((k, capacity, -(-capacity // LANES) * LANES)),
         status=np.full(k, OPEN),
         kkt=np.full(k, np.inf),
         priced=np.zeros(k, dtype=np.int64),
@@ -170,15 +169,10 @@ def _start(design: Design, y: Array, alpha: Array, weights: Array) -> State:
 def _grown(state: State, largest: int) -> State:
     """Double the room for active features."""
     capacity = state.active.shape[1]
-    more = min(2 * capacity, largest)
-    wider = ((0, 0), (0, more - capacity))
-    padding = -(-more // LANES) * LANES - state.inverse.shape[2]
+    wider = ((0, 0), (0, min(2 * capacity, largest) - capacity))
     state.status[state.status == FULL] = OPEN
     return state._replace(
-        active=np.pad(state.active, wider),
-        sign=np.pad(state.sign, wider),
-        coef=np.pad(state.coef, wider),
-        inverse=np.pad(state.inverse, (*wider, (0, padding))),
+        active=np.pad(state.active, wider), sign=np.pad(state.sign, wider), coef=np.pad(state.coef, wider)
     )
 
 
@@ -190,8 +184,8 @@ def _write(state: State, dense: Array) -> None:
 
 def _solve_targets(design: Design, y: Array, alpha: Array, weights: Array, init: Array | None) -> State:
     state = _warmed(design, _start(design, y, alpha, weights), init)
-    # A first look at how large supports become decides whether inner products are worth keeping.
-    for rounds in (5, MAX_ROUNDS):
+    # Of tall designs, a first look at how large supports become decides whether inner products are worth keeping.
+    for rounds in (5, MAX_ROUNDS) if design.data.n >= TALL else (MAX_ROUNDS,):
         full = bool((state.status < DONE).any())
         while full:
             _in_threads(solve_groups, len(y), rounds, design.data, state)
@@ -216,12 +210,21 @@ def _warmed(design: Design, state: State, init: Array | None) -> State:
     if design.data.positive:
         guess = np.maximum(guess, 0.0)
     signs = np.broadcast_to(np.where(free, 1.0, np.sign(guess)), (k, p))
-    needed = int((signs != 0).sum(axis=1).max(initial=1))
-    while state.active.shape[1] < min(needed, design.largest):
+    rows, columns = np.nonzero(signs)
+    # Unpenalised features come first: dependent columns are left out from the end.
+    penalised = ~np.broadcast_to(free, (k, p))[rows, columns]
+    order = np.lexsort((columns, penalised, rows))
+    rows, columns = rows[order], columns[order]
+    slots = np.arange(len(rows)) - np.searchsorted(rows, rows)
+    while state.active.shape[1] < min(slots.max(initial=0) + 1, design.largest):
         state = _grown(state, design.largest)
+    fits = slots < state.active.shape[1]
+    rows, columns, slots = rows[fits], columns[fits], slots[fits]
+    state.active[rows, slots], state.sign[rows, slots] = columns, signs[rows, columns]
+    state.size[:] = np.bincount(rows, minlength=k)
+    state.status[:] = GUESSED
     if init is not None:
         state.reached[:] = state.alpha
-    _in_threads(warm_start, k, np.ascontiguousarray(signs), design.data, state)
     return state
 
 
@@ -239,10 +242,6 @@ def _in_threads(kernel: Callable[..., None], count: int, *arguments: Any) -> Non
         runs = [pool.submit(kernel, lo, hi, *arguments) for lo, hi in groups]
         for run in runs:
             run.result()
-
-
-def _targets_at_once(p: int, k: int, capacity: int) -> int:
-    return max(1, min(k, MEMORY // (8 * (p + capacity**2))))
 
 
 def _rows(values: Tensor) -> Array:

@@ -36,7 +36,7 @@ GROUP = 16
 TILE, DEPTH = 384, 64
 
 # Where a target stands.
-OPEN, SETTLED, DONE, FULL, FAILED = range(5)
+GUESSED, OPEN, SETTLED, DONE, FULL, FAILED = range(6)
 
 
 class Data(NamedTuple):
@@ -66,15 +66,15 @@ class State(NamedTuple):
     sign: Any
     coef: Any
     size: Any
-    inverse: Any
     status: Any
     kkt: Any
     priced: Any
 
 
 class Scratch(NamedTuple):
-    """Room that the kernels of one thread write over."""
+    """Room that the kernels of one thread write over: the inverses of a group, and of one target what is named."""
 
+    inverses: Any
     g: Any
     v: Any
     z: Any
@@ -119,6 +119,7 @@ def _padded(m):
 def _scratch(data, capacity):
     p, width = data.columns.shape
     return Scratch(
+        inverses=np.empty((GROUP, capacity, _padded(capacity))),
         g=np.empty(_padded(capacity)),
         v=np.empty(_padded(capacity)),
         z=np.empty(width),
@@ -323,7 +324,7 @@ def _residual(data, y, r, A, w, m, z):
 @_compiled
 def _settle(t, data, state, work):
     """Solve on the sorted active set, refined against the data; coefficients of the wrong sign leave."""
-    y, r, alpha, inverse = state.y[t], state.residual[t], state.alpha[t], state.inverse[t]
+    y, r, alpha, inverse = state.y[t], state.residual[t], state.alpha[t], work.inverses[t % GROUP]
     A, s, w, m = state.active[t], state.sign[t], state.coef[t], state.size[t]
     weights = state.weights[min(t, len(state.weights) - 1)]
     g, v = work.g, work.v
@@ -357,21 +358,17 @@ def _settle(t, data, state, work):
     state.size[t] = m
 
 
-@_entry
-def warm_start(lo, hi, signs, data, state):
-    """Take the features with a sign as a first active set, as far as they are consistent."""
-    work = _scratch(data, state.active.shape[1])
-    for t in range(lo, hi):
-        weights = state.weights[min(t, len(state.weights) - 1)]
-        A, s, m = state.active[t], state.sign[t], 0
-        # Unpenalised features come first: dependent columns are left out from the end.
-        for first in (True, False):
-            for j in range(len(data.diagonal)):
-                if signs[t, j] != 0 and (weights[j] == 0) == first and m < len(A):
-                    A[m], s[m] = j, signs[t, j]
-                    m += 1
-        state.size[t] = _invert(data, A, s, m, state.inverse[t], work)
+@_compiled
+def _resume(t, data, state, work):
+    """Invert H of a target that was left unfinished; solve on its active set where that is only a guess."""
+    A, s, m = state.active[t], state.sign[t], state.size[t]
+    if state.status[t] == GUESSED:
         _settle(t, data, state, work)
+        state.status[t] = OPEN
+    elif _invert(data, A, s, m, work.inverses[t % GROUP], work) < m:
+        # In another order rounding found the columns dependent.
+        _settle(t, data, state, work)
+        state.status[t], state.reached[t] = OPEN, state.alpha[t]
 
 
 @_compiled
@@ -452,7 +449,7 @@ def _excess(level, count, data, prices_of_y, r, weights, A, w, m, work):
 def _advance(t, count, level, data, state, work):
     """Lower alpha to `level` and let the features found join, steepest first; return how many did."""
     A, s, w, m = state.active[t], state.sign[t], state.coef[t], state.size[t]
-    r, inverse, capacity = state.residual[t], state.inverse[t], len(A)
+    r, inverse, capacity = state.residual[t], work.inverses[t % GROUP], len(A)
     weights = state.weights[min(t, len(state.weights) - 1)]
     prices_of_y = state.prices_of_y[min(t, len(state.prices_of_y) - 1)]
     largest = len(data.diagonal) if data.l2 > 0 else min(data.n, len(data.diagonal))
@@ -552,6 +549,9 @@ def solve_groups(start, stop, rounds, data, state):
     rounded_rows, rounded_prices = np.empty((GROUP, depth), np.float32), np.empty((GROUP, p), np.float32)
     for lo in range(start, stop, GROUP):
         hi = min(lo + GROUP, stop)
+        for t in range(lo, hi):
+            if state.status[t] < DONE:
+                _resume(t, data, state, work)
         for _ in range(rounds):
             if not np.any(state.status[lo:hi] < DONE):
                 break
