@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import spams
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import ElasticNet
 from sklearn.linear_model import Lasso as SklearnLasso
@@ -136,6 +136,7 @@ def test_alpha_zero_is_least_squares():
     st.booleans(),
     st.sampled_from([0.0, 0.1]),
 )
+@example(n=7, p=16, seed=1, fraction=1.0, positive=False, l2=0.0)  # at the knot: nothing of a wrong start remains
 def test_engines_and_starts_agree(n, p, seed, fraction, positive, l2):
     X, Y = data(n, p, 2, seed)
     alpha = alpha_max(X, Y, positive=positive) * fraction

@@ -16,6 +16,8 @@ import numba
 import numpy as np
 from numba.core.options import DefaultOptions
 
+from larscope.compiled import OPTIONS, compiled
+
 # So many features, or a few more, may join a target in one round.
 CANDIDATES = 24
 # They are found among the largest of so many groups of features.
@@ -89,33 +91,23 @@ class Scratch(NamedTuple):
 
 # Private to numba, and without effect on results: where another version has it no more, kernels are slower.
 _UNCOUNTED = {"_nrt": False} if hasattr(DefaultOptions, "_nrt") else {}
-_OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz", "arcp"}}
 
 
-def _entry(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile what Python calls; keep the machine code on disk where a place for it can be written."""
-    try:
-        kernel: Callable[..., Any] = numba.njit(cache=True, **_OPTIONS)(function)
-    except RuntimeError:
-        kernel = numba.njit(**_OPTIONS)(function)
-    return kernel
-
-
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def _internal(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile what only other kernels call.
 
     These allocate nothing, so that they need not count references to arrays, which takes longer than
     arithmetic on so few numbers, and longer to compile.
     """
-    return numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_UNCOUNTED, **_OPTIONS)(function)
+    return numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_UNCOUNTED, **OPTIONS)(function)
 
 
-@_compiled
+@_internal
 def _padded(m):
     return -(-m // LANES) * LANES
 
 
-@_entry
+@compiled
 def _scratch(data, capacity):
     p, width = data.columns.shape
     return Scratch(
@@ -133,7 +125,7 @@ def _scratch(data, capacity):
     )
 
 
-@_compiled
+@_internal
 def _dot(a, b):
     total = 0.0
     for i in range(len(a)):
@@ -141,13 +133,13 @@ def _dot(a, b):
     return total
 
 
-@_compiled
+@_internal
 def _add(out, scale, x, width):
     for k in range(width):
         out[k] += scale * x[k]
 
 
-@_compiled
+@_internal
 def _inner(rows, index, m, x, out):
     """Inner products of x with m of the rows; four at a time, which keeps the processor's pipelines full."""
     whole = m - m % 4
@@ -167,7 +159,7 @@ def _inner(rows, index, m, x, out):
         out[i] = g0
 
 
-@_compiled
+@_internal
 def _combine(rows, index, scale, m, width, out):
     """Sum of m of the rows, each times its scale."""
     out[:width] = 0.0
@@ -183,7 +175,7 @@ def _combine(rows, index, scale, m, width, out):
             out[k] += a0 * rows[i0, k]
 
 
-@_compiled
+@_internal
 def _regress(j, data, A, m, inverse, work):
     """Regress column j on the active ones: coefficients v, residual z (none with a Gram), its mean square."""
     g, v, z = work.g, work.v, work.z
@@ -203,7 +195,7 @@ def _regress(j, data, A, m, inverse, work):
     return _dot(z, z) / data.n + data.l2 * (1.0 + _dot(v[:m], v[:m]))
 
 
-@_compiled
+@_internal
 def _border(inverse, m, v, pivot):
     """Extend the inverse by a feature with regression v on the active ones."""
     width = _padded(m)
@@ -219,7 +211,7 @@ def _border(inverse, m, v, pivot):
     inverse[m, m] = 1.0 / pivot
 
 
-@_compiled
+@_internal
 def _leave(A, s, w, m, inverse, slot):
     """Take a feature out of the active set; the last one takes its slot."""
     last, width = m - 1, _padded(m)
@@ -237,7 +229,7 @@ def _leave(A, s, w, m, inverse, slot):
         inverse[i, last] = 0.0
 
 
-@_compiled
+@_internal
 def _invert(data, A, s, m, inverse, work):
     """Invert H on the active set, leaving out columns that earlier ones span; return the new size."""
     kept = 0
@@ -250,7 +242,7 @@ def _invert(data, A, s, m, inverse, work):
     return kept
 
 
-@_compiled
+@_internal
 def _first_to_vanish(A, s, w, m, v, side, weights, positive, limit):
     """First coefficient to reach zero as w moves along `-side v`, by at most `limit`: the step, and its slot or -1."""
     step, slot = limit, -1
@@ -261,7 +253,7 @@ def _first_to_vanish(A, s, w, m, v, side, weights, positive, limit):
     return step, slot
 
 
-@_compiled
+@_internal
 def _lower(data, r, start, stop, weights, A, s, w, m, inverse, work):
     """Lower alpha from `start` to `stop` on the active set; return the new size."""
     g, v, z = work.g, work.v, work.z
@@ -282,7 +274,7 @@ def _lower(data, r, start, stop, weights, A, s, w, m, inverse, work):
     return m
 
 
-@_compiled
+@_internal
 def _join(j, side, excess, data, r, weights, A, s, w, m, inverse, work):
     """Let feature j join: grow w_j until its correlation, now `excess` above the penalty, is back at it.
 
@@ -313,7 +305,7 @@ def _join(j, side, excess, data, r, weights, A, s, w, m, inverse, work):
     return m + 1, n_left
 
 
-@_compiled
+@_internal
 def _residual(data, y, r, A, w, m, z):
     """Compute r = y - X w afresh."""
     _combine(data.columns, A, w, m, len(r), z)
@@ -321,13 +313,17 @@ def _residual(data, y, r, A, w, m, z):
         r[k] = y[k] - z[k]
 
 
-@_compiled
+@_internal
 def _settle(t, data, state, work):
-    """Solve on the sorted active set, refined against the data; coefficients of the wrong sign leave."""
+    """Solve on the sorted active set, refined against the data.
+
+    Coefficients of the wrong sign leave, and those that would not have joined: the correlation without them, above
+    the penalty by w_i / (H^-1)_ii, is within the tolerance.
+    """
     y, r, alpha, inverse = state.y[t], state.residual[t], state.alpha[t], work.inverses[t % GROUP]
     A, s, w, m = state.active[t], state.sign[t], state.coef[t], state.size[t]
     weights = state.weights[min(t, len(state.weights) - 1)]
-    g, v = work.g, work.v
+    g, v, tolerance = work.g, work.v, VIOLATION * state.scale[t]
     for i in range(1, m):
         a, b, k = A[i], s[i], i
         while k > 0 and A[k - 1] > a:
@@ -349,7 +345,7 @@ def _settle(t, data, state, work):
         kept = 0
         for i in range(m):
             free = weights[A[i]] == 0 and not data.positive
-            if free or w[i] * s[i] > 0:
+            if free or w[i] * s[i] > tolerance * inverse[i, i]:
                 A[kept], s[kept], w[kept] = A[i], s[i], w[i]
                 kept += 1
         if kept == m:
@@ -358,7 +354,7 @@ def _settle(t, data, state, work):
     state.size[t] = m
 
 
-@_compiled
+@_internal
 def _resume(t, data, state, work):
     """Invert H of a target that was left unfinished; solve on its active set where that is only a guess."""
     A, s, m = state.active[t], state.sign[t], state.size[t]
@@ -371,7 +367,7 @@ def _resume(t, data, state, work):
         state.status[t], state.reached[t] = OPEN, state.alpha[t]
 
 
-@_compiled
+@_internal
 def _violation(c, t, data, state):
     """Largest violation of the optimality conditions over all features."""
     alpha, weights = state.alpha[t], state.weights[min(t, len(state.weights) - 1)]
@@ -385,7 +381,7 @@ def _violation(c, t, data, state):
     return worst
 
 
-@_compiled
+@_internal
 def _propose(t, data, state, work):
     """Find the violators that would join first as alpha falls: how many, and the alpha at which all of them violate.
 
@@ -423,7 +419,7 @@ def _propose(t, data, state, work):
     return count, bar
 
 
-@_compiled
+@_internal
 def _excess(level, count, data, prices_of_y, r, weights, A, w, m, work):
     """Find the candidate with the largest correlation above its penalty: which, how far above, and its sign."""
     found, c = work.found, work.excess
@@ -445,7 +441,7 @@ def _excess(level, count, data, prices_of_y, r, weights, A, w, m, work):
     return best, largest, side
 
 
-@_compiled
+@_internal
 def _advance(t, count, level, data, state, work):
     """Lower alpha to `level` and let the features found join, steepest first; return how many did."""
     A, s, w, m = state.active[t], state.sign[t], state.coef[t], state.size[t]
@@ -485,7 +481,7 @@ def _advance(t, count, level, data, state, work):
     return joined
 
 
-@_compiled
+@_internal
 def _price(samples, residual, pending, count, n, rows, prices):
     """Compute X'r / n of the pending targets, four of them by four samples at a time, in tiles that stay in cache."""
     depth, p = samples.shape
@@ -516,7 +512,7 @@ def _price(samples, residual, pending, count, n, rows, prices):
                         c3[j] += r30 * a0 + r31 * a1 + r32 * a2 + r33 * a3
 
 
-@_compiled
+@_internal
 def _visit(t, certify, data, state, work):
     """Move an open target on by its prices, or certify a settled one, which may open it again."""
     alpha, reached = state.alpha[t], state.reached[t]
@@ -536,7 +532,7 @@ def _visit(t, certify, data, state, work):
         state.status[t] = SETTLED
 
 
-@_entry
+@compiled
 def solve_groups(start, stop, rounds, data, state):
     """Alternate pricing and advancing, group by group, until no target is open, or a full one needs more room.
 
@@ -572,7 +568,7 @@ def solve_groups(start, stop, rounds, data, state):
                     _visit(pending[i], certify, data, state, work)
 
 
-@_entry
+@compiled
 def pull_back(lo, hi, data, support, y, coef, grad, weights, A, size, q, residual, movement, dalpha):
     """Solve `H q = g` on the support of each target: q, the residual, X_A q and the gradient of alpha.
 
@@ -597,7 +593,7 @@ def pull_back(lo, hi, data, support, y, coef, grad, weights, A, size, q, residua
             dalpha[t] -= v[A[t, i]] * np.sign(coef[t, A[t, i]]) * q[t, i]
 
 
-@_compiled
+@_internal
 def _support_gradient(data, y, coef, grad, A, m, inverse, q, residual, movement, work):
     """Solve `H q = g`, refined once; the residual and X_A q."""
     g, v, width = work.g, work.v, len(residual)
@@ -615,7 +611,7 @@ def _support_gradient(data, y, coef, grad, A, m, inverse, q, residual, movement,
             g[i] = grad[A[i]] - g[i] / data.n - data.l2 * q[i]
 
 
-@_entry
+@compiled
 def add_outer(data, coef, A, size, q, residual, movement, dcolumns):
     """Add up `(r q' - X_A q w_A') / n` over targets, by columns of the design."""
     for t in range(len(size)):

@@ -9,22 +9,9 @@ zeros. Sums are float64, one a frame, so that they do not depend on the number o
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-import numba
 import numpy as np
 
-
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile; keep the machine code on disk where a place for it can be written."""
-    options = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz", "arcp"}}
-    try:
-        kernel: Callable[..., Any] = numba.njit(cache=True, **options)(function)
-    except RuntimeError:
-        kernel = numba.njit(**options)(function)
-    return kernel
-
+from larscope.compiled import compiled
 
 # One channel to many and back
 #
@@ -32,14 +19,14 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 # its border is (frames, height + 2, 2, width / 2 + 1), a row of squares at one place (channels, width / 2).
 
 
-@_compiled
+@compiled
 def _transpose(rows, out):
     for c in range(out.shape[0]):
         for j in range(out.shape[1]):
             out[c, j] = rows[j, c]
 
 
-@_compiled
+@compiled
 def _spread(image, i, place, weight, bias, out):
     """3 x 3 convolution from one channel to many at one place of row i of the squares; `weight` is (channels, 9)."""
     row, p = 2 * i + place // 2, place % 2
@@ -55,7 +42,7 @@ def _spread(image, i, place, weight, bias, out):
             out[c, j] = bias[c] + above + here + below
 
 
-@_compiled
+@compiled
 def _correlate(image, i, place, values, total):
     """Add to `total` (channels, 9) the products of values at one place with the pixels around it."""
     p = place % 2
@@ -72,7 +59,7 @@ def _correlate(image, i, place, values, total):
             total[c, 3 * k + 2] += d
 
 
-@_compiled
+@compiled
 def _pool_places(places, slope, sign, pooled, which, total, squares):
     """Leaky ReLU of the four places, its sums, and where sign * value is largest."""
     for c in range(pooled.shape[0]):
@@ -93,7 +80,7 @@ def _pool_places(places, slope, sign, pooled, which, total, squares):
         squares[c] += square
 
 
-@_compiled
+@compiled
 def spread_pool(start, stop, image, weight, bias, slope, sign, pooled, which, total, squares):
     """`pool` of the 3 x 3 convolution of an image of one channel."""
     _, height, width, channels = pooled.shape
@@ -108,7 +95,7 @@ def spread_pool(start, stop, image, weight, bias, slope, sign, pooled, which, to
             _transpose(where, which[t, i])
 
 
-@_compiled
+@compiled
 def spread_pool_backward(
     start, stop, image, weight, bias, gradient, which, slope, scale, constant, linear, weight_gradient, bias_gradient
 ):
@@ -138,7 +125,7 @@ def spread_pool_backward(
                 _correlate(image[t], i, place, values, weight_gradient[t])
 
 
-@_compiled
+@compiled
 def _unpool_row(maxima, where, row, out):
     """Rows of an unpooled plane with its border, even and odd columns apart."""
     zero = maxima.dtype.type(0)
@@ -153,7 +140,7 @@ def _unpool_row(maxima, where, row, out):
                 part[c, j + shift] = value if where[c, j] == place else zero
 
 
-@_compiled
+@compiled
 def unpool_gather(start, stop, x, which, weight, out):
     """3 x 3 convolution to one channel of what was unpooled; even and odd columns of the answer apart."""
     _, height, width, channels = x.shape
@@ -183,7 +170,7 @@ def unpool_gather(start, stop, x, which, weight, out):
                                 answer[j] += a * left[j] + b * middle[j] + d * right[j]
 
 
-@_compiled
+@compiled
 def unpool_gather_backward(start, stop, x, which, weight, gradient, x_gradient, weight_gradient):
     """Gradients of the maxima and, one a frame, of the weights; both see the kernel turned by 180 degrees."""
     zero = x.dtype.type(0)
@@ -213,7 +200,7 @@ def unpool_gather_backward(start, stop, x, which, weight, gradient, x_gradient, 
 # Many channels
 
 
-@_compiled
+@compiled
 def pool(start, stop, y, slope, sign, pooled, which, total, squares):
     """Leaky ReLU, sums of it and of its squares, and 2 x 2 max-pool."""
     _, height, width, channels = pooled.shape
@@ -238,7 +225,7 @@ def pool(start, stop, y, slope, sign, pooled, which, total, squares):
             squares[t] += row_squares
 
 
-@_compiled
+@compiled
 def pool_backward(start, stop, y, gradient, which, slope, scale, constant, linear, out):
     """From the gradient of the maxima to that of what was pooled."""
     zero = y.dtype.type(0)
@@ -255,7 +242,7 @@ def pool_backward(start, stop, y, gradient, which, slope, scale, constant, linea
                         out[t, row, column, c] = change if value > 0 else slope * change
 
 
-@_compiled
+@compiled
 def unpool(start, stop, x, which, out):
     """Every maximum where `which` says, zeros elsewhere."""
     zero = x.dtype.type(0)
@@ -270,7 +257,7 @@ def unpool(start, stop, x, which, out):
                         out[t, row, column, c] = value if which[t, i, j, c] == place else zero
 
 
-@_compiled
+@compiled
 def unpool_backward(start, stop, gradient, which, out):
     """Take the gradient at every maximum's place."""
     _, height, width, channels = out.shape
@@ -286,7 +273,7 @@ def unpool_backward(start, stop, gradient, which, out):
                     out[t, i, j, c] = bottom if place >= 2 else top
 
 
-@_compiled
+@compiled
 def sums(start, stop, gradient, pooled, total, products):
     """Sum a gradient and of its products with values."""
     row_total, row_products = np.zeros_like(gradient[0, 0, 0]), np.zeros_like(gradient[0, 0, 0])
