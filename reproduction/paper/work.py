@@ -56,17 +56,16 @@ SMALL = Size(
         "paper": {"frame_shape": (64, 48), "n_runs": 16, "n_frames": 100},
         "half": {"frame_shape": (48, 32), "n_runs": 16, "n_frames": 100},
     },
-    seeds=(0, 1),
-    training={"preset": "paper", "epochs": 10},
-    shortened={"epochs": 10},
-    recorded_training={"epochs": 4},
+    seeds=(0,),
+    training={"preset": "paper", "epochs": 5},
+    shortened={"epochs": 5},
+    recorded_training={"epochs": 2},
     max_folds=1,
 )
 TINY = replace(
     SMALL,
     name="tiny",
     most_components=20,
-    seeds=(0,),
     simulated={
         "paper": {"frame_shape": (32, 24), "n_runs": 16, "n_frames": 60, "n_cells": 6, "cell_diameter": 5.0},
         "half": {"frame_shape": (32, 24), "n_runs": 16, "n_frames": 60, "n_cells": 6, "cell_diameter": 5.0},
