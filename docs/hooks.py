@@ -29,6 +29,7 @@ ELSEWHERE = (
     "reproduction/*.png",
     "reproduction/full/*.png",
     "benchmarks/*.md",
+    "benchmarks/*.png",
 )
 
 

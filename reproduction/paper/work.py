@@ -59,6 +59,7 @@ SMALL = Size(
     seeds=(0,),
     training={"preset": "paper", "epochs": 5},
     shortened={"epochs": 5},
+    recorded_penalties=(0.003, 0.01),
     recorded_training={"epochs": 2},
     max_folds=1,
 )
