@@ -45,6 +45,14 @@ def test_fit_and_the_estimator_give_the_same_numbers_bit_for_bit(table, tmp_path
         assert written.network_.state_dict()[name].equal(value), name
 
 
+@pytest.mark.parametrize(("given", "used"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
+def test_waiting_threads_sleep_unless_the_user_says_otherwise(given, used):
+    code = "import os, sys, larscope.cli; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    environment = {**{name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}, **given}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [used, "False"]
+
+
 def test_fit_takes_a_penalty_by_number_or_chooses_one(table, tmp_path):
     done = larscope("fit", table, "--out", tmp_path / "result", *FIT, "--penalty", "auto")
     assert done.exit_code == 0, done.output
