@@ -333,8 +333,8 @@ def main():
         "Medians over alternating rounds; CPU time on one thread, wall time on two. `products` counts pricing "
         "products X'R (all targets), most of them in float32; `time / products` is how far a solve ends from their "
         f"cost in float64. scikit-learn is timed on {SAMPLED} targets and scaled. "
-        "The committed table: two cores, otherwise idle, `--repeats 2`; `two_threads` with `OMP_WAIT_POLICY=PASSIVE`. The "
-        "latents (K = 96): run 1 of "
+        "The committed table: two cores, otherwise idle, `--repeats 2`; `two_threads` with "
+        "`OMP_WAIT_POLICY=PASSIVE`. The latents (K = 96): run 1 of "
         '`LatentVAR(training="end-to-end").fit(session)`, `session = simulate_session(n_runs=8, n_frames=192, '
         "frame_shape=(96, 64), novel_strength=0.4, seed=1)`.",
     )
