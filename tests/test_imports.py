@@ -14,7 +14,7 @@ import larscope
 SOURCE = Path(larscope.__file__).parent
 
 FLOORS = [
-    {"errors"},
+    {"errors", "compiled"},
     {"schema", "layers"},
     {"settings", "lasso", "permutation", "session", "groups"},
     {"var", "io", "simulate", "config", "provenance"},

@@ -8,11 +8,11 @@ from statsmodels.tsa.api import VAR
 from statsmodels.tsa.vector_ar.util import get_var_endog
 
 from larscope.errors import LarscopeError
-from larscope.penalties import _shorten
 from larscope.var import (
     SparseCoefficients,
     SparseVAR,
     complete_rows,
+    condense,
     fit_couplings,
     from_design_layout,
     lag_matrix,
@@ -359,11 +359,13 @@ def test_the_noise_scale_is_scikit_learns_lasso_at_the_universal_threshold():
     np.testing.assert_allclose(fit.coef.numpy(), expected, atol=1e-6)
 
 
-def test_the_noise_scale_counts_the_frames_that_a_shortened_regression_stands_for():
+@pytest.mark.parametrize("lengths", [[200], [7, 9], [9, 40, 7, 100, 12], [30] * 7])
+def test_a_condensed_regression_has_the_solutions_of_all_its_rows(lengths):
     torch.manual_seed(0)
     var = SparseVAR(2, 0.1, penalty_scale="noise", scale="latent")
-    rows = var.stack([torch.randn(200, 4, dtype=torch.float64).cumsum(0)])
-    short = _shorten(*rows)
-    assert short is not None
-    assert len(short[0]) < len(rows[0])
-    torch.testing.assert_close(var.solve(*short, n_rows=len(rows[0])), var.solve(*rows), rtol=1e-6, atol=1e-9)
+    runs = [torch.randn(length, 4, dtype=torch.float64).cumsum(0) for length in lengths]
+    rows = var.stack(runs)
+    design, target, n_rows = condense(var.stack([run]) for run in runs)
+    assert n_rows == len(rows[0])
+    assert len(design) == min(n_rows, 12)
+    torch.testing.assert_close(var.solve(design, target, n_rows=n_rows), var.solve(*rows), rtol=1e-6, atol=1e-9)

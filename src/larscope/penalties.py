@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from larscope.var import SparseVAR, complete_rows, first_part, lag_matrix, rounding_energy
+from larscope.var import SparseVAR, complete_rows, condense, first_part, lag_matrix, rounding_energy
 
 FACTORS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 """The penalties of a curve, in units of the one that was chosen."""
@@ -237,7 +237,8 @@ class _Split:
         self._judged = [one for one in units if one is not None]
         self._coef: Tensor | None = None
         rows = self._rows(var)
-        self._short, self._n_rows = _shorten(*rows), len(rows[0])
+        design, target, self._n_rows = condense([rows])
+        self._short = (design, target) if len(design) < self._n_rows else None
         self.spread = sum(float((target.square() * weight).sum()) for _, target, weight in self._judged)
         self.largest = var.largest_penalty(*rows) if self.spread > 0 else 0.0
 
@@ -269,18 +270,6 @@ def _in_units_of(
         return None
     scaled = ((series - mean) / sigma).double()
     return lag_matrix(scaled, var.order)[there], scaled[var.order :][there], sigma.double().square() / variance
-
-
-def _shorten(
-    design: Float[Tensor, "n p"], target: Float[Tensor, "n K"]
-) -> tuple[Float[Tensor, "m p"], Float[Tensor, "m K"]] | None:
-    """Return a regression of fewer rows with the same solutions, by the triangular factor; None where there is none."""
-    n_features, size = design.shape[1], design.shape[1] + target.shape[1]
-    if len(design) <= size:
-        return None
-    factor = torch.linalg.qr(torch.cat([design, target], dim=1).double(), mode="r").R
-    factor = factor * (size / len(design)) ** 0.5  # the squared error is divided by twice the number of rows
-    return factor[:, :n_features].contiguous(), factor[:, n_features:].contiguous()
 
 
 def _splits(

@@ -31,6 +31,10 @@ freed memory is kept for the next step, and when it is handed back."""
 FIT_DESIGNS = 5
 """Float64 copies of a run's lag matrix that the fit of its VAR needs at its peak: measured."""
 
+COUPLING_ROWS, COUPLING_DESIGNS = 3, 5
+"""Float64 copies of all runs' lagged frames that the couplings of maps need: of those that are condensed at once, and
+of what remains (`larscope.var.condense`)."""
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -106,8 +110,11 @@ def estimate_fit(settings: Settings, session: Session, cached: bool) -> Estimate
     plane = settings.window * prod(shape) * 4  # of a step's windows, a process has one at a time
     design = longest * settings.order * n_latents * 8
     fitting = FIT_DESIGNS * design + 3 * settings.order * n_latents**2 * 8
+    total, width = sum(run.n_frames for run in session), (settings.order + 1) * n_latents
+    rows = max(COUPLING_ROWS * min(total, 2 * width + longest), COUPLING_DESIGNS * min(total, width))
+    fitting = max(fitting, rows * width * 8)
     # latents and forecasts of every run are kept
-    kept = 3 * sum(run.n_frames for run in session) * n_latents * 4 + (0 if cached else 2 * prepared)
+    kept = 3 * total * n_latents * 4 + (0 if cached else 2 * prepared)
     peak, lean = (
         max(COMPILING, PROGRAM + max(reading, planes * plane, fitting)) + kept
         for planes in (STEP_PLANES, LEAN_STEP_PLANES)

@@ -356,14 +356,57 @@ def fit_couplings(var: SparseVAR, latents: Sequence[Float[Tensor, "_T K"]]) -> l
     [[[0, 2, 0]], [[0, 2, 0]]]
     """
     unit = SparseVAR(var.order, scale="latent", penalty_scale="target")
-    rows = [unit._rows(latent.double(), latent.isnan().any(1)) for latent in latents]
-    design, target = torch.cat([row.design for row in rows]), torch.cat([row.target for row in rows])
-    (n, p), n_latents = design.shape, target.shape[1]
+
+    def rows_of(latent: Float[Tensor, "T K"]) -> tuple[Float[Tensor, "n p"], Float[Tensor, "n K"]]:
+        return unit.stack([latent.double()], [latent.isnan().any(1)])
+
+    design, target, n = condense(rows_of(latent) for latent in latents)
+    p, n_latents = design.shape[1], target.shape[1]
     own = torch.eye(n_latents, dtype=torch.bool, device=target.device).repeat(var.order, 1)
     noise = (target - design @ _least_squares(design, target, own)).square().mean(0).sqrt()
     alpha = noise * math.sqrt(2 * math.log(p) / n)
     found = lasso(design, target, alpha, gradient=None, weights=(~own).to(design), mask=var.mask) != 0
-    return [from_design_layout(_least_squares(row.design, row.target, found | own), var.order) for row in rows]
+    return [from_design_layout(_least_squares(*rows_of(latent), found | own), var.order) for latent in latents]
+
+
+def condense(
+    blocks: Iterable[tuple[Float[Tensor, "_n p"], Float[Tensor, "_n K"]]],
+) -> tuple[Float[Tensor, "m p"], Float[Tensor, "m K"], int]:
+    """Return a regression of at most p + K rows with the solutions of all blocks' rows, and how many those are.
+
+    It is the triangular factor of design and target, scaled so that means over its rows are means over all rows. No
+    more than twice as many rows, and those of a block, are held at once.
+
+    Examples
+    --------
+    >>> _ = torch.manual_seed(0)
+    >>> X, y = torch.randn(100, 3, dtype=torch.float64), torch.randn(100, 2, dtype=torch.float64)
+    >>> design, target, n = condense([(X[:50], y[:50]), (X[50:], y[50:])])
+    >>> design.shape, target.shape, n
+    (torch.Size([5, 3]), torch.Size([5, 2]), 100)
+    >>> torch.allclose(design.T @ target / 5, X.T @ y / 100)
+    True
+    """
+    kept: list[Tensor] = []
+    n_rows = n_features = 0
+    for design, target in blocks:
+        n_rows, n_features = n_rows + len(design), design.shape[1]
+        kept.append(torch.cat([design, target], dim=1))
+        if sum(map(len, kept)) > 2 * kept[0].shape[1]:
+            kept = [_triangular(kept)]
+    size = kept[0].shape[1]
+    if sum(map(len, kept)) > size:
+        kept = [_triangular(kept)]
+    rows = torch.cat(kept)
+    if n_rows > len(rows):
+        rows *= (len(rows) / n_rows) ** 0.5
+    return rows[:, :n_features].contiguous(), rows[:, n_features:].contiguous(), n_rows
+
+
+def _triangular(blocks: Sequence[Float[Tensor, "_n s"]]) -> Float[Tensor, "m s"]:
+    """Return the triangular factor of stacked blocks, of as many rows as columns."""
+    factor: Tensor = torch.linalg.qr(torch.cat(list(blocks)).double(), mode="r").R
+    return factor
 
 
 def _least_squares(

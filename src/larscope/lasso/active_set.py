@@ -121,7 +121,7 @@ class Design:
         samples[:n] = X.numpy()
         columns = np.zeros((p, -(-n // LANES) * LANES))
         columns[:, :n] = X.T.numpy()
-        diagonal = (columns**2).sum(axis=1) / n + l2
+        diagonal = np.einsum("ij,ij->i", columns, columns) / n + l2
         self.data = Data(
             columns, samples, samples.astype(np.float32), diagonal, np.zeros((0, 0)), n, float(l2), bool(positive)
         )
