@@ -112,13 +112,13 @@ def estimate_fit(settings: Settings, session: Session, cached: bool) -> Estimate
     fitting = FIT_DESIGNS * design + 3 * settings.order * n_latents**2 * 8
     total, width = sum(run.n_frames for run in session), (settings.order + 1) * n_latents
     rows = max(COUPLING_ROWS * min(total, 2 * width + longest), COUPLING_DESIGNS * min(total, width))
-    fitting = max(fitting, rows * width * 8)
+    couplings = rows * width * 8
     # latents and forecasts of every run are kept
     kept = 3 * total * n_latents * 4 + (0 if cached else 2 * prepared)
-    peak, lean = (
-        max(COMPILING, PROGRAM + max(reading, planes * plane, fitting)) + kept
-        for planes in (STEP_PLANES, LEAN_STEP_PLANES)
-    )
+    # memory that is kept for the next step lies in pieces, between which later work may not fit
+    peak = PROGRAM + max(reading, STEP_PLANES * plane, fitting) + couplings
+    lean = PROGRAM + max(reading, LEAN_STEP_PLANES * plane, fitting, couplings)
+    peak, lean = (max(COMPILING, needed) + kept for needed in (peak, lean))
     n_steps = n_epochs(settings, n_windows) * -(-n_windows // settings.batch_size)
     return Estimate(peak, lean, prepared if cached else 0, n_latents, n_steps)
 
