@@ -528,10 +528,16 @@ def test_clicking_on_the_image_chooses_a_latent_and_shows_its_couplings(page, ex
         incoming, outgoing = ((every[end] == latent).sum() - own for end in ("target", "source"))
         assert f"{incoming} incoming and {outgoing} outgoing coefficients" in text
         others = every[every["source"] != every["target"]]
-        arrows = next(data for data in seen.plot("couplings") if "x0" in data)
-        assert set(zip(arrows["source"], arrows["target"], strict=True)) == set(
-            zip(others["source"], others["target"], strict=True)
-        )
+        pairs = set(zip(others["source"], others["target"], strict=True))
+
+        def drawn():
+            return next(data for data in seen.plot("couplings") if "x0" in data)
+
+        # the sentence changes before the drawing and the table do
+        seen.wait_until(lambda: set(zip(drawn()["source"], drawn()["target"], strict=True)) == pairs)  # noqa: B023
+        seen.wait_until(lambda: len(seen.said("tbody tr")) == min(len(every), 12))  # noqa: B023
+        seen.wait_until(lambda: seen.said("tbody tr") not in shown)
+        arrows = drawn()
         assert all(
             (colour == "#D55E00") == (coef > 0) for colour, coef in zip(arrows["colour"], arrows["coef"], strict=True)
         )
