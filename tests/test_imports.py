@@ -15,7 +15,7 @@ SOURCE = Path(larscope.__file__).parent
 
 FLOORS = [
     {"errors", "compiled"},
-    {"schema", "layers"},
+    {"schema", "layers", "workers"},
     {"settings", "lasso", "permutation", "session", "groups"},
     {"var", "io", "simulate", "config", "provenance"},
     {"preprocessing"},
@@ -43,6 +43,7 @@ TORCH_FREE = (
     "result",
     "provenance",
     "permutation",
+    "workers",
     "groups",
     "report",
     "nwb",

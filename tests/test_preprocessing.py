@@ -16,7 +16,7 @@ from test_session import noise, session_of
 from larscope import preprocessing
 from larscope.errors import LarscopeError
 from larscope.io import read_session
-from larscope.preprocessing import MAX_GAP, PreparedSession, Preprocessing, prepare, prepared_bytes
+from larscope.preprocessing import MAX_GAP, PreparedSession, Preprocessing, prepare, prepared_bytes, unfinished
 from larscope.session import ArrayMovie, Run, Session
 
 
@@ -372,13 +372,14 @@ def test_what_a_killed_process_began_is_removed_and_what_a_living_one_writes_is_
     table: Path, tmp_path: Path
 ) -> None:
     cache = tmp_path / "cache"
-    dead, alive = cache / ".filling-999999999", cache / f".filling-{os.getppid()}"
-    dead.mkdir(parents=True)
-    alive.mkdir()
-    checks = cache / ".filling-checks-999999999"
+    ours = unfinished("frames").removesuffix(f"-{os.getpid()}")
+    dead, alive, elsewhere = (cache / name for name in (f"{ours}-999999999", f"{ours}-{os.getppid()}", ".filling-x-9"))
+    for folder in (dead, alive, elsewhere):
+        folder.mkdir(parents=True)
+    checks = cache / f"{ours}-checks-999999999"
     checks.write_text("[")
     prepare(read_session(table), cache=cache)
-    assert (dead.exists(), checks.exists(), alive.exists()) == (False, False, True)
+    assert (dead.exists(), checks.exists(), alive.exists(), elsewhere.exists()) == (False, False, True, True)
 
 
 def test_a_movie_that_changes_while_it_is_read_is_refused(

@@ -393,20 +393,25 @@ class ComparesConditions(Settings):
             coefs = self._couplings(runs, equal_length)
         grid = network.latent_shape
         cs = [influence(coef, direction, exclude_radius, grid) for coef in coefs]
+        window, each_run = self.window, list(prepared.each_run())
         if preset == "paper":
-
-            def map_one(place: int) -> Float[NDArray[np.float64], "height width"]:
-                return map_as_printed(network, prepared, runs[place], cs[place], self.window, gain)
-
-            maps = spread(map_one, range(len(runs)), "Mapping contributions", progress, fabric)
+            maps = spread(
+                lambda one: map_as_printed(network, one[0], 0, one[1], window, gain),
+                [(each_run[run], c) for run, c in zip(runs, cs, strict=True)],
+                "Mapping contributions",
+                progress,
+                fabric,
+            )
         else:
             n_frames = -(-RESPONSE_FRAMES // len(self.latents_))
-
-            def respond_one(run: int) -> Float[NDArray[np.float64], "9 height width"]:
-                return respond(network, prepared, run, self.latents_[run], n_frames, self.window, gain)
-
-            every_run = range(len(self.latents_))
-            response = np.mean(spread(respond_one, every_run, "Mapping contributions", progress, fabric), axis=0)
+            responses = spread(
+                lambda one: respond(network, one[0], 0, one[1], n_frames, window, gain),
+                list(zip(each_run, self.latents_, strict=True)),
+                "Mapping contributions",
+                progress,
+                fabric,
+            )
+            response = np.mean(responses, axis=0)
             maps = [contribution_map(c, response, grid) for c in cs]
         return np.stack(maps).astype(np.float32)
 

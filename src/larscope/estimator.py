@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -442,8 +443,8 @@ class LatentVAR(ComparesConditions):
         )
         tried = chosen_runs(conditions)
         curves = spread(
-            lambda run: trace_penalties(self.var_, torch.from_numpy(self.latents_[run])),
-            tried,
+            partial(trace_penalties, self.var_),
+            [torch.from_numpy(self.latents_[run]) for run in tried],
             "Trying other penalties",
             progress,
             fabric,
@@ -482,10 +483,8 @@ class LatentVAR(ComparesConditions):
                 )
 
     def _encode(self, prepared: PreparedSession, progress: bool, fabric: Fabric | None = None) -> list[Tensor]:
-        def encode(run: int) -> Tensor:
-            return encode_run(self.network_, prepared, run, self.window)
-
-        return spread(encode, range(len(prepared.runs)), "Encoding", progress, fabric)
+        encode = partial(encode_run, self.network_, run=0, window=self.window)
+        return spread(encode, list(prepared.each_run()), "Encoding", progress, fabric)
 
     def _choose_penalty(
         self, latents: Sequence[Tensor], conditions: Sequence[str], progress: bool
@@ -515,14 +514,14 @@ class LatentVAR(ComparesConditions):
         fabric: Fabric | None = None,
     ) -> list[RunEvaluation]:
         """Evaluate every run; coefficients that are shared come from these runs unless they are given."""
-        network, conditions = self.network_, [run.condition for run in prepared.session]
-        runs = range(len(prepared.runs))
+        network, var, settings = self.network_, self.var_, Settings(**plain(self))
+        conditions = [run.condition for run in prepared.session]
         if shared is None and self.coefficients == "condition":
             shared = share_coefficients(self.var_, latents, conditions)
         of_run = [None if shared is None else shared[condition] for condition in conditions]
         return spread(
-            lambda run: evaluate_run(network, self.var_, prepared, run, self, latents[run], of_run[run]),
-            runs,
+            lambda one: evaluate_run(network, var, one[0], 0, settings, *one[1:]),
+            list(zip(prepared.each_run(), latents, of_run, strict=True)),
             "Fitting each run's VAR",
             progress,
             fabric,

@@ -13,11 +13,13 @@ import math
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from larscope.errors import LarscopeError
+from larscope.workers import hand_out
 
 __all__ = [
     "ExchangeableUnits",
@@ -291,10 +293,10 @@ def max_t(values: Float[np.ndarray, "runs *shape"], labelings: Labelings, chunk:
     offset = np.median(spread[spread > 0]) if spread.any() else 1.0
     standard = flat / (spread + offset)
     contrast = _mean_difference_weights(labels)
+    parts = (standard[:, start : start + chunk] for start in range(0, standard.shape[1], chunk))
     largest = np.zeros(len(labels))
-    for start in range(0, standard.shape[1], chunk):
-        part = np.abs(contrast @ standard[:, start : start + chunk])
-        np.maximum(largest, part.max(axis=1), out=largest)
+    for found in hand_out(partial(_largest, contrast), parts):
+        np.maximum(largest, found, out=largest)
     statistic = contrast[0] @ standard
     reached = np.sort(largest * (1 + 1e-9))
     share = 1 - np.searchsorted(reached, np.abs(statistic), side="left") / len(labels)
@@ -305,6 +307,12 @@ def max_t(values: Float[np.ndarray, "runs *shape"], labelings: Labelings, chunk:
         pvalue=share.reshape(shape),
         min_pvalue=labelings.min_pvalue,
     )
+
+
+def _largest(
+    contrast: Float[np.ndarray, "labelings runs"], standard: Float[np.ndarray, "runs positions"]
+) -> Float[np.ndarray, " labelings"]:
+    return np.asarray(np.abs(contrast @ standard).max(axis=1))
 
 
 def comparable_pairs(units: ExchangeableUnits) -> Bool[np.ndarray, "runs runs"]:

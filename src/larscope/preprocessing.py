@@ -5,13 +5,16 @@ With a cache folder it is kept there, so that movies may be larger than memory; 
 everything that decided its content.
 """
 
+import glob
 import hashlib
 import json
 import os
 import shutil
+import socket
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from itertools import groupby
 from math import prod
 from pathlib import Path
@@ -21,6 +24,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Shaped
 from numpy.typing import NDArray
 
+from larscope import workers
 from larscope.errors import LarscopeError
 from larscope.io.npy import NpyMovie
 from larscope.provenance import describe_home, describe_inputs, digest_code, fingerprint
@@ -40,6 +44,10 @@ MAX_GAP = 10
 
 NaN = Literal["error", "mask", "interpolate"]
 Frames = Shaped[NDArray[np.generic], "frames height width"]
+
+
+def _ignore(n_frames: int) -> None:
+    """Show no progress."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +139,12 @@ class PreparedSession:
         one = self.runs[run]
         return self.preprocessing.normalise(one.movie.read(start, one.n_frames if stop is None else stop))
 
+    def each_run(self) -> Iterator["PreparedSession"]:
+        """Yield each run alone, without its raw movie: what work on that run needs, wherever it is done."""
+        for about, run in zip(self.session, self.runs, strict=True):
+            alone = replace(about, movie=run.movie, start=0, stop=None)
+            yield replace(self, session=replace(self.session, runs=(alone,)), runs=(run,))
+
     def mean_frame(self) -> Float[NDArray[np.float32], "height width"]:
         """Return the mean over runs of each run's mean over time: runs weigh equally, whatever their lengths."""
         means = [_mean_over_time(run) for run in self.runs]
@@ -145,7 +159,7 @@ def prepare(
     *,
     nan: NaN = "error",
     cache: Path | None = None,
-    on_frames: Callable[[int], None] = lambda n_frames: None,
+    on_frames: Callable[[int], None] = _ignore,
 ) -> PreparedSession:
     """Read and preprocess a session (sec. 3.1; the paper's sizes: `crop=(768, 512)`, `downscale=4`).
 
@@ -181,10 +195,17 @@ def prepare(
     else:
         _require_fit(session.frame_shape, preprocessing.crop)
         fixed_scale = True
-    runs = []
-    for run in session:
-        chunks = _Chunks(run, preprocessing, nan, on_frames)
-        runs.append(chunks.keep_in_memory() if cache is None else _find_or_store(chunks, cache))
+    if cache is not None and workers.are_open():
+        # a bar cannot travel: it moves on by whole runs
+        store = partial(_find_or_store, folder=cache)
+        stored = workers.hand_out(store, [_Chunks(run, preprocessing, nan) for run in session])
+        runs = []
+        for run in stored:
+            on_frames(run.n_frames)
+            runs.append(run)
+    else:
+        every = [_Chunks(run, preprocessing, nan, on_frames) for run in session]
+        runs = [run.keep_in_memory() if cache is None else _find_or_store(run, cache) for run in every]
     if not fixed_scale:
         low, high = min(run.low for run in runs), max(run.high for run in runs)
         if low == high:
@@ -211,7 +232,13 @@ def chunk_ranges(movie: Movie, n_frames: int) -> list[tuple[int, int]]:
 class _Chunks:
     """The prepared frames of one run, one chunk after the other; what was learnt of them along the way."""
 
-    def __init__(self, run: Run, preprocessing: Preprocessing, nan: NaN, on_frames: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        run: Run,
+        preprocessing: Preprocessing,
+        nan: NaN,
+        on_frames: Callable[[int], None] = _ignore,
+    ) -> None:
         self.run = run
         self.preprocessing = preprocessing
         self.nan = nan
@@ -303,7 +330,7 @@ def _find_or_store(chunks: _Chunks, folder: Path) -> PreparedRun:
         chunks.on_frames(chunks.run.n_frames)
         return found
     before = fingerprint(files)
-    filling = folder / f".filling-{os.getpid()}"
+    filling = folder / unfinished(str(threading.get_ident()))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(folder)
@@ -315,9 +342,7 @@ def _find_or_store(chunks: _Chunks, folder: Path) -> PreparedRun:
                 f"A movie must stay as it is while it is read: {chunks.run.label} has changed. Wait until it is whole."
             )
         entry = folder / (_address(chunks) if files else content)
-        if (found := _load(entry)) is None:
-            shutil.rmtree(entry, ignore_errors=True)  # damaged
-            filling.rename(entry)
+        _move(filling, entry)
     except OSError as error:
         raise LarscopeError(
             f"Prepared frames must be written to {folder}: {error}. Free some space, or pass another `cache`."
@@ -387,9 +412,25 @@ def _load(entry: Path) -> PreparedRun | None:
     return PreparedRun(movie, missing, facts["low"], facts["high"])
 
 
+def _move(filling: Path, entry: Path) -> None:
+    """Give an entry its name, unless another process has just made the same one."""
+    try:
+        filling.rename(entry)
+    except OSError:
+        if _load(entry) is not None:
+            return
+        shutil.rmtree(entry, ignore_errors=True)  # damaged
+        filling.rename(entry)
+
+
+def unfinished(what: str) -> str:
+    """Return a name in the cache for what this process is writing; of no use to others, and cleared away after it."""
+    return f".filling-{socket.gethostname()}-{what}-{os.getpid()}"
+
+
 def _remove_abandoned(folder: Path) -> None:
-    """Remove what processes that were killed had begun to write."""
-    for filling in folder.glob(".filling-*"):
+    """Remove what processes of this machine that were killed had begun to write."""
+    for filling in folder.glob(f".filling-{glob.escape(socket.gethostname())}-*"):
         try:
             os.kill(int(filling.name.rpartition("-")[2]), 0)
         except ProcessLookupError:

@@ -21,6 +21,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from rich.progress import track
 
 from larscope.errors import LarscopeError
+from larscope.workers import hand_out
 
 PATIENCE = timedelta(days=7)
 """How long processes wait for the first one, which may be reading terabytes of movies. One that ends is noticed at
@@ -154,16 +155,15 @@ def spread(
     progress: bool = False,
     fabric: Fabric | None = None,
 ) -> list[Outcome]:
-    """Return `[function(item) for item in items]`, under a bar.
+    """Return `[function(item) for item in items]`, under a bar; by workers, where there are any (`larscope.workers`).
 
-    Where there are several processes, each computes its share, and has all of them in the end.
+    Where several processes train together, each computes its share, and has all of them in the end.
     """
-    process, n_processes = (0, 1) if fabric is None else (fabric.global_rank, fabric.world_size)
-    share = track(items[process::n_processes], label, disable=not progress)
+    if fabric is None or fabric.world_size == 1:
+        return list(track(hand_out(function, items), label, total=len(items), disable=not progress))
+    process, n_processes = fabric.global_rank, fabric.world_size
     with noticing_lost_processes():
-        mine = [function(item) for item in share]
-        if n_processes == 1:
-            return mine
+        mine = [function(item) for item in track(items[process::n_processes], label, disable=not progress)]
         shares: list[list[Outcome]] = [[] for _ in range(n_processes)]
         torch.distributed.all_gather_object(shares, mine)
     return [shares[i % n_processes][i // n_processes] for i in range(len(items))]

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,10 @@ import pandas as pd
 import xarray as xr
 from pydantic import TypeAdapter, ValidationError
 
-from larscope.errors import LarscopeError
 from larscope.estimator import SCORE_NAMES, LatentVAR, load
 from larscope.settings import Settings, explain_validation, plain
 from larscope.stability import describe_stability, find_in_conditions
+from larscope.workers import THREADS, connect
 
 # the fit ends with the worker that waits for it, however that one ends: prctl's first option, and SIGKILL
 FIT = """
@@ -34,11 +33,6 @@ if os.getppid() == int(sys.argv.pop(1)):
     from larscope.cli import app
     app()
 """
-
-PATIENCE = "30s"
-"""How long a scheduler may take to answer."""
-
-THREADS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -114,12 +108,10 @@ def plan(fixed: Mapping[str, Any], lists: Mapping[str, Sequence[Any]], n_seeds: 
 def open_executor(jobs: int, scheduler: str | None) -> Iterator[Executor]:
     """Give what runs the fits: so many at a time on this machine, or the workers of a dask scheduler.
 
-    The scheduler is known by its address, or by the file that it wrote (`dask scheduler --scheduler-file`).
-
     Raises
     ------
     LarscopeError
-        dask is not installed, or nothing answers at the address.
+        As in `larscope.workers.connect`.
     """
     if scheduler is None:
         local = ThreadPoolExecutor(jobs)  # of threads that wait for processes
@@ -132,18 +124,7 @@ def open_executor(jobs: int, scheduler: str | None) -> Iterator[Executor]:
             raise
         local.shutdown()
         return
-    if find_spec("distributed") is None:
-        raise LarscopeError("`--scheduler` needs dask, which is not installed. Run: pip install 'larscope[cluster]'")
-    from distributed import Client
-
-    try:
-        known = {"scheduler_file": scheduler} if scheduler.endswith(".json") else {"address": scheduler}
-        client = Client(**known, timeout=PATIENCE)
-    except (OSError, ValueError) as error:
-        raise LarscopeError(
-            f"A dask scheduler must answer at {scheduler!r}: {error}. Start it, and pass the address that it prints."
-        ) from error
-    with client:
+    with connect(scheduler) as client:
         executor = client.get_executor(pure=False)
         try:
             yield executor

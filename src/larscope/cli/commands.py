@@ -32,6 +32,8 @@ app = typer.Typer(
 
 OnTruncated = Literal["error", "keep"]
 SessionTable = Annotated[Path, typer.Argument(help="Session table: a CSV with one row a run.", show_default=False)]
+Jobs = Annotated[int, typer.Option(min=1, help="Processes of this machine, of one thread each, that share the work.")]
+Scheduler = Annotated[str | None, typer.Option(help="Address or file of a dask scheduler, whose workers share it.")]
 Out = Annotated[Path, typer.Option(help="Result folder; must not exist yet, or be empty.", show_default=False)]
 
 
@@ -95,6 +97,8 @@ def fit(
     ] = 1,
     num_nodes: Annotated[int, typer.Option(min=1, help="Machines, each of which runs this command.")] = 1,
     strategy: Annotated[str, typer.Option(help="Lightning's strategy for several processes.")] = "ddp",
+    jobs: Jobs = 1,
+    scheduler: Scheduler = None,
     **settings: Any,
 ) -> None:
     """Train on a session, fit each run's VAR, and write a result folder.
@@ -104,6 +108,9 @@ def fit(
 
     An interrupted fit goes on where it was when the same command is given again. Preprocessed frames stay in the cache
     for the next fit of the same movies; remove that folder whenever you like.
+
+    A training may be shared by `--devices`; the preparation of the frames and the fits of the runs by `--jobs`, or the
+    workers of a `--scheduler`.
 
     For example:
 
@@ -116,6 +123,8 @@ def fit(
     * `larscope fit session.csv --out again --config result/config.toml`
 
     * `larscope fit session.csv --out shared --devices 2 --batch-size 2`
+
+    * `larscope fit session.csv --out result --jobs 8`
     """
     with reported_errors():
         settings = {"preset": preset, **settings}
@@ -128,8 +137,11 @@ def fit(
 
         folder = out.resolve().with_name(".larscope-cache") if cache is None else cache.resolve()
         limit = None if max_memory is None else parse_size(max_memory)
+        from larscope.workers import open_workers
+
         how = {"cache": folder, "max_memory": limit, "devices": devices, "num_nodes": num_nodes, "strategy": strategy}
-        fit_and_report(lambda: read_session(session, on_truncated=on_truncated), out, settings, seeds, how)
+        with open_workers(jobs, scheduler):
+            fit_and_report(lambda: read_session(session, on_truncated=on_truncated), out, settings, seeds, how)
 
 
 @app.command(rich_help_panel=ANALYSE)
@@ -173,6 +185,7 @@ def sweep(
     with reported_errors():
         from larscope.io import read_session
         from larscope.sweep import fit_points, load_points, open_executor, plan, summarise, tabulate
+        from larscope.workers import open_workers
 
         fixed: dict[str, Any] = {"crop": settings.pop("crop", None)}
         if config is not None:
@@ -181,7 +194,8 @@ def sweep(
             fixed = read_config(config, {name: value for name, value in fixed.items() if value is not None})
         points = plan(fixed, {name: text.split(",") for name, text in settings.items()}, seeds)
         opened = read_session(session, on_truncated=on_truncated)
-        left = prepare_sweep(points, opened, out)
+        with open_workers(jobs, scheduler):
+            left = prepare_sweep(points, opened, out)
         extra = ["--on-truncated", on_truncated]
         failed = {}
         with open_executor(jobs, scheduler) as executor, Progress(console=console) as bar:
@@ -280,6 +294,8 @@ def compare(
     relative: Annotated[bool, typer.Option(help="Relative Deltas; the paper's are raw.")] = True,
     permutations: Annotated[int, typer.Option(min=1, help="Labelings to draw where they are too many.")] = 9999,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the permutations.")] = 0,
+    jobs: Jobs = 1,
+    scheduler: Scheduler = None,
 ) -> None:
     """Test whether two conditions differ in their dynamics: by swapping coefficients, and by influence.
 
@@ -304,15 +320,17 @@ def compare(
             )
         from larscope.estimator import load
         from larscope.groups import parse_group, select_runs
+        from larscope.workers import open_workers
 
         model = load(result)
         expressions = dict(parse_group(text) for text in group or [])
         groups = {name: select_runs(model.runs_, expression) for name, expression in expressions.items()} or None
         how: dict[str, Any] = {"by": by, "groups": groups, "n_permutations": permutations, "seed": seed}
-        if first is None or second is None:
-            print_contrasts(model, relative, how)
-        else:
-            _compare_and_report(model, result, first, second, relative, how)
+        with open_workers(jobs, scheduler):
+            if first is None or second is None:
+                print_contrasts(model, relative, how)
+            else:
+                _compare_and_report(model, result, first, second, relative, how)
 
 
 def _compare_and_report(model: Any, result: Path, first: str, second: str, relative: bool, how: dict[str, Any]) -> None:

@@ -12,8 +12,8 @@ from larscope.comparison.pairs import (
     anosim_r,
     effect_interval,
     effect_size,
-    mean_inter_and_intra,
     permdisp_pvalue,
+    permuted_statistics,
     ranksum_pvalue,
     split_pairs,
 )
@@ -135,7 +135,7 @@ def compare_pairs(
             "Without pairs within a condition there is nothing to compare with."
         )
     comparable = comparable_pairs(units)
-    permuted = np.subtract(*mean_inter_and_intra(pairs.value, comparable, labelings.labels))
+    permuted = permuted_statistics(pairs.value, comparable, labelings)
     symmetrised = (pairs.value + pairs.value.T) / 2
     shift, spread = pvalue(permuted), permdisp_pvalue(symmetrised, labelings)
     comparison = Comparison(

@@ -2,12 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import scipy.stats
 from jaxtyping import Bool, Float, Int
 
 from larscope.permutation import ExchangeableUnits, Labelings, pvalue, resample_units
+from larscope.workers import hand_out
+
+LABELINGS_AT_ONCE = 1024
+"""Labelings that are one piece of work."""
 
 N_RESAMPLES = 2000
 """Bootstrap samples behind an effect size's interval."""
@@ -71,6 +76,23 @@ def mean_inter_and_intra(
             for other in members[c + 1 :]:
                 inter.append((sums[c] * other).sum(axis=1) / (counts[c] * other).sum(axis=1))
         return _mean_of_known(inter), _mean_of_known(intra)
+
+
+def permuted_statistics(
+    value: Float[np.ndarray, "runs runs"], comparable: Bool[np.ndarray, "runs runs"], labelings: Labelings
+) -> Float[np.ndarray, " labelings"]:
+    """Return mean(inter) - mean(intra) under each labeling."""
+    labels = labelings.labels
+    parts = (labels[start : start + LABELINGS_AT_ONCE] for start in range(0, len(labels), LABELINGS_AT_ONCE))
+    return np.concatenate(list(hand_out(partial(_statistics, value, comparable), parts)))
+
+
+def _statistics(
+    value: Float[np.ndarray, "runs runs"],
+    comparable: Bool[np.ndarray, "runs runs"],
+    labels: Int[np.ndarray, "labelings runs"],
+) -> Float[np.ndarray, " labelings"]:
+    return np.asarray(np.subtract(*mean_inter_and_intra(value, comparable, labels)))
 
 
 def _mean_of_known(values: Sequence[Float[np.ndarray, " _"]]) -> Float[np.ndarray, " _"]:

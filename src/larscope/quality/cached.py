@@ -1,11 +1,11 @@
 """Findings kept beside the prepared frames, so that movies are checked once. No torch."""
 
 import json
-import os
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from larscope.preprocessing import unfinished
 from larscope.provenance import digest_code
 
 
@@ -25,7 +25,7 @@ def keep_checks(findings: list[dict[str, Any]], folder: Path, session: str) -> N
     """Keep findings in a cache folder, whole or not at all."""
     place = _place(folder, session)
     folder.mkdir(parents=True, exist_ok=True)
-    writing = folder / f".filling-checks-{os.getpid()}"  # a name that the cache clears away if this process is killed
+    writing = folder / unfinished("checks")
     try:
         writing.write_text(json.dumps(findings), encoding="utf-8")
         writing.rename(place)
