@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -101,6 +102,22 @@ def test_a_worker_of_a_cluster_that_is_killed_loses_nothing(scheduler, session, 
     for run in range(len(session)):
         np.testing.assert_array_equal(prepared.frames(run), here.frames(run))
     assert len(list((tmp_path / "cache").glob("[!.]*"))) == len(session)
+
+
+def hold_memory(n_bytes: int) -> int:
+    HELD.append(np.ones(n_bytes, np.uint8))
+    time.sleep(1.1)  # loky looks no more often than each second
+    return os.getpid()
+
+
+HELD: list[np.ndarray] = []
+
+
+def test_processes_of_this_machine_may_keep_memory(recwarn):
+    with open_workers(jobs=2):
+        processes = list(hand_out(hold_memory, [1, 1, 1, 4 * 10**8, 1, 1, 1, 1]))
+    assert len(set(processes)) == 2
+    assert not recwarn.list
 
 
 def test_a_killed_process_of_this_machine_is_said(tmp_path):

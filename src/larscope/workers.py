@@ -59,7 +59,9 @@ def open_workers(jobs: int = 1, scheduler: str | None = None) -> Iterator[None]:
     elif jobs > 1:
         from loky import ProcessPoolExecutor
 
-        local = ProcessPoolExecutor(jobs, env=dict.fromkeys(THREADS, "1"))
+        # they keep memory that was freed for the next piece of work, which loky would take for a leak
+        environment = {**dict.fromkeys(THREADS, "1"), "LOKY_MAX_MEMORY_LEAK_SIZE": "1e18"}
+        local = ProcessPoolExecutor(jobs, env=environment)
         try:
             with _handing_out(local, BrokenExecutor):
                 yield
