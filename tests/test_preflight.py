@@ -112,6 +112,12 @@ def test_the_estimate_grows_with_what_it_depends_on() -> None:
     assert small.lean_memory < base.lean_memory
 
 
+def test_the_estimate_counts_all_runs_lagged_frames_which_couplings_are_fitted_to() -> None:
+    two, six = (estimate_fit(Settings(), session_of(500, 192, 128, n_runs), cached=True) for n_runs in (2, 6))
+    lagged = 8 * 6 * 384 * 500 * 4  # in float64, order + 1 times K, each frame of the four runs more
+    assert six.memory - two.memory > lagged
+
+
 def fit_generated(height: int, width: int, window: int, folder: Path) -> tuple[int, int]:
     """Fit in a process of its own; return its peak and what was estimated before it."""
     code = (

@@ -257,6 +257,14 @@ def test_quality_warnings_are_shown_and_nothing_is_claimed_where_there_was_no_ch
     assert "nothing to complain of" in data_section(fine).sentences[1]
 
 
+def test_commands_in_sentences_are_set_as_code_and_nothing_else_is_markup(result, tmp_path):
+    found = {"check": "motion", "file": None, "message": "<b>10 %</b> move.", "advice": "Use `--crop`."}
+    checks = [{"run": None, "level": "warn", **found}]
+    write_result(dataclasses.replace(result, provenance={**result.provenance, "checks": checks}), tmp_path / "result")
+    page = write_report(tmp_path / "result").read_text()
+    assert "&lt;b&gt;10\u00a0%&lt;/b&gt; move. Use <code>--crop</code>." in page
+
+
 # ------------------------------------------------------------------------------------------- did training work
 
 

@@ -236,9 +236,10 @@ class _Split:
         units = (_in_units_of(var, series, known) for series, known in judged)
         self._judged = [one for one in units if one is not None]
         self._coef: Tensor | None = None
-        rows = self._rows(var)
-        design, target, self._n_rows = condense([rows])
-        self._short = (design, target) if len(design) < self._n_rows else None
+        design, target = rows = self._rows(var)
+        self._n_rows = len(design)
+        many = self._n_rows > design.shape[1] + target.shape[1]
+        self._short = condense([rows])[:2] if many else None
         self.spread = sum(float((target.square() * weight).sum()) for _, target, weight in self._judged)
         self.largest = var.largest_penalty(*rows) if self.spread > 0 else 0.0
 

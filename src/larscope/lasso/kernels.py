@@ -576,7 +576,7 @@ def pull_back(lo, hi, data, support, y, coef, grad, weights, A, size, q, residua
     """
     capacity = A.shape[1]
     work = _scratch(data, capacity)
-    inverse, s = np.empty((capacity, _padded(capacity))), np.empty(capacity)
+    inverse, s = work.inverses[0], np.empty(capacity)
     for t in range(lo, hi):
         m = 0
         for j in range(support.shape[1]):

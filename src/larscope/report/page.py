@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 from PIL import Image
 from plotly.offline.offline import get_plotlyjs
@@ -84,7 +84,7 @@ def _render(result: Result, summary: Sequence[str], sections: Sequence[Section],
         lstrip_blocks=True,
     )
     environment.filters["figure"] = _embedding(images)
-    environment.filters["flow"] = lambda sentence: sentence.replace(" %", "\u00a0%")  # no line begins with a unit
+    environment.filters["flow"] = _flow
     simulated = bool(result.dataset.attrs["simulated"])
     explored = {"simulated": simulated} | {name: data for part in sections for name, data in part.explored.items()}
     scripts = [get_plotlyjs(), _asset("report.js")]
@@ -100,6 +100,12 @@ def _render(result: Result, summary: Sequence[str], sections: Sequence[Section],
         # the browser runs these two scripts and no other, and fetches nothing, whatever a result holds
         hashes=Markup(" ".join(f"'sha256-{_sha256(script)}'" for script in scripts)),
     )
+
+
+def _flow(text: str) -> Markup:
+    """Return a text that a page may break into lines, but not before a unit; what is between backticks is code."""
+    pieces = (escape(piece) for piece in text.replace(" %", "\u00a0%").split("`"))
+    return Markup().join(Markup("<code>{}</code>").format(piece) if i % 2 else piece for i, piece in enumerate(pieces))
 
 
 def _embedding(images: Mapping[str, bytes]) -> Any:
