@@ -417,6 +417,7 @@ class LatentVAR(ComparesConditions):
                 batch_norm=self.batch_norm,
                 precision=self.precision,
                 patch=self.patch,
+                shortcut=self.shortcut,
             )
         self.var_ = build_var(self, self.network_.latent_shape)
 

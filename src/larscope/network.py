@@ -16,6 +16,9 @@ from larscope.layers import SLOPE, convolve_and_pool, unpool_and_convolve
 
 CHANNELS = 32
 
+DARKEST = 1e-6
+"""Intensity, in [0, 1] of the session, below which an image has nothing to show relative to."""
+
 Indices = tuple[UInt8[Tensor, "frames channels h w"], ...]
 """For each encoder block, which of the four pixels of its square every maximum was: 0 and 1 above, 2 and 3 below."""
 
@@ -102,10 +105,17 @@ class Decoder(nn.Module):
 
 
 class Autoencoder(nn.Module):
-    """Encoder and decoder of single frames around the static image (sec. 2.1).
+    r"""Encoder and decoder of single frames around the static image (sec. 2.1).
 
     With the skip connection the network sees `x - mean_frame` and its output is
     `(decoder(z) + 1) * mean_frame`; without it (the ablation of sec. 3.2), `x` and `decoder(z)`.
+
+    With the shortcut, which the paper does not have, both begin as what needs no training, and learn the rest: with P
+    the mean over each latent's patch, U bilinear interpolation of latent maps, m the mean frame and u a unit,
+
+    .. math:: z = P(x - m) / u + encoder(x - m), \qquad \hat x = (u\, U z / U P m + decoder(z) + 1)\, m,
+
+    where the last convolutions of encoder and decoder are zero at first.
 
     Parameters
     ----------
@@ -121,6 +131,8 @@ class Autoencoder(nn.Module):
         Arithmetic of the convolutions in training. Everything else is float32.
     patch
         Side of the square of pixels that a latent stands for: 8, as in the paper, 4 or 2.
+    shortcut
+        Whether latents begin as means over their patches.
 
     Examples
     --------
@@ -142,14 +154,20 @@ class Autoencoder(nn.Module):
         batch_norm: Literal["running", "window"] = "running",
         precision: Literal["float32", "bfloat16"] = "float32",
         patch: int = 8,
+        shortcut: bool = False,
     ) -> None:
         super().__init__()
         self.register_buffer("mean_frame", mean_frame)
         self.skip = skip
+        self.shortcut = shortcut
         running_norm = batch_norm == "running"
         n_blocks = patch.bit_length() - 1
         self.encoder = Encoder(running_norm, n_blocks)
         self.decoder = Decoder(running_norm, output == "linear", n_blocks)
+        if shortcut:
+            for last in (self.encoder.conv, self.decoder.blocks[-1].conv):
+                nn.init.zeros_(last.weight)
+                nn.init.zeros_(last.bias)
         for module in self.modules():
             if isinstance(module, Convolution):
                 module.low_precision = precision == "bfloat16"
@@ -161,13 +179,19 @@ class Autoencoder(nn.Module):
     def latent_shape(self) -> tuple[int, int]:
         """Height and width of the latent map."""
         height, width = self.mean_frame.shape
-        side = 2 ** len(self.encoder.blocks)
-        return height // side, width // side
+        return height // self.patch, width // self.patch
+
+    @property
+    def patch(self) -> int:
+        """Side of the square of pixels that a latent stands for."""
+        return 2 ** len(self.encoder.blocks)
 
     def encode(self, frames: Float[Tensor, "t height width"]) -> tuple[Float[Tensor, "t K"], Indices]:
         """Return one latent vector a frame, K of them in row-major order, and the pooling indices."""
-        x = frames - self.mean_frame if self.skip else frames
-        z, indices = self.encoder(x.unsqueeze(1).contiguous(memory_format=torch.channels_last))
+        x = (frames - self.mean_frame if self.skip else frames).unsqueeze(1)
+        z, indices = self.encoder(x.contiguous(memory_format=torch.channels_last))
+        if self.shortcut:
+            z = z + F.avg_pool2d(x, self.patch) / self._unit()
         return z.flatten(1), indices
 
     def decode(self, latent: Float[Tensor, "t K"], indices: Indices) -> Float[Tensor, "t height width"]:
@@ -177,5 +201,25 @@ class Autoencoder(nn.Module):
 
     def decode_residual(self, latent: Float[Tensor, "t K"], indices: Indices) -> Float[Tensor, "t height width"]:
         """Return the decoder's own output, before the mean frame comes in."""
-        images: Tensor = self.decoder(latent.unflatten(1, (1, *self.latent_shape)), indices)
+        z = latent.unflatten(1, (1, *self.latent_shape))
+        images: Tensor = self.decoder(z, indices)
+        if self.shortcut:
+            images = images + self._interpolate(self._unit() * z)
         return images.squeeze(1)
+
+    def _unit(self) -> Tensor:
+        """What a latent of 1 is in intensity, so that latents are neither small nor large numbers."""
+        return 0.05 * self.mean_frame.mean()
+
+    def _interpolate(self, z: Float[Tensor, "t 1 h w"]) -> Float[Tensor, "t 1 height width"]:
+        """Draw between patches; with the skip connection, as a share of the static image drawn likewise."""
+        # as matrices: the backward pass of torch's own is not deterministic on a GPU
+        rows, columns = (
+            F.interpolate(torch.eye(n, device=z.device)[None], scale_factor=self.patch, mode="linear")[0]
+            for n in self.latent_shape
+        )
+        images: Tensor = rows.mT @ z @ columns
+        if not self.skip:
+            return images
+        static = rows.mT @ F.avg_pool2d(self.mean_frame[None], self.patch) @ columns
+        return images / static.clamp(min=DARKEST)

@@ -13,7 +13,7 @@ from typing import Any
 
 from larscope.errors import LarscopeError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 MIGRATIONS: dict[tuple[str, int], Callable[[Any], Any]] = {
     ("config.toml", 1): lambda settings: {
@@ -28,7 +28,8 @@ MIGRATIONS: dict[tuple[str, int], Callable[[Any], Any]] = {
         "precision": "float32",
         "nan": "error",
         **settings,
-    }
+    },
+    ("config.toml", 2): lambda settings: {"shortcut": False, **settings},
 }
 """For a file's name and the version that it was written in, what turns its content into that of the next version."""
 

@@ -45,6 +45,7 @@ PRESETS: Mapping[Preset, Mapping[str, Any]] = MappingProxyType(
             "window_starts": "fixed",
             "patch": 8,
             "skip": True,
+            "shortcut": False,
             "output": "leaky",
             "pooling": "target",
             "batch_norm": "running",
@@ -127,6 +128,13 @@ class Settings:
         ),
     ] = 8
     skip: Annotated[bool, Field(description="Skip connection for the static image.")] = True
+    shortcut: Annotated[
+        bool,
+        Field(
+            description="Latents begin as mean changes over their patches, images as interpolations between them; the "
+            "network learns what these lack."
+        ),
+    ] = True
     output: Annotated[
         Literal["linear", "leaky"],
         Field(description="Last decoder block: linear, or with batch norm and leaky ReLU (the paper's)."),
