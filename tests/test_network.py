@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -56,6 +57,47 @@ def test_fewer_poolings_give_smaller_patches_and_more_latents():
         assert latent.shape == (3, 32 * 16 // patch**2)
         assert len(indices) == len(network.encoder.blocks) == len(network.decoder.blocks)
         assert network.decode(latent, indices).shape == (3, 32, 16)
+
+
+@pytest.mark.parametrize("patch", [8, 2])
+@pytest.mark.parametrize("skip", [True, False])
+def test_with_the_shortcut_latents_begin_as_means_and_images_as_what_lies_between_them(patch, skip):
+    network = seeded(patch=patch, skip=skip, output="linear", shortcut=True).double().eval()
+    frames = network.mean_frame + 0.1 * torch.randn(3, 32, 24, dtype=torch.float64)
+    latent, indices = network.encode(frames)
+    means = F.avg_pool2d((frames - network.mean_frame if skip else frames).unsqueeze(1), patch)
+    torch.testing.assert_close(latent / latent.std(), (means / means.std()).flatten(1))
+
+    def between(z: torch.Tensor) -> torch.Tensor:
+        return F.interpolate(z, scale_factor=patch, mode="bilinear")[:, 0]
+
+    static = F.avg_pool2d(network.mean_frame[None, None], patch)
+    expected = (between(means) / between(static) + 1) * network.mean_frame if skip else between(means)
+    torch.testing.assert_close(network.decode(latent, indices), expected)
+
+
+def test_the_shortcut_draws_nothing_where_the_movie_is_black():
+    mean_frame = torch.zeros(32, 24)
+    mean_frame[:8, :8] = 0.5
+    network = Autoencoder(mean_frame, output="linear", shortcut=True)
+    images = network.decode(*network.encode(mean_frame + 0.1 * torch.rand(2, 32, 24)))
+    assert images.isfinite().all()
+    assert images[:, mean_frame == 0].abs().max() == 0
+
+
+def test_the_network_learns_what_the_shortcut_lacks():
+    network = seeded(output="linear", shortcut=True)
+    frames = torch.rand(4, 32, 24) + 0.5
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(40):
+        loss = (network.decode(*network.encode(frames)) - frames).square().mean()
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses[-1] < 0.7 * losses[0]
+    assert all(parameter.grad.abs().sum() > 0 for name, parameter in network.named_parameters() if "conv.w" in name)
 
 
 def test_equals_the_paper_layer_for_layer():

@@ -5,6 +5,7 @@ import pytest
 import torch
 from scipy.stats import kstest
 
+from larscope import LatentVAR, Session
 from larscope.errors import LarscopeError
 from larscope.network import Autoencoder
 from larscope.preprocessing import prepare
@@ -261,6 +262,23 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_one(penalty, prepared,
     assert resumed_log == whole_log
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_a_checkpoint_of_another_training_is_refused(session, prepared, tmp_path):
+    def fit(runs=session, **settings):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            LatentVAR(**{"order": 2, "window": 32, "epochs": 1, **settings}).fit(runs, checkpoints=tmp_path)
+
+    fit()
+    kept = (tmp_path / "last.ckpt").read_bytes()
+    with pytest.raises(LarscopeError, match=r"of another: `shortcut` was True there, and is False.*remove it"):
+        fit(shortcut=False)
+    with pytest.raises(LarscopeError, match="its session had another mean frame"):
+        fit(Session(session.runs[:2]))
+    assert (tmp_path / "last.ckpt").read_bytes() == kept
+    fit(epochs=2)
+    assert finished_epochs(tmp_path) == 2
 
 
 def test_warns_of_few_steps_and_of_a_penalty_that_leaves_nothing(prepared):

@@ -5,6 +5,7 @@ tensors of images are (frames, channels, height, width); `Indices` are what unpo
 the encoder found it.
 """
 
+from itertools import chain
 from typing import Literal
 
 import torch
@@ -165,9 +166,9 @@ class Autoencoder(nn.Module):
         self.encoder = Encoder(running_norm, n_blocks)
         self.decoder = Decoder(running_norm, output == "linear", n_blocks)
         if shortcut:
-            for last in (self.encoder.conv, self.decoder.blocks[-1].conv):
-                nn.init.zeros_(last.weight)
-                nn.init.zeros_(last.bias)
+            last = (self.encoder.conv, self.decoder.blocks[-1].get_submodule("conv"))
+            for parameter in chain.from_iterable(conv.parameters() for conv in last):
+                nn.init.zeros_(parameter)
         for module in self.modules():
             if isinstance(module, Convolution):
                 module.low_precision = precision == "bfloat16"
@@ -184,7 +185,7 @@ class Autoencoder(nn.Module):
     @property
     def patch(self) -> int:
         """Side of the square of pixels that a latent stands for."""
-        return 2 ** len(self.encoder.blocks)
+        return 1 << len(self.encoder.blocks)
 
     def encode(self, frames: Float[Tensor, "t height width"]) -> tuple[Float[Tensor, "t K"], Indices]:
         """Return one latent vector a frame, K of them in row-major order, and the pooling indices."""
@@ -208,14 +209,14 @@ class Autoencoder(nn.Module):
         return images.squeeze(1)
 
     def _unit(self) -> Tensor:
-        """What a latent of 1 is in intensity, so that latents are neither small nor large numbers."""
+        """Return the intensity that a latent of 1 is: with it, latents are neither small nor large numbers."""
         return 0.05 * self.mean_frame.mean()
 
     def _interpolate(self, z: Float[Tensor, "t 1 h w"]) -> Float[Tensor, "t 1 height width"]:
         """Draw between patches; with the skip connection, as a share of the static image drawn likewise."""
         # as matrices: the backward pass of torch's own is not deterministic on a GPU
         rows, columns = (
-            F.interpolate(torch.eye(n, device=z.device)[None], scale_factor=self.patch, mode="linear")[0]
+            F.interpolate(torch.eye(n).to(z)[None], scale_factor=self.patch, mode="linear")[0]
             for n in self.latent_shape
         )
         images: Tensor = rows.mT @ z @ columns

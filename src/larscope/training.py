@@ -28,7 +28,7 @@ from larscope.network import Autoencoder
 from larscope.preprocessing import PreparedSession
 from larscope.processes import Processes, noticing_lost_processes
 from larscope.session import windows
-from larscope.settings import MIN_STEPS, Settings
+from larscope.settings import MIN_STEPS, Settings, plain
 from larscope.var import SparseVAR, VARFit
 
 FEW_STEPS = 200
@@ -119,6 +119,7 @@ class TrainingStep(lightning.LightningModule):
         self._training = settings.training
         self._pooling_lag = 1 if settings.pooling == "previous" else 0
         self._learning_rate = settings.learning_rate
+        self._settings = plain(settings)
         self.n_active = 0
         self.n_empty = 0
 
@@ -134,6 +135,30 @@ class TrainingStep(lightning.LightningModule):
         used = slice(self.var.order - self._pooling_lag, n_frames - self._pooling_lag)
         indices = tuple(index.unflatten(0, (n_windows, n_frames))[:, used].flatten(0, 1) for index in indices)
         return self.network.decode(fit.forecast.flatten(0, 1), indices), frames[:, self.var.order :].flatten(0, 1)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the settings beside the weights: another training must not go on from these."""
+        checkpoint["settings"] = self._settings
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse what another training has left.
+
+        Raises
+        ------
+        LarscopeError
+            Its settings, but for the epochs, or its session were others.
+        """
+        theirs, ours = checkpoint.get("settings", {}), self._settings
+        names = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name) and name != "epochs"]
+        reasons = [f"`{name}` was {theirs.get(name)!r} there, and is {ours.get(name)!r}" for name in names]
+        mean_frame = checkpoint["state_dict"]["network.mean_frame"]
+        if mean_frame.shape != self.network.mean_frame.shape or not mean_frame.allclose(self.network.mean_frame.cpu()):
+            reasons.append("its session had another mean frame")
+        if reasons:
+            raise LarscopeError(
+                "A checkpoint must be of the same training; the one in the `checkpoints` folder is of another: "
+                f"{', '.join(reasons)}. Pass another folder, or remove it to begin anew."
+            )
 
     def _kept(self, fit: VARFit) -> Tensor:
         """Count the coefficients that the penalty has left: what is not penalised is always active."""
