@@ -1,6 +1,8 @@
 """Planted truth: which couplings and which driving cells are found, beside what a user would do instead."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,12 @@ REACH = 8
 
 DEFAULT = "larscope's default"
 SEQUENTIAL = "the same, but sequential"
+WITHOUT = "the same, but without the shortcut"
+DEFAULTS: dict[str, dict[str, Any]] = {
+    DEFAULT: {},
+    SEQUENTIAL: {"training": "sequential"},
+    WITHOUT: {"shortcut": False},
+}
 
 Strength = Float[NDArray[np.float64], "cells cells"]
 
@@ -71,13 +79,9 @@ def judge_model(model: LatentVAR, truth: Truth) -> dict[str, float]:
     return {"edges": coupling_precision(model, truth), "driving": driving_precision(image, truth)}
 
 
-def judge_default(work: Work, seed: int, truth: Truth) -> list[dict[str, Any]]:
-    return [{"method": DEFAULT} | judge_model(work.simulated_model("half", seed, preset="default"), truth)]
-
-
-def judge_sequential(work: Work, seed: int, truth: Truth) -> list[dict[str, Any]]:
-    model = work.simulated_model("half", seed, preset="default", training="sequential")
-    return [{"method": SEQUENTIAL} | judge_model(model, truth)]
+def judge_default(work: Work, seed: int, truth: Truth, method: str) -> list[dict[str, Any]]:
+    model = work.simulated_model("half", seed, preset="default", **DEFAULTS[method])
+    return [{"method": method} | judge_model(model, truth)]
 
 
 def judge_letter(work: Work, seed: int, truth: Truth) -> list[dict[str, Any]]:
@@ -135,16 +139,20 @@ def judge_alternatives(session: Session, truth: Truth, order: int, n_components:
     return found
 
 
-JUDGES = {judge_default: DEFAULT, judge_sequential: SEQUENTIAL, judge_letter: "end-to-end", judge_others: "chance"}
-"""With one of the methods that each gives rows of."""
+JUDGES: dict[str, Callable[[Work, int, Truth], list[dict[str, Any]]]] = {
+    **{method: partial(judge_default, method=method) for method in DEFAULTS},
+    "end-to-end": judge_letter,
+    "chance": judge_others,
+}
+"""What gives rows of methods, by one of them."""
 
 
 def run(work: Work) -> None:
     table = work.found("truth")
     for seed in work.size.seeds:
         truth = work.truth("half", seed)
-        for judge, writes in JUDGES.items():
-            if table is None or not ((table["seed"] == seed) & (table["method"] == writes)).any():
+        for method, judge in JUDGES.items():
+            if table is None or not ((table["seed"] == seed) & (table["method"] == method)).any():
                 rows = pd.DataFrame(judge(work, seed, truth)).assign(seed=seed)
                 table = work.keep(pd.concat([table, rows], ignore_index=True), "truth")
     plot(table).savefig(work.numbers / "truth.png", dpi=110)
@@ -152,7 +160,7 @@ def run(work: Work) -> None:
 
 def ordered(table: pd.DataFrame) -> pd.DataFrame:
     """The paper's modes, larscope's default, and what a user would do instead."""
-    place = np.where(table["penalty"].notna(), 0, np.where(table["method"].isin([DEFAULT, SEQUENTIAL]), 1, 2))
+    place = np.where(table["penalty"].notna(), 0, np.where(table["method"].isin(DEFAULTS), 1, 2))
     return table.iloc[np.argsort(place, kind="stable")]
 
 
@@ -172,7 +180,7 @@ def plot(table: pd.DataFrame) -> Figure:
     ):
         for height, label in enumerate(reversed(order)):
             values = labels[label][column]
-            colour = COLOURS.get(label.split(",")[0], "#009E73" if label in (DEFAULT, SEQUENTIAL) else "0.5")
+            colour = COLOURS.get(label.split(",")[0], "#009E73" if label in DEFAULTS else "0.5")
             axes.plot(values, np.full(len(values), height), "o", color=colour, alpha=0.5, markersize=4)
             axes.plot(values.mean(), height, "|", color=colour, markersize=14, markeredgewidth=2)
         axes.set_yticks(range(len(order)), list(reversed(order)))

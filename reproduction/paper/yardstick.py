@@ -19,6 +19,7 @@ ORDER = 5
 PRESETS: dict[str, dict[str, Any]] = {
     "larscope, the paper's letter": {"preset": "paper"},
     "larscope, default": {},
+    "larscope, without the shortcut": {"shortcut": False},
 }
 READOUT = "its latents, ridge VAR, readout"
 """The default's encoder without its VAR and its decoder: what they lose is the difference."""
