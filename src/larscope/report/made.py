@@ -108,6 +108,11 @@ def _model(result: Result) -> list[str]:
     down = len(set(data["latent_row"].to_numpy().tolist()))
     across = len(set(data["latent_column"].to_numpy().tolist()))
     skip = " with a skip connection for the mean frame" if chosen["skip"] else ""
+    begin = (
+        ", which begin as mean changes over their patches (images as interpolations between them)"
+        if chosen["shortcut"]
+        else ""
+    )
     centred = "centred and " if chosen["center"] else ""
     scaled = "unit variance each" if chosen["scale"] == "latent" else "unit variance as a series"
     epochs = 1 + max(row["epoch"] for row in result.log)
@@ -126,7 +131,7 @@ def _model(result: Result) -> list[str]:
     )
     return [
         f"A convolutional autoencoder{skip} compressed each frame of {rows} x {columns} pixels to a map of "
-        f"{down} x {across} = {n_latents} latents. The latents of a run, {centred}scaled to {scaled}, were "
+        f"{down} x {across} = {n_latents} latents{begin}. The latents of a run, {centred}scaled to {scaled}, were "
         f"modelled by a vector autoregression of order {chosen['order']} with an l1 penalty of {penalty}, "
         "in units of 1/(2n) squared error), the solution "
         f"that least angle regression leads to (Efron et al. 2004), computed exactly{_restrictions(chosen)}.",
