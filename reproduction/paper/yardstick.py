@@ -140,7 +140,8 @@ def run_modes(work: Work) -> None:
         for mode in MODES:
             if table is not None and ((table["training"] == mode) & (table["seed"] == seed)).any():
                 continue
-            settings = {**work.size.recorded_training, "seed": seed}
+            # without the shortcut, what the modes make of the latents is training's alone
+            settings = {**work.size.recorded_training, "seed": seed, "shortcut": False}
             if mode != "end-to-end":
                 settings["training"] = mode
             model = work.model(f"yardstick-mouse_2p-fold{fold}", seen, **settings)
