@@ -245,3 +245,14 @@ def test_docstring_examples(module):
 def test_the_documentation_runs():
     page = (Path(__file__).parents[1] / "docs" / "lasso.md").read_text()
     exec("\n".join(re.findall(r"```python\n(.*?)```", page, re.S)), {})
+
+
+def test_tensors_of_another_device_are_solved_there(monkeypatch):
+    X, Y = data()
+    expected = lasso(X, Y, 0.1)
+    layer = importlib.import_module("larscope.lasso.layer")
+    choose = layer.choose_engine
+    monkeypatch.setattr(layer, "choose_engine", lambda engine, device: choose(engine, torch.device("cuda")))
+    monkeypatch.setattr(layer, "_active_set", None)  # which would take them to the CPU
+    close(lasso(X, Y, 0.1), expected)
+    assert choose("active_set", torch.device("cuda")) == "active_set"

@@ -114,8 +114,8 @@ def lasso(
         How autograd passes: through the optimality conditions on the active set (no path is stored), through
         every step of the path, or not at all.
     engine : {"auto", "active_set", "path"}
-        Compiled active-set method on the CPU, or the path in torch on the device of `X`. The choice does
-        not change the answer beyond its certificate.
+        Compiled active-set method on the CPU, or the path in torch on the device of `X`; "auto" is the first for
+        tensors on the CPU and the second for others. The choice does not change the answer beyond its certificate.
     weights : Tensor, broadcast to (p, K)
         v: penalty weights; 0 leaves a feature unpenalised, inf excludes it. Not differentiated.
     mask : boolean Tensor, broadcast to (p, K)
@@ -292,12 +292,26 @@ _METHODS: dict[Gradient, Callable[[Problem, Tensor | None, Engine], Tensor]] = {
 def _solve(problem: Problem, init: Tensor | None, engine: Engine) -> Float[Tensor, "batch p k"]:
     """Solve without gradient, by the engine asked for; what one engine cannot certify, the other tries."""
     check_values(problem)
+    chosen = choose_engine(engine, problem.X.device)
     with torch.no_grad():
-        coef, kkt = (_follow_path if engine == "path" else _active_set)(problem, init)
+        coef, kkt = (_follow_path if chosen == "path" else _active_set)(problem, init)
         if bool((kkt > TOLERANCE).any()):
-            coef, kkt = _second_attempt(problem, coef, kkt, engine)
+            coef, kkt = _second_attempt(problem, coef, kkt, chosen)
     _warn_uncertified(kkt)
     return coef
+
+
+def choose_engine(engine: Engine, device: torch.device) -> Literal["active_set", "path"]:
+    """Return the engine that is meant: "auto" is the compiled one where it runs, else the one that runs anywhere.
+
+    Examples
+    --------
+    >>> choose_engine("auto", torch.device("cpu")), choose_engine("auto", torch.device("cuda"))
+    ('active_set', 'path')
+    """
+    if engine == "auto":
+        return "active_set" if device.type == "cpu" else "path"
+    return engine
 
 
 def _active_set(problem: Problem, init: Tensor | None) -> tuple[Tensor, Tensor]:
