@@ -127,3 +127,11 @@ def narrow_table(session, tmp_path_factory) -> Path:
     """The session as files, of 16 rows of pixels: for what is fitted many times."""
     narrow = [replace(run, movie=ArrayMovie(run.movie.array[:, :16])) for run in session]
     return write_session(Session(tuple(narrow)), tmp_path_factory.mktemp("movies"))
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A dask cluster of two workers on this machine, its dashboard at any free port: tests run side by side."""
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster:
+        yield cluster

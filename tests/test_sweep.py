@@ -6,9 +6,8 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -68,13 +67,6 @@ def require_ended(process: psutil.Process) -> None:
                 return
             time.sleep(0.02)
         raise AssertionError(f"{process} goes on without its worker")
-
-
-@pytest.fixture
-def cluster() -> Iterator[Any]:
-    distributed = pytest.importorskip("distributed")
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
-        yield cluster
 
 
 def test_a_worker_that_is_killed_loses_nothing(narrow_table, cluster, tmp_path, capsys):

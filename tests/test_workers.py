@@ -28,11 +28,9 @@ SETTINGS = {"order": 2, "window": 32, "epochs": 1, "penalty": 0.5}
 
 
 @pytest.fixture(scope="module")
-def scheduler() -> Iterator[str]:
+def scheduler(cluster) -> str:
     """The address of a cluster of two workers."""
-    distributed = pytest.importorskip("distributed")
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
-        yield cluster.scheduler_address
+    return cluster.scheduler_address
 
 
 @pytest.fixture(params=["processes", "cluster"])
