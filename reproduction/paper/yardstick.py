@@ -1,5 +1,6 @@
 """The yardstick: how much of a run nobody has seen is forecast, in pixels, beside what a user would do instead."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from larscope import LatentVAR, read_session
-from larscope.preprocessing import prepare
+from larscope.preprocessing import PreparedSession, prepare
 from larscope.session import Session
 
 from .baselines import BASELINES, Movie, explained, least_squares
@@ -19,8 +20,15 @@ ORDER = 5
 PRESETS: dict[str, dict[str, Any]] = {
     "larscope, the paper's letter": {"preset": "paper"},
     "larscope, default": {},
+    "larscope, default, penalty chosen": {},
+    "larscope, patches of 4": {"patch": 4},
+    "larscope, patches of 2": {"patch": 2},
     "larscope, without the shortcut": {"shortcut": False},
 }
+REFITS = {"larscope, default, penalty chosen": {"coefficients": "condition", "penalty": "auto"}}
+"""The same network, its penalty by cross-validation over the runs that it was trained on, as the components have it."""
+MOST_LATENTS = 1024
+"""Smaller patches than the default's are tried on recorded movies, where they are no more."""
 READOUT = "the default's latents, ridge VAR, readout"
 """Its encoder without its VAR and its decoder: what they lose is the difference."""
 
@@ -38,7 +46,7 @@ def run(work: Work, name: str) -> None:
     table = work.found(part)
     for fold, left_out in enumerate(folds_of(session.runs)[: work.size.max_folds]):
         training = [run for run in range(len(session)) if run not in left_out]
-        for method in (*baselines_of(work.size), *PRESETS, READOUT):
+        for method in (*baselines_of(work.size), *presets_for(name, prepared), READOUT):
             if table is not None and ((table["fold"] == fold) & (table["method"] == method)).any():
                 continue
             if method in BASELINES:
@@ -48,6 +56,7 @@ def run(work: Work, name: str) -> None:
                 model = work.model(
                     f"{part}-fold{fold}",
                     subset(session, training),
+                    refit=REFITS.get(method),
                     **{**settings, **PRESETS.get(method, {}), "seed": 0},
                 )
                 if method == READOUT:
@@ -61,6 +70,13 @@ def run(work: Work, name: str) -> None:
 def baselines_of(size: Size) -> list[str]:
     """Return the names of the baselines; the PCA ones begin with the number of their components."""
     return [name for name in BASELINES if not name[0].isdigit() or int(name.split()[0]) <= size.most_components]
+
+
+def presets_for(name: str, prepared: PreparedSession) -> list[str]:
+    """Return the names of the presets that a movie is small enough for."""
+    n_pixels = math.prod(prepared.preprocessing.frame_shape)
+    few = 0 if name == "simulated" else MOST_LATENTS
+    return [method for method, how in PRESETS.items() if "patch" not in how or n_pixels / how["patch"] ** 2 <= few]
 
 
 def measure_pixels(

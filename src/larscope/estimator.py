@@ -221,6 +221,7 @@ class LatentVAR(ComparesConditions):
                 cache=Path(cache) if cache else None,
             )
         self._build(prepared.preprocessing, prepared.mean_frame())
+        self._learn_shortcut(prepared, progress)
         self.log_ = train(
             self.network_,
             self.var_,
@@ -421,6 +422,15 @@ class LatentVAR(ComparesConditions):
             )
         self.var_ = build_var(self, self.network_.latent_shape)
 
+    def _learn_shortcut(self, prepared: PreparedSession, progress: bool) -> None:
+        if self.network_.shortcut is None:
+            return
+        with Progress(disable=not progress) as bar:
+            task = bar.add_task("Learning the shortcut", total=2 * sum(run.n_frames for run in prepared.runs))
+            self.network_.shortcut.learn(
+                prepared, self.network_.mean_frame, lambda n_frames: bar.advance(task, n_frames)
+            )
+
     def _fit_runs(
         self, prepared: PreparedSession, started: float, progress: bool, fabric: Fabric | None = None
     ) -> None:
@@ -559,7 +569,10 @@ def load(folder: str | Path) -> LatentVAR:
         ),
         dataset["mean_frame"].to_numpy(),
     )
-    model.network_.load_state_dict({name: torch.from_numpy(value) for name, value in result.weights.items()})
+    weights = {name: torch.from_numpy(value) for name, value in result.weights.items()}
+    # before version 4 a shortcut was what it is before it learns
+    begun = {name: value for name, value in model.network_.state_dict().items() if name.startswith("shortcut.")}
+    model.network_.load_state_dict({**begun, **weights})
     model.network_.eval()
     model.var_.penalty = result.penalty
     tried = [dataset[name].to_numpy().tolist() for name in TRIED_NAMES if name in dataset]

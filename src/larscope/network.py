@@ -14,11 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from larscope.layers import SLOPE, convolve_and_pool, unpool_and_convolve
+from larscope.shortcut import Shortcut
 
 CHANNELS = 32
-
-DARKEST = 1e-6
-"""Intensity, in [0, 1] of the session, below which an image has nothing to show relative to."""
 
 Indices = tuple[UInt8[Tensor, "frames channels h w"], ...]
 """For each encoder block, which of the four pixels of its square every maximum was: 0 and 1 above, 2 and 3 below."""
@@ -111,10 +109,10 @@ class Autoencoder(nn.Module):
     With the skip connection the network sees `x - mean_frame` and its output is
     `(decoder(z) + 1) * mean_frame`; without it (the ablation of sec. 3.2), `x` and `decoder(z)`.
 
-    With the shortcut, which the paper does not have, both begin as what needs no training, and learn the rest: with P
-    the mean over each latent's patch, U bilinear interpolation of latent maps, m the mean frame and u a unit,
+    With the shortcut, which the paper does not have, both begin as a linear encoder and decoder of patches, and learn
+    the rest: with f and g those of `Shortcut`, and m the mean frame,
 
-    .. math:: z = P(x - m) / u + encoder(x - m), \qquad \hat x = (u\, U z / U P m + decoder(z) + 1)\, m,
+    .. math:: z = f(x - m) + encoder(x - m), \qquad \hat x = (g(z) + decoder(z) + 1)\, m,
 
     where the last convolutions of encoder and decoder are zero at first.
 
@@ -133,7 +131,7 @@ class Autoencoder(nn.Module):
     patch
         Side of the square of pixels that a latent stands for: 8, as in the paper, 4 or 2.
     shortcut
-        Whether latents begin as means over their patches.
+        Whether latents and images begin as those of a `Shortcut`, which is to `learn` from the session first.
 
     Examples
     --------
@@ -160,7 +158,7 @@ class Autoencoder(nn.Module):
         super().__init__()
         self.register_buffer("mean_frame", mean_frame)
         self.skip = skip
-        self.shortcut = shortcut
+        self.shortcut = Shortcut(mean_frame, patch, skip) if shortcut else None
         running_norm = batch_norm == "running"
         n_blocks = patch.bit_length() - 1
         self.encoder = Encoder(running_norm, n_blocks)
@@ -189,11 +187,10 @@ class Autoencoder(nn.Module):
 
     def encode(self, frames: Float[Tensor, "t height width"]) -> tuple[Float[Tensor, "t K"], Indices]:
         """Return one latent vector a frame, K of them in row-major order, and the pooling indices."""
-        x = (frames - self.mean_frame if self.skip else frames).unsqueeze(1)
-        z, indices = self.encoder(x.contiguous(memory_format=torch.channels_last))
-        if self.shortcut:
-            z = z + F.avg_pool2d(x, self.patch) / self._unit()
-        return z.flatten(1), indices
+        x = frames - self.mean_frame if self.skip else frames
+        z, indices = self.encoder(x.unsqueeze(1).contiguous(memory_format=torch.channels_last))
+        latent: Tensor = z.flatten(1)
+        return latent if self.shortcut is None else latent + self.shortcut.encode(x), indices
 
     def decode(self, latent: Float[Tensor, "t K"], indices: Indices) -> Float[Tensor, "t height width"]:
         """Return the frames that latent vectors stand for."""
@@ -203,24 +200,5 @@ class Autoencoder(nn.Module):
     def decode_residual(self, latent: Float[Tensor, "t K"], indices: Indices) -> Float[Tensor, "t height width"]:
         """Return the decoder's own output, before the mean frame comes in."""
         z = latent.unflatten(1, (1, *self.latent_shape))
-        images: Tensor = self.decoder(z, indices)
-        if self.shortcut:
-            images = images + self._interpolate(self._unit() * z)
-        return images.squeeze(1)
-
-    def _unit(self) -> Tensor:
-        """Return the intensity that a latent of 1 is: with it, latents are neither small nor large numbers."""
-        return 0.05 * self.mean_frame.mean()
-
-    def _interpolate(self, z: Float[Tensor, "t 1 h w"]) -> Float[Tensor, "t 1 height width"]:
-        """Draw between patches; with the skip connection, as a share of the static image drawn likewise."""
-        # as matrices: the backward pass of torch's own is not deterministic on a GPU
-        rows, columns = (
-            F.interpolate(torch.eye(n).to(z)[None], scale_factor=self.patch, mode="linear")[0]
-            for n in self.latent_shape
-        )
-        images: Tensor = rows.mT @ z @ columns
-        if not self.skip:
-            return images
-        static = rows.mT @ F.avg_pool2d(self.mean_frame[None], self.patch) @ columns
-        return images / static.clamp(min=DARKEST)
+        images: Tensor = self.decoder(z, indices).squeeze(1)
+        return images if self.shortcut is None else images + self.shortcut.decode(latent)

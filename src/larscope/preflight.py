@@ -141,7 +141,9 @@ def time_training(settings: Settings, session: Session, n_windows: int) -> float
     frames = torch.rand((1, settings.window, *shape), generator=generator)
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        network = Autoencoder(frames.mean((0, 1)), precision=settings.precision, patch=settings.patch)
+        network = Autoencoder(
+            frames.mean((0, 1)), precision=settings.precision, patch=settings.patch, shortcut=settings.shortcut
+        )
         step = TrainingStep(network, build_var(settings, network.latent_shape), settings)
         for _ in range(2):  # the first compiles and fills the allocator
             started = time.monotonic()

@@ -13,6 +13,10 @@ from larscope.errors import LarscopeError, suggest
 MIN_STEPS = 500
 """Training steps that `epochs=None` asks for at least; the paper's two epochs were about 480."""
 
+SHORTCUT_STEPS, MAX_PASSES = 250, 32
+"""With the shortcut there is less to learn: so many steps, but no more epochs, or short recordings would be learned by
+heart."""
+
 DEFAULT_PENALTY = 0.75
 """Also that of a training with `penalty="auto"`: before it there are no latents to choose by."""
 
@@ -87,7 +91,10 @@ class Settings:
     ] = "end-to-end"
     epochs: Annotated[
         PositiveInt | None,
-        Field(description=f"Passes over the windows. Default: as many as give {MIN_STEPS} steps, at least 2."),
+        Field(
+            description=f"Passes over the windows. Default: as many as give {SHORTCUT_STEPS} steps, from 2 to "
+            f"{MAX_PASSES}; without the shortcut, {MIN_STEPS} steps."
+        ),
     ] = None
     batch_size: Annotated[
         PositiveInt, Field(description="Windows in one training step: it follows their mean gradient.")
@@ -131,8 +138,8 @@ class Settings:
     shortcut: Annotated[
         bool,
         Field(
-            description="Latents begin as mean changes over their patches, images as interpolations between them; the "
-            "network learns what these lack."
+            description="Latents begin as the first principal component of their patch, images as least squares on the "
+            "latents around; the network learns what these lack."
         ),
     ] = True
     output: Annotated[

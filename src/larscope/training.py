@@ -28,7 +28,7 @@ from larscope.network import Autoencoder
 from larscope.preprocessing import PreparedSession
 from larscope.processes import Processes, noticing_lost_processes
 from larscope.session import windows
-from larscope.settings import MIN_STEPS, Settings, plain
+from larscope.settings import MAX_PASSES, MIN_STEPS, SHORTCUT_STEPS, Settings, plain
 from larscope.var import SparseVAR, VARFit
 
 FEW_STEPS = 200
@@ -336,11 +336,14 @@ def n_epochs(settings: Settings, n_windows: int) -> int:
     """Return the passes over the windows that `settings` ask for.
 
     >>> n_epochs(Settings(), n_windows=24)
-    21
+    11
     """
     if settings.epochs is not None:
         return settings.epochs
-    return max(2, math.ceil(MIN_STEPS / math.ceil(n_windows / settings.batch_size)))
+    steps_of_one = math.ceil(n_windows / settings.batch_size)
+    if settings.shortcut:
+        return min(max(2, math.ceil(SHORTCUT_STEPS / steps_of_one)), MAX_PASSES)
+    return max(2, math.ceil(MIN_STEPS / steps_of_one))
 
 
 def train(
@@ -386,10 +389,10 @@ def train(
     data = Windows(prepared, settings.window)
     epochs = n_epochs(settings, len(data))
     n_steps = epochs * math.ceil(len(data) / settings.batch_size)
-    if n_steps < FEW_STEPS:
+    if n_steps < FEW_STEPS and not (settings.shortcut and settings.epochs is None):
         warnings.warn(
             f"Training takes only {n_steps} steps ({len(data)} windows, {epochs} epochs); results mean little below "
-            f"{FEW_STEPS}. Raise `epochs`, or leave it out for at least {MIN_STEPS} steps.",
+            f"{FEW_STEPS}. Raise `epochs`, or leave it out for more.",
             ShortTrainingWarning,
             stacklevel=2,
         )
