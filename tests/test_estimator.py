@@ -229,8 +229,8 @@ def test_contribution_map_does_not_depend_on_sign_and_scale_of_the_latents(model
         rescaled.network_.encoder.conv.weight *= -3
         rescaled.network_.encoder.conv.bias *= -3
         rescaled.network_.decoder.conv.weight /= -3
-    unit = rescaled.network_._unit() / -3
-    rescaled.network_._unit = lambda: unit
+        rescaled.network_.shortcut.filters *= -3
+        rescaled.network_.shortcut.readout /= -3
     rescaled.latents_ = rescaled.transform(session)
     np.testing.assert_allclose(rescaled.latents_[0], -3 * model.latents_[0], rtol=1e-4, atol=1e-4)
     for condition in ("familiar", "novel"):

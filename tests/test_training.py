@@ -230,9 +230,11 @@ def test_a_step_follows_the_mean_of_its_windows_each_normalised_by_itself(prepar
 
 
 def test_epochs_default_to_500_steps():
-    assert n_epochs(Settings(), n_windows=4) == 125
-    assert n_epochs(Settings(), n_windows=1000) == 2
-    assert n_epochs(Settings(batch_size=2), n_windows=9) == 100
+    assert n_epochs(Settings(shortcut=False), n_windows=4) == 125
+    assert n_epochs(Settings(), n_windows=10) == 25
+    assert n_epochs(Settings(), n_windows=4) == 32
+    assert n_epochs(Settings(), n_windows=1000) == n_epochs(Settings(shortcut=False), n_windows=1000) == 2
+    assert n_epochs(Settings(shortcut=False, batch_size=2), n_windows=9) == 100
     assert n_epochs(Settings(epochs=3), n_windows=4) == 3
 
 

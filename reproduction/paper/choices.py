@@ -20,7 +20,7 @@ CHOICES: dict[str, dict[str, Any]] = {
     "batch norm of each window": {"batch_norm": "window"},
     "linear output": {"output": "linear"},
     "no skip connection": {"skip": False},
-    "latents begin as means of patches (shortcut)": {"shortcut": True},
+    "latents begin as principal components (shortcut)": {"shortcut": True},
     "own past not penalised": {"own_weight": 0.0},
     "neighbours only (3 latents)": {"max_distance": 3.0},
     "larscope's default": {"preset": "default", "penalty": DEFAULT_PENALTY},

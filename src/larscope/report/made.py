@@ -109,7 +109,7 @@ def _model(result: Result) -> list[str]:
     across = len(set(data["latent_column"].to_numpy().tolist()))
     skip = " with a skip connection for the mean frame" if chosen["skip"] else ""
     begin = (
-        ", which begin as the first principal component of their patch (images as least squares on those around)"
+        ", which begin as linear in their patch (images as linear in the latents around)"
         if chosen["shortcut"]
         else ""
     )
