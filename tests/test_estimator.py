@@ -11,9 +11,11 @@ from conftest import blinking_movie
 from larscope import LarscopeError, LatentVAR, SparseVAR, coefficient_swap_test, load
 from larscope.comparison import ComparisonWarning
 from larscope.penalties import TinyPenaltyWarning, choose_penalty
+from larscope.preprocessing import prepare
 from larscope.report import write_report
 from larscope.session import ArrayMovie, Run, Session
 from larscope.settings import DEFAULT_PENALTY, PRESETS, Settings, setting_names
+from larscope.shortcut import Shortcut
 from larscope.training import ShortTrainingWarning
 from larscope.var import fit_couplings
 
@@ -220,6 +222,16 @@ def test_contribution_map_is_the_mean_over_the_runs_of_a_condition(model, sessio
     assert np.array_equal(
         loaded.contribution_map("novel", gain=0.5, session=session), model.contribution_map("novel", gain=0.5)
     )
+
+
+def test_a_fit_learns_the_shortcut_from_its_session_before_it_trains(model, session):
+    prepared = prepare(session, preprocessing=model.preprocessing_)
+    shortcut = Shortcut(model.network_.mean_frame)
+    shortcut.learn(prepared, model.network_.mean_frame)
+    assert not shortcut.filters.allclose(Shortcut(model.network_.mean_frame).filters)
+    torch.testing.assert_close(model.network_.shortcut.filters, shortcut.filters)
+    torch.testing.assert_close(model.network_.shortcut.readout, shortcut.readout)
+    assert fit(session, epochs=1, shortcut=False).network_.shortcut is None
 
 
 def test_contribution_map_does_not_depend_on_sign_and_scale_of_the_latents(model, session):
