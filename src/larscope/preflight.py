@@ -96,7 +96,7 @@ def estimate_fit(settings: Settings, session: Session, cached: bool) -> Estimate
     >>> session = simulate_session(n_runs=2, n_frames=80, frame_shape=(48, 48), seed=0)
     >>> estimate = estimate_fit(Settings(window=64), session, cached=True)
     >>> estimate.n_latents, estimate.n_steps, estimate.disk == 2 * 80 * 48 * 48 * 2
-    (36, 500, True)
+    (36, 64, True)
     """
     require_frames(session, settings.order + settings.window, f"order {settings.order} + window {settings.window}")
     shape = _frame_shape(settings, session)
