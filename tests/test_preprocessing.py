@@ -198,6 +198,7 @@ def test_masked_frames_are_left_out_of_everything(in_parts: None) -> None:
     prepared = prepare(session_of(movie), nan="mask")
     assert np.flatnonzero(prepared.runs[0].missing).tolist() == [0, 24, 25, 60]
     assert prepared.runs[0].stretches == [(1, 24), (26, 60), (61, 80)]
+    assert prepared.runs[0].batches(20) == [(1, 21), (21, 24), (26, 46), (46, 60), (61, 80)]
     kept = np.delete(movie, [0, 24, 25, 60], axis=0)
     low, high = prepared.preprocessing.low, prepared.preprocessing.high
     assert (low, high) == (kept.min(), kept.max())

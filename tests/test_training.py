@@ -281,6 +281,11 @@ def test_a_checkpoint_of_another_training_is_refused(session, prepared, tmp_path
     assert (tmp_path / "last.ckpt").read_bytes() == kept
     fit(epochs=2)
     assert finished_epochs(tmp_path) == 2
+    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=False)
+    del checkpoint["state_dict"]["network.shortcut.filters"]
+    torch.save(checkpoint, tmp_path / "last.ckpt")
+    with pytest.raises(LarscopeError, match=r"another version of larscope.*remove it"):
+        fit(epochs=3)
 
 
 def test_warns_of_few_steps_and_of_a_penalty_that_leaves_nothing(prepared):

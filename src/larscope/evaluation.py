@@ -58,7 +58,7 @@ def encode_run(network: Autoencoder, prepared: PreparedSession, run: int, window
     device = network.mean_frame.device
     latent = torch.full((prepared.runs[run].n_frames, math.prod(network.latent_shape)), float("nan"), device=device)
     with torch.no_grad():
-        for start, stop in _batches(prepared, run, window):
+        for start, stop in prepared.runs[run].batches(window):
             latent[start:stop] = network.encode(_frames(network, prepared, run, start, stop))[0]
     return latent
 
@@ -220,7 +220,7 @@ def respond(
     gain: float = 1.0,
 ) -> Float[NDArray[np.float64], "9 height width"]:
     """Return how the decoder answers to each latent (`decoder_response`), over the first frames of a run."""
-    start, stop = _batches(prepared, run, window)[0]
+    start, stop = prepared.runs[run].batches(window)[0]
     decode = _decoder(network, prepared, run, [(start, min(stop, start + n_frames))])
     mean, sigma = np.nanmean(latent, axis=0), np.nanstd(latent, axis=0)
     return decoder_response(decode, mean, sigma, network.latent_shape, gain)
@@ -235,7 +235,7 @@ def map_as_printed(
     gain: float = 1.0,
 ) -> Float[NDArray[np.float64], "height width"]:
     """Return a run's contribution map by the paper's formula, averaged over the pooling indices of all its frames."""
-    decode = _decoder(network, prepared, run, _batches(prepared, run, window))
+    decode = _decoder(network, prepared, run, prepared.runs[run].batches(window))
     return printed_map(c, decode, _static_image(network), gain)
 
 
@@ -255,15 +255,6 @@ def _decoder(network: Autoencoder, prepared: PreparedSession, run: int, ranges: 
         return (total / n_frames).numpy()
 
     return decode
-
-
-def _batches(prepared: PreparedSession, run: int, window: int) -> list[tuple[int, int]]:
-    """Return ranges of at most `window` consecutive frames, none of them missing."""
-    return [
-        (start, min(start + window, stop))
-        for first, stop in prepared.runs[run].stretches
-        for start in range(first, stop, window)
-    ]
 
 
 def _static_image(network: Autoencoder) -> Float[NDArray[np.float32], "height width"]:

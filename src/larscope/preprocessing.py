@@ -125,6 +125,12 @@ class PreparedRun:
         """Ranges of consecutive frames between the missing ones."""
         return true_ranges(~self.missing)
 
+    def batches(self, size: int) -> list[tuple[int, int]]:
+        """Ranges of at most `size` consecutive frames, none of them missing."""
+        return [
+            (start, min(start + size, stop)) for first, stop in self.stretches for start in range(first, stop, size)
+        ]
+
 
 @dataclass(frozen=True)
 class PreparedSession:

@@ -117,43 +117,46 @@ class Shortcut(nn.Module):
         on_frames
             Called with the number of frames read since the last call, to show progress.
         """
-
-        def patches_of(x: Tensor) -> Tensor:
-            return self._patches(x)
-
-        def near_of(x: Tensor) -> Tensor:
-            return self._near(self.encode(x))
-
-        def moments(left: Callable[[Tensor], Tensor], right: Callable[[Tensor], Tensor]) -> Float[Tensor, "K _ _"]:
-            total: Tensor = torch.zeros(())
-            for run, about in enumerate(prepared.runs):
-                n_frames, product, sums = 0, torch.zeros(()), [torch.zeros(()), torch.zeros(())]
-                for first, last in about.stretches:
-                    for start in range(first, last, CHUNK):
-                        frames = torch.from_numpy(prepared.frames(run, start, min(start + CHUNK, last)))
-                        x = frames - mean_frame if self.skip else frames
-                        both = [part(x).permute(2, 0, 1) for part in (left, right)]
-                        product = product + (both[0].mT @ both[1]).double()
-                        sums = [one + part.sum(1).double() for one, part in zip(sums, both, strict=True)]
-                        n_frames += len(x)
-                        on_frames(len(x))
-                if self.skip:
-                    product = product - sums[0][:, :, None] * sums[1][:, None] / n_frames
-                total = total + product
-            return total
-
-        component = torch.linalg.eigh(moments(patches_of, patches_of)).eigenvectors[:, :, -1]
+        covariance = self._moments(prepared, mean_frame, self._patches, on_frames)
+        component = torch.linalg.eigh(covariance).eigenvectors[..., -1]
         # of either sign: what is brighter shall have the larger latent
         component = component * torch.where(component.sum(1, keepdim=True) < 0, -1.0, 1.0)
         self.filters.copy_((component / (self.patch * BRIGHT * mean_frame.mean())).T)
-        both = moments(near_of, lambda x: torch.cat([near_of(x), patches_of(x)], 1))
-        gram, cross = both[:, :, : NEAR**2], both[:, :, NEAR**2 :]
+
+        def near_and_patches(x: Tensor) -> Tensor:
+            return torch.cat([self._near(self.encode(x)), self._patches(x)], 1)
+
+        drawing = self._moments(prepared, mean_frame, near_and_patches, on_frames)[:, : NEAR**2]
+        gram, cross = drawing[..., : NEAR**2], drawing[..., NEAR**2 :]
         # a patch that never changes has nothing to draw
         strength = (RIDGE * gram.diagonal(dim1=1, dim2=2).mean(1)).clamp(min=1e-30)
         readout = torch.linalg.solve(gram + strength[:, None, None] * torch.eye(NEAR**2), cross).permute(1, 2, 0)
         if self.skip:
             readout = readout / self._patches(mean_frame[None]).clamp(min=DARKEST)
         self.readout.copy_(readout)
+
+    def _moments(
+        self,
+        prepared: PreparedSession,
+        mean_frame: Float[Tensor, "height width"],
+        seen: Callable[[Float[Tensor, "t height width"]], Float[Tensor, "t s K"]],
+        on_frames: Callable[[int], None],
+    ) -> Float[Tensor, "K s s"]:
+        """Return the sums over frames of all products of what is seen of a patch, about its run's mean."""
+        total: Tensor = torch.zeros(())
+        for run, about in enumerate(prepared.runs):
+            n_frames, products, sums = 0, torch.zeros(()), torch.zeros(())
+            for start, stop in about.batches(CHUNK):
+                frames = torch.from_numpy(prepared.frames(run, start, stop))
+                values = seen(frames - mean_frame if self.skip else frames).permute(2, 0, 1)
+                products = products + (values.mT @ values).double()
+                sums = sums + values.sum(1).double()
+                n_frames += len(frames)
+                on_frames(len(frames))
+            if self.skip:
+                products = products - sums[:, :, None] * sums[:, None] / n_frames
+            total = total + products
+        return total
 
     def _patches(self, images: Float[Tensor, "t height width"]) -> Float[Tensor, "t pixels K"]:
         return F.pixel_unshuffle(images[:, None], self.patch).flatten(2)

@@ -146,11 +146,13 @@ class TrainingStep(lightning.LightningModule):
         Raises
         ------
         LarscopeError
-            Its settings, but for the epochs, or its session were others.
+            Its settings, but for the epochs, its session or the names of its weights were others.
         """
         theirs, ours = checkpoint.get("settings", {}), self._settings
         names = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name) and name != "epochs"]
         reasons = [f"`{name}` was {theirs.get(name)!r} there, and is {ours.get(name)!r}" for name in names]
+        if checkpoint["state_dict"].keys() != self.state_dict().keys():
+            reasons.append("its network, of another version of larscope, had other weights")
         mean_frame = checkpoint["state_dict"]["network.mean_frame"]
         if mean_frame.shape != self.network.mean_frame.shape or not mean_frame.allclose(self.network.mean_frame.cpu()):
             reasons.append("its session had another mean frame")
@@ -341,9 +343,8 @@ def n_epochs(settings: Settings, n_windows: int) -> int:
     if settings.epochs is not None:
         return settings.epochs
     steps_of_one = math.ceil(n_windows / settings.batch_size)
-    if settings.shortcut:
-        return min(max(2, math.ceil(SHORTCUT_STEPS / steps_of_one)), MAX_PASSES)
-    return max(2, math.ceil(MIN_STEPS / steps_of_one))
+    steps, most = (SHORTCUT_STEPS, MAX_PASSES) if settings.shortcut else (MIN_STEPS, MIN_STEPS)
+    return min(max(2, math.ceil(steps / steps_of_one)), most)
 
 
 def train(
@@ -380,7 +381,7 @@ def train(
     Warns
     -----
     ShortTrainingWarning
-        Fewer than 200 steps.
+        `epochs` is given, and is fewer than 200 steps.
     EmptyFitWarning
         More than half of the VAR fits had no active coefficient.
     """
@@ -389,7 +390,7 @@ def train(
     data = Windows(prepared, settings.window)
     epochs = n_epochs(settings, len(data))
     n_steps = epochs * math.ceil(len(data) / settings.batch_size)
-    if n_steps < FEW_STEPS and not (settings.shortcut and settings.epochs is None):
+    if settings.epochs is not None and n_steps < FEW_STEPS:
         warnings.warn(
             f"Training takes only {n_steps} steps ({len(data)} windows, {epochs} epochs); results mean little below "
             f"{FEW_STEPS}. Raise `epochs`, or leave it out for more.",
