@@ -1,7 +1,7 @@
 """Planted truth: which couplings and which driving cells are found, beside what a user would do instead."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -20,17 +20,19 @@ from larscope.simulate import Truth
 
 from .baselines import lags, lasso_coef, principal_axes
 from .table2 import COLOURS, MODES, trained
-from .work import Work
+from .work import UNTRAINED, Work
 
 REACH = 8
 """A cell's value in a map is the largest one this near to its mask, in pixels: the width of a latent's patch."""
 
 DEFAULT = "larscope's default"
 SEQUENTIAL = "the same, but sequential"
+BEFORE = "the same, before training"
 WITHOUT = "the same, but without the shortcut"
-DEFAULTS: dict[str, dict[str, Any]] = {
+DEFAULTS: dict[str, Mapping[str, Any]] = {
     DEFAULT: {},
     SEQUENTIAL: {"training": "sequential"},
+    BEFORE: UNTRAINED,
     WITHOUT: {"shortcut": False},
 }
 

@@ -19,6 +19,9 @@ console = Console()
 
 Where = Literal["paper", "half"]
 
+UNTRAINED: Mapping[str, Any] = {"epochs": 1, "learning_rate": 1e-12}
+"""Steps too small to move anything: the network as the shortcut leaves it, before training."""
+
 
 @dataclass(frozen=True)
 class Size:

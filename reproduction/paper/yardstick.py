@@ -1,7 +1,7 @@
 """The yardstick: how much of a run nobody has seen is forecast, in pixels, beside what a user would do instead."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,13 +14,14 @@ from larscope.session import Session
 
 from .baselines import BASELINES, Movie, explained, least_squares
 from .table2 import MODES
-from .work import Size, Work, folds_of, one_condition, score_unseen, subset
+from .work import UNTRAINED, Size, Work, folds_of, one_condition, score_unseen, subset
 
 ORDER = 5
-PRESETS: dict[str, dict[str, Any]] = {
+PRESETS: dict[str, Mapping[str, Any]] = {
     "larscope, the paper's letter": {"preset": "paper"},
     "larscope, default": {},
     "larscope, default, penalty chosen": {},
+    "larscope, default, before training": UNTRAINED,
     "larscope, patches of 4": {"patch": 4},
     "larscope, patches of 2": {"patch": 2},
     "larscope, without the shortcut": {"shortcut": False},
