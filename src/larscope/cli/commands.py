@@ -53,7 +53,7 @@ def main(
 ) -> None:
     """Find sparse, interpretable dynamics in cell-imaging video.
 
-    To see what it does, on simulated data, in about two minutes:
+    To see what it does, on simulated data, in a minute or two:
 
     * `larscope demo`
 
@@ -255,7 +255,7 @@ def demo(
 ) -> None:
     """Simulate a session with planted sparse dynamics, fit it, compare its conditions, and write a report.
 
-    Takes about two minutes on two cores. Writes a result folder like that of `larscope fit`, with one comparison and,
+    Takes one to two minutes on two cores. Writes a result folder like that of `larscope fit`, with one comparison and,
     in `movies/`, what was simulated.
 
     For example:

@@ -49,11 +49,18 @@ def where_section(result: Result, records: Sequence[ComparisonRecord]) -> Sectio
 
 
 def _sentence(result: Result) -> str:
+    patch = result.settings["patch"]
+    squares = (
+        f" Edges of squares of {patch} x {patch} pixels, where a map shows them, are those of a latent's patch, "
+        "not of the tissue."
+        if result.settings["shortcut"]
+        else ""
+    )
     return (
         "A contribution map shows how strongly each place acts on others: each latent's influence is the sum of its "
         "absolute couplings over lags and targets, its own past left out, and each pixel has the mean influence of the "
         "latents that the decoder shows there. Couplings are between latents of unit variance, selected on all runs "
-        "together and measured in each. A coupling is a forecast, not a synapse."
+        f"together and measured in each. A coupling is a forecast, not a synapse.{squares}"
     )
 
 
