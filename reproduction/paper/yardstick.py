@@ -122,7 +122,13 @@ def plot(table: pd.DataFrame, name: str) -> Figure:
     axes.axvline(0, color="0.8", linewidth=0.8, zorder=0)
     axes.set_yticks(range(len(methods)), methods)
     lowest = table.loc[table["method"] != "persistence", "forecast_explained"].min()
-    axes.set_xlim(left=min(-0.05, 1.1 * lowest))
+    left, _ = axes.set_xlim(left=min(-0.05, 1.1 * lowest))
+    for height, method in enumerate(methods):
+        mean = table.loc[table["method"] == method, "forecast_explained"].mean()
+        if mean < left:
+            axes.annotate(
+                f"\N{LEFTWARDS ARROW} {mean:.2f}", (left, height), (3, 0), textcoords="offset points", va="center"
+            )
     axes.set_xlabel("share of unseen frames' variance (dots: runs)")
     axes.set_title(f"{name}; grey bars: the decoder given the true latents", fontsize="medium")
     return figure
