@@ -55,7 +55,7 @@ def test_options_win_over_the_file_and_mend_it(config):
 
 
 def test_all_settings_go_through_a_file(config):
-    model = LatentVAR(crop=(64, 32), epochs=3, max_distance=2.0)
+    model = LatentVAR(crop=(64, 32), epochs=3, penalty=0.5, max_distance=2.0)
     assert set(plain(model)) == set(setting_names())
     assert repr(LatentVAR(**read_config(config(tomli_w.dumps(plain(model)))))) == repr(model)
 

@@ -600,13 +600,40 @@ def test_an_automatic_penalty_is_kept_and_chosen_again(automatic, session, tmp_p
 
 
 def test_an_automatic_penalty_of_a_refit_follows_its_settings(automatic, session):
-    order = automatic.refit(session, order=1)
-    shared = automatic.refit(session, coefficients="condition")
+    latents = [torch.from_numpy(latent) for latent in automatic.latents_]
+    assert automatic.refit(session, order=1).choice_ == choose_penalty(default_var(1), latents)
+    assert automatic.refit(session, penalty=0.01).choice_ is None
+
+
+@pytest.mark.parametrize("penalty", [None, "auto", 0.4])
+def test_runs_that_share_coefficients_have_a_penalty_of_their_own_unless_it_is_a_number(penalty, automatic, session):
+    alone = automatic.refit(session, penalty=penalty)
+    shared = alone.refit(session, coefficients="condition")
+    assert (shared.penalty_, shared.choice_) == (alone.penalty_, alone.choice_)
+    assert np.array_equal(shared.coef_.value, alone.coef_.value)
     latents = [torch.from_numpy(latent) for latent in automatic.latents_]
     conditions = [run.condition for run in session]
-    assert order.choice_ == choose_penalty(default_var(1), latents)
-    assert shared.choice_ == choose_penalty(default_var(2), latents, conditions)
-    assert automatic.refit(session, penalty=0.01).choice_ is None
+    chosen = None if penalty == 0.4 else choose_penalty(default_var(2), latents, conditions)
+    assert (alone.shared_choice_, shared.shared_choice_) == (None, chosen)
+    # forecasts are those of that number
+    number = penalty if chosen is None else chosen.penalty
+    given = automatic.refit(session, coefficients="condition", penalty=number)
+    assert given.scores_.equals(shared.scores_)
+    assert given.score_frames(session).equals(shared.score_frames(session))
+    # of a fit to single runs, they are asked for later
+    alone.coefficients = "condition"
+    assert alone.score_frames(session).equals(shared.score_frames(session))
+    assert alone.shared_choice_ == chosen
+
+
+def test_the_penalty_of_shared_coefficients_is_kept(automatic, session, tmp_path):
+    shared = automatic.refit(session, penalty=None, coefficients="condition")
+    shared.save(tmp_path / "result")
+    assert "penalty =" not in (tmp_path / "result" / "config.toml").read_text()
+    loaded = load(tmp_path / "result")
+    assert (loaded.penalty, loaded.penalty_) == (None, DEFAULT_PENALTY)
+    assert (loaded.choice_, loaded.shared_choice_) == (None, shared.shared_choice_)
+    assert_same_model(shared, loaded.refit(session))
 
 
 def test_a_preset_stands_for_settings_that_given_ones_win_over():

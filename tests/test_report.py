@@ -453,6 +453,21 @@ def test_a_penalty_that_was_chosen_from_data_that_speak_for_none_is_said_to_be(r
     assert "stayed at that of training, 0.002" in penalty_section(with_tried([], [])).sentences[0]
 
 
+def test_the_penalty_of_coefficients_that_runs_share_is_said_beside_that_of_single_runs(session, tmp_path):
+    model = fitted(session.runs, penalty=None, coefficients="condition")
+    chosen = read_result(model.save(tmp_path / "result"))
+    assert (chosen.penalty, chosen.shared_penalty) == (DEFAULT_PENALTY, model.shared_choice_.penalty)
+    said = penalty_section(chosen).sentences[0]
+    assert said.startswith("The penalty of the coefficients that runs share")
+    assert f"{len(model.shared_choice_.tried)} " in said
+    assert f"{model.shared_choice_.penalty:.3g}" in said
+    assert "runs by coefficients of others of their condition" in said
+    text = methods(chosen, [])
+    assert f"l1 penalty of {DEFAULT_PENALTY} sqrt(" in text
+    assert f"The penalty of that matrix, {model.shared_choice_.penalty:.4g}, was chosen among" in text
+    assert "In training, other settings" not in text
+
+
 # --------------------------------------------------------------------------------------------------------- made
 
 

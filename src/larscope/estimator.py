@@ -3,6 +3,7 @@
 What it says of its conditions is in `larscope.conditions`.
 """
 
+import copy
 import inspect
 import math
 import sys
@@ -18,6 +19,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 import torch
+import xarray as xr
 from jaxtyping import Float
 from lightning.fabric import Fabric
 from numpy.typing import NDArray
@@ -105,7 +107,10 @@ class LatentVAR(ComparesConditions):
     log_
         One row a training step.
     penalty_, choice_
-        The penalty of the fits, and with `penalty="auto"` what it was chosen from; else None.
+        The penalty of the fits to single runs, and with `penalty="auto"` what it was chosen from; else None.
+    shared_choice_
+        With `coefficients="condition"`, unless `penalty` is a number: the penalty of the coefficients that runs share,
+        and what it was chosen from; else None.
     network_, var_, preprocessing_, crop_offset_
         The fitted parts; `crop_offset_` is the row and column of the crop's first pixel.
 
@@ -137,6 +142,7 @@ class LatentVAR(ComparesConditions):
     forecasts_: list[Series]
     log_: list[dict[str, Any]]
     choice_: PenaltyChoice | None
+    shared_choice_: PenaltyChoice | None
     provenance_: dict[str, Any]
 
     def __init__(self, **settings: Any) -> None:
@@ -147,7 +153,7 @@ class LatentVAR(ComparesConditions):
 
     @property
     def penalty_(self) -> float:
-        """The penalty of the fits to whole runs: `penalty`, or the number that was chosen."""
+        """The penalty of the fits to single runs: `penalty`, the default, or the number that was chosen."""
         self._fitted_network()
         return self.var_.penalty
 
@@ -400,7 +406,8 @@ class LatentVAR(ComparesConditions):
             curves=self._curves,
             contribution_maps=self.contribution_maps_,
             penalty=self.penalty_,
-            tried=_stack_choice(self.choice_),
+            tried={**_stack_choice(self.choice_), **_stack_choice(self.shared_choice_, SHARED)},
+            shared_penalty=None if self.shared_choice_ is None else self.shared_choice_.penalty,
             preprocessing=self.preprocessing_,
             crop_offset=self.crop_offset_,
             simulated=self.simulated_,
@@ -437,7 +444,10 @@ class LatentVAR(ComparesConditions):
         """Fit and measure the VAR of each whole run, with a network that is trained: what `fit` and `refit` share."""
         session = prepared.session
         latents = self._encode(prepared, progress, fabric)
-        self.choice_ = self._choose_penalty(latents, [run.condition for run in session], progress)
+        self.choice_ = self.shared_choice_ = None
+        if self.penalty == "auto":
+            self.choice_ = self._choose_penalty(latents, None, progress)
+            self.var_.penalty = self.choice_.penalty
         evaluations = self._evaluate(prepared, latents, None, progress, fabric)
         self.crop_offset_ = prepared.preprocessing.offset(session.frame_shape)
         self.runs_ = _run_table(session)
@@ -498,11 +508,9 @@ class LatentVAR(ComparesConditions):
         return spread(encode, list(prepared.each_run()), "Encoding", progress, fabric)
 
     def _choose_penalty(
-        self, latents: Sequence[Tensor], conditions: Sequence[str], progress: bool
-    ) -> PenaltyChoice | None:
-        """Give the VAR the penalty that forecasts held-out frames best, if one is to be chosen."""
-        if self.penalty != "auto":
-            return None
+        self, latents: Sequence[Tensor], conditions: Sequence[str] | None, progress: bool
+    ) -> PenaltyChoice:
+        """Return the penalty that forecasts held-out frames best: of single runs, or of each condition's together."""
         with Progress(disable=not progress) as bar:
             task = bar.add_task("Choosing the penalty", total=None)
 
@@ -510,11 +518,22 @@ class LatentVAR(ComparesConditions):
                 done = bar.tasks[task].completed + 1
                 bar.update(task, completed=done, total=done + n_left)
 
-            choice = choose_penalty(
-                self.var_, latents, conditions if self.coefficients == "condition" else None, on_fit=show
-            )
-        self.var_.penalty = choice.penalty
-        return choice
+            return choose_penalty(self.var_, latents, conditions, on_fit=show)
+
+    def _share(
+        self, latents: Sequence[Tensor], conditions: Sequence[str], progress: bool
+    ) -> dict[str, SharedCoefficients]:
+        """Fit each condition's coefficients to all of its runs, with a penalty of their own unless it is given.
+
+        Among more frames more couplings stand out from chance, so what suits one run is too strict for all together.
+        """
+        var = self.var_
+        if self.penalty in (None, "auto"):
+            if self.shared_choice_ is None:
+                self.shared_choice_ = self._choose_penalty(latents, conditions, progress)
+            var = copy.copy(var)
+            var.penalty = self.shared_choice_.penalty
+        return share_coefficients(var, latents, conditions)
 
     def _evaluate(
         self,
@@ -528,7 +547,7 @@ class LatentVAR(ComparesConditions):
         network, var, settings = self.network_, self.var_, Settings(**plain(self))
         conditions = [run.condition for run in prepared.session]
         if shared is None and self.coefficients == "condition":
-            shared = share_coefficients(self.var_, latents, conditions)
+            shared = self._share(latents, conditions, progress)
         of_run = [None if shared is None else shared[condition] for condition in conditions]
         return spread(
             lambda one: evaluate_run(network, var, one[0], 0, settings, *one[1:]),
@@ -545,7 +564,7 @@ class LatentVAR(ComparesConditions):
         for run in session:
             self._runs_of(run.condition)
         latents = [torch.from_numpy(latent) for latent in self.latents_]
-        shared = share_coefficients(self.var_, latents, self.runs_["condition"].tolist())
+        shared = self._share(latents, self.runs_["condition"].tolist(), progress=False)
         return {name: SharedCoefficients(coefs.whole, coefs.whole) for name, coefs in shared.items()}
 
 
@@ -575,8 +594,8 @@ def load(folder: str | Path) -> LatentVAR:
     model.network_.load_state_dict({**begun, **weights})
     model.network_.eval()
     model.var_.penalty = result.penalty
-    tried = [dataset[name].to_numpy().tolist() for name in TRIED_NAMES if name in dataset]
-    model.choice_ = PenaltyChoice(result.penalty, *tried) if tried else None
+    model.choice_ = _choice_in(dataset, result.penalty)
+    model.shared_choice_ = _choice_in(dataset, result.shared_penalty, SHARED)
     model.crop_offset_ = (int(dataset.attrs["crop_offset"][0]), int(dataset.attrs["crop_offset"][1]))
     model.log_ = result.log
     model.provenance_ = dict(result.provenance)
@@ -620,6 +639,9 @@ CURVE_NAMES = ("penalty", *(f"curve_{name}" for name in ("run", "n_active", "exp
 
 TRIED_NAMES = ("tried_penalty", "tried_explained")
 
+SHARED = "shared_"
+"""Begins the names of what is said of the coefficients that runs share."""
+
 
 def _run_table(session: Session) -> pd.DataFrame:
     return pd.DataFrame(
@@ -661,10 +683,17 @@ def _stack_curves(curves: Mapping[int, PenaltyCurve]) -> dict[str, NDArray[Any]]
     return {"penalty": np.array(penalty), "curve_run": np.array(list(curves)), **stacked}
 
 
-def _stack_choice(choice: PenaltyChoice | None) -> dict[str, NDArray[Any]]:
+def _stack_choice(choice: PenaltyChoice | None, whose: str = "") -> dict[str, NDArray[Any]]:
     if choice is None:
         return {}
-    return {"tried_penalty": np.array(choice.tried), "tried_explained": np.array(choice.explained)}
+    values = (choice.tried, choice.explained)
+    return {whose + name: np.array(value) for name, value in zip(TRIED_NAMES, values, strict=True)}
+
+
+def _choice_in(dataset: xr.Dataset, penalty: float | None, whose: str = "") -> PenaltyChoice | None:
+    if penalty is None or whose + TRIED_NAMES[0] not in dataset:
+        return None
+    return PenaltyChoice(penalty, *(dataset[whose + name].to_numpy().tolist() for name in TRIED_NAMES))
 
 
 def _columns(dataset: Any, names: Sequence[str]) -> pd.DataFrame:

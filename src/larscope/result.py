@@ -69,15 +69,22 @@ class Result:
 
     @property
     def penalty(self) -> float:
-        """The penalty of the fits to whole runs: a setting, or the number that `penalty="auto"` chose."""
+        """The penalty of the fits to single runs: a setting, or the number that `penalty="auto"` chose."""
+        attributes = self.dataset.attrs
         # results of earlier versions have the setting alone
-        return float(self.dataset.attrs.get("penalty", self.settings["penalty"]))
+        return float(attributes["penalty"] if "penalty" in attributes else self.settings["penalty"])
+
+    @property
+    def shared_penalty(self) -> float | None:
+        """The penalty that was chosen for the coefficients that the runs of a condition share, if one was."""
+        penalty = self.dataset.attrs.get("shared_penalty")
+        return None if penalty is None else float(penalty)
 
     @property
     def training(self) -> Mapping[str, Any]:
         """The settings that the network was trained with: of a refit, those of another result."""
         trained = dict(self.provenance.get("refitted_from", {}).get("settings", self.settings))
-        return trained | ({"penalty": DEFAULT_PENALTY} if trained["penalty"] == "auto" else {})
+        return trained | ({"penalty": DEFAULT_PENALTY} if trained.get("penalty", "auto") == "auto" else {})
 
     @property
     def trained_otherwise(self) -> dict[str, Any]:
@@ -276,6 +283,7 @@ def build_dataset(
     curves: Mapping[str, NDArray[Any]],
     contribution_maps: NDArray[Any],
     penalty: float,
+    shared_penalty: float | None,
     tried: Mapping[str, NDArray[Any]],
     preprocessing: Preprocessing,
     crop_offset: tuple[int, int],
@@ -301,8 +309,9 @@ def build_dataset(
         `penalty`, `curve_run`, and measures of these runs at these penalties, (runs, penalties).
     contribution_maps
         (runs, height, width).
-    penalty, tried
-        The penalty of the fits, kept as an attribute; where it was chosen, `tried_penalty` and `tried_explained`.
+    penalty, shared_penalty, tried
+        The penalty of the fits to single runs, and the one that was chosen for coefficients that runs share, kept as
+        attributes; where one was chosen, `tried_penalty` and `tried_explained`, or the same after `shared_`.
     preprocessing, crop_offset, simulated
         Kept as attributes; `crop_offset` is the row and column of the crop's first pixel.
     """
@@ -324,7 +333,7 @@ def build_dataset(
             **{
                 name: (("curve", "penalty")[: value.ndim], value) for name, value in curves.items() if name != "penalty"
             },
-            **{name: ("tried", value) for name, value in tried.items()},
+            **{name: (name.rpartition("_")[0], value) for name, value in tried.items()},
             "latent_series": (("frame", "latent"), np.concatenate(latents), {"long_name": "latents of all runs"}),
             "forecast_series": (("forecast_frame", "latent"), np.concatenate(forecasts)),
             "mean_frame": (("row", "column"), mean_frame),
@@ -340,6 +349,7 @@ def build_dataset(
             "simulated": int(simulated),
             "order": coef_shape[1],
             "penalty": penalty,
+            **({} if shared_penalty is None else {"shared_penalty": shared_penalty}),
             "crop": list(preprocessing.crop),
             "crop_offset": list(crop_offset),
             "downscale": preprocessing.downscale,

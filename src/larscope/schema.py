@@ -13,7 +13,7 @@ from typing import Any
 
 from larscope.errors import LarscopeError
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 MIGRATIONS: dict[tuple[str, int], Callable[[Any], Any]] = {
     ("config.toml", 1): lambda settings: {

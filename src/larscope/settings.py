@@ -18,7 +18,8 @@ SHORTCUT_STEPS, MAX_PASSES = 250, 32
 heart."""
 
 DEFAULT_PENALTY = 0.75
-"""Also that of a training with `penalty="auto"`: before it there are no latents to choose by."""
+"""Of single runs and training windows. A training with `penalty="auto"` takes it too: before it there are no latents to
+choose by."""
 
 REFITTED = (
     "order",
@@ -76,12 +77,13 @@ class Settings:
 
     order: Annotated[PositiveInt, Field(description="VAR order p: how many past frames a forecast uses.")] = 5
     penalty: Annotated[
-        Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"],
+        Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"] | None,
         Field(
-            description="The VAR's l1 penalty, in units of `penalty_scale`. 'auto': training takes "
-            f"{DEFAULT_PENALTY}, and the fits after it the one that forecasts held-out frames best."
+            description=f"The VAR's l1 penalty, in units of `penalty_scale`. Default: {DEFAULT_PENALTY}, and for a "
+            "matrix that runs share, the one that forecasts runs left out of it best. 'auto': training takes "
+            f"{DEFAULT_PENALTY}, and all fits after it the one that forecasts held-out frames best."
         ),
-    ] = DEFAULT_PENALTY
+    ] = None
     training: Annotated[
         Literal["sequential", "embedded", "end-to-end"],
         Field(
@@ -190,7 +192,7 @@ class Settings:
     @property
     def training_penalty(self) -> float:
         """The penalty in training."""
-        return DEFAULT_PENALTY if self.penalty == "auto" else self.penalty
+        return self.penalty if isinstance(self.penalty, (int, float)) else DEFAULT_PENALTY
 
     def __post_init__(self) -> None:
         if self.scale == "latent" and self.penalty_scale == "mean":

@@ -8,7 +8,7 @@ from typing import Any
 from larscope.record import LEVEL, ComparisonRecord
 from larscope.report.section import Section
 from larscope.report.style import conditions_of, counted
-from larscope.report.words import held_out
+from larscope.report.words import choices_of
 from larscope.result import Result
 
 PAPER = (
@@ -122,8 +122,8 @@ def _model(result: Result) -> list[str]:
     }[chosen["penalty_scale"]]
     begun = ", begun anywhere and anew each epoch" if chosen["window_starts"] == "random" else ""
     fitted = (
-        "Afterwards one matrix of coefficients was fitted to all runs of a condition, for forecasts and errors, and "
-        "coefficients to each whole run, for couplings, maps and comparisons."
+        "Afterwards coefficients were fitted to each whole run, for couplings, maps and comparisons, and one matrix of "
+        "coefficients to all runs of a condition, for forecasts and errors."
         if chosen.get("coefficients") == "condition"
         else "Afterwards coefficients were fitted to each whole run."
     )
@@ -148,13 +148,13 @@ def _training(result: Result) -> str:
 
 
 def _choice(result: Result) -> str:
-    """Say how the penalty was chosen, where it was."""
-    if not result.dataset.sizes.get("tried"):
-        return ""
-    n_tried = result.dataset.sizes["tried"]
-    return (
-        f" The penalty of these fits was chosen among {n_tried} by the squared error of forecasts, one frame ahead, of "
-        f"{held_out(result)}."
+    """Say how penalties were chosen, where they were."""
+    return "".join(
+        (f" The penalty of that matrix, {choice.penalty:.4g}," if choice.shared else " The penalty of these fits")
+        + f" was chosen among {len(choice.tried)} by the squared error of forecasts, one frame ahead, of "
+        f"{choice.held_out}."
+        for choice in choices_of(result)
+        if choice.tried.size
     )
 
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from larscope.report.section import Picture, Section
 from larscope.report.style import colour_of, conditions_of, counted, open_axes, percent, plain_text, titled
-from larscope.report.words import held_out
+from larscope.report.words import Choice, choices_of
 from larscope.result import Result
 
 MEASURES = {
@@ -100,7 +100,7 @@ def _sentences(result: Result) -> list[str]:
     shown, all_runs = data.sizes["curve"], data.sizes["run"]
     of_runs = "every run" if shown == all_runs else f"{shown} of the {all_runs} runs (conditions taking turns)"
     sentences = [
-        *_choice(result),
+        *(_describe_choice(choice) for choice in choices_of(result)),
         f"The VAR of {of_runs} was refitted with {len(penalties)} penalties, from {penalties[0]:.3g} to "
         f"{penalties[-1]:.3g}; each point is an exact fit of a run's own coefficients. The latents stay those that "
         f"were learned at {result.training['penalty']:g}: training with another penalty would have given others.",
@@ -119,28 +119,24 @@ def _sentences(result: Result) -> list[str]:
     return sentences
 
 
-def _choice(result: Result) -> list[str]:
-    """Say how the penalty was chosen, where it was."""
-    data = result.dataset
-    if "tried_penalty" not in data:
-        return []
-    tried, explained = data["tried_penalty"].to_numpy(), data["tried_explained"].to_numpy()
+def _describe_choice(choice: Choice) -> str:
+    """Say how a penalty was chosen."""
+    tried, explained, penalty = choice.tried, choice.explained, f"{choice.penalty:.3g}"
+    what = "The penalty of the coefficients that runs share" if choice.shared else "The penalty"
     if not tried.size:
-        return [
-            f"No frames could be held out to choose a penalty by: it stayed at that of training, {result.penalty:g}."
-        ]
-    share = percent(explained[int(np.argmin(np.abs(tried - result.penalty)))])
+        return f"{what} was not chosen, since no frames could be held out: it stayed at that of training, {penalty}."
+    share = percent(explained[int(np.argmin(np.abs(tried - choice.penalty)))])
     if explained.max() > explained[0]:
-        return [
-            f"The penalty was chosen after training, among {len(tried)} from {tried[0]:.3g}, where no coupling is "
-            f"left, to {tried[-1]:.3g}: exact fits at {result.penalty:.3g} best forecast {held_out(result)}, and "
-            f"explain {share} of their signal."
-        ]
-    return [
-        f"Of {len(tried)} penalties, none was better than no couplings at all at forecasting {held_out(result)}: "
-        f"{result.penalty:.3g} was taken, the best of those that leave every run couplings. It explains {share} of the "
-        "held-out signal: trust no single coupling."
-    ]
+        return (
+            f"{what} was chosen after training, among {len(tried)} from {tried[0]:.3g}, where no coupling is "
+            f"left, to {tried[-1]:.3g}: exact fits at {penalty} best forecast {choice.held_out}, and explain {share} "
+            "of their signal."
+        )
+    return (
+        f"{what}: of {len(tried)} tried, none was better than no couplings at all at forecasting {choice.held_out}. "
+        f"{penalty} was taken, the best of those that leave every run couplings. It explains {share} of the held-out "
+        "signal: trust no single coupling."
+    )
 
 
 def _mean(values: Any) -> Any:

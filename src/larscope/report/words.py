@@ -1,6 +1,9 @@
 """What a result says, in plain sentences."""
 
+from dataclasses import dataclass
+
 import numpy as np
+from numpy.typing import NDArray
 
 from larscope.report.style import percent
 from larscope.result import Result
@@ -95,8 +98,30 @@ def _dynamics(result: Result) -> str:
     )
 
 
-def held_out(result: Result) -> str:
-    """Name the frames that a penalty is chosen by."""
-    if result.settings.get("coefficients") == "condition":
-        return "runs by coefficients of others of their condition (of fewer than three, the last fifth of each)"
-    return "the last fifth of each run by coefficients of the rest"
+@dataclass(frozen=True)
+class Choice:
+    """A penalty that was chosen, for which fits, from which, and by the forecasts of what."""
+
+    penalty: float
+    tried: NDArray[np.float64]
+    explained: NDArray[np.float64]
+    shared: bool
+    held_out: str
+
+
+def choices_of(result: Result) -> list[Choice]:
+    """Return the penalties that were chosen after training: of the fits to single runs, of those that runs share."""
+    choices = []
+    for begin, penalty in (("", result.penalty), ("shared_", result.shared_penalty)):
+        if penalty is None or f"{begin}tried_penalty" not in result.dataset:
+            continue
+        tried, explained = (result.dataset[f"{begin}tried_{name}"].to_numpy() for name in ("penalty", "explained"))
+        # before version 5 one penalty was chosen, for both
+        together = result.settings.get("coefficients") == "condition" and result.shared_penalty is None
+        held_out = (
+            "runs by coefficients of others of their condition (of fewer than three, the last fifth of each)"
+            if begin or together
+            else "the last fifth of each run by coefficients of the rest"
+        )
+        choices.append(Choice(penalty, tried, explained, bool(begin), held_out))
+    return choices
