@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from larscope import LatentVAR, read_session
 from larscope.preprocessing import PreparedSession, prepare
 from larscope.session import Session
+from larscope.settings import DEFAULT_PENALTY
 
 from .baselines import BASELINES, Movie, explained, least_squares
 from .table2 import MODES
@@ -20,14 +21,11 @@ ORDER = 5
 PRESETS: dict[str, Mapping[str, Any]] = {
     "larscope, the paper's letter": {"preset": "paper"},
     "larscope, default": {},
-    "larscope, default, penalty chosen": {},
     "larscope, default, before training": UNTRAINED,
     "larscope, patches of 4": {"patch": 4},
     "larscope, patches of 2": {"patch": 2},
     "larscope, without the shortcut": {"shortcut": False},
 }
-REFITS = {"larscope, default, penalty chosen": {"coefficients": "condition", "penalty": "auto"}}
-"""The same network, its penalty by cross-validation over the runs that it was trained on, as the components have it."""
 MOST_LATENTS = 1024
 """Smaller patches than the default's are tried on recorded movies, where they are no more."""
 READOUT = "the default's latents, ridge VAR, readout"
@@ -57,7 +55,6 @@ def run(work: Work, name: str) -> None:
                 model = work.model(
                     f"{part}-fold{fold}",
                     subset(session, training),
-                    refit=REFITS.get(method),
                     **{**settings, **PRESETS.get(method, {}), "seed": 0},
                 )
                 if method == READOUT:
@@ -163,8 +160,9 @@ def run_modes(work: Work) -> None:
         for mode in MODES:
             if table is not None and ((table["training"] == mode) & (table["seed"] == seed)).any():
                 continue
-            # without the shortcut, what the modes make of the latents is training's alone
-            settings = {**work.size.recorded_training, "seed": seed, "shortcut": False}
+            # without the shortcut, what the modes make of the latents is training's alone; one penalty for all
+            how = {"seed": seed, "shortcut": False, "penalty": DEFAULT_PENALTY}
+            settings = {**work.size.recorded_training, **how}
             if mode != "end-to-end":
                 settings["training"] = mode
             model = work.model(f"yardstick-mouse_2p-fold{fold}", seen, **settings)
