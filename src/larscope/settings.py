@@ -79,9 +79,9 @@ class Settings:
     penalty: Annotated[
         Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"] | None,
         Field(
-            description=f"The VAR's l1 penalty, in units of `penalty_scale`. Default: {DEFAULT_PENALTY}; where runs share "
-            f"coefficients, the one that forecasts left-out runs best. 'auto': {DEFAULT_PENALTY} in training, and after it "
-            "the one that forecasts held-out frames best."
+            description=f"The VAR's l1 penalty, in units of `penalty_scale`. Default: {DEFAULT_PENALTY}; where runs "
+            "share coefficients, the one that forecasts left-out runs best. 'auto': the default in training, and after "
+            "it the one that forecasts held-out frames best."
         ),
     ] = None
     training: Annotated[
