@@ -24,7 +24,6 @@ PRESETS: dict[str, Mapping[str, Any]] = {
     "larscope, default, before training": UNTRAINED,
     "larscope, patches of 4": {"patch": 4},
     "larscope, patches of 2": {"patch": 2},
-    "larscope, without the shortcut": {"shortcut": False},
 }
 MOST_LATENTS = 1024
 """Smaller patches than the default's are tried on recorded movies, where they are no more."""
