@@ -123,7 +123,12 @@ def plot(table: pd.DataFrame, name: str) -> Figure:
         mean = table.loc[table["method"] == method, "forecast_explained"].mean()
         if mean < left:
             axes.annotate(
-                f"\N{LEFTWARDS ARROW} {mean:.2f}", (left, height), (3, 0), textcoords="offset points", va="center"
+                f"\N{LEFTWARDS ARROW} {mean:.2f}",
+                (left, height),
+                (3, 0),
+                textcoords="offset points",
+                va="center",
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
             )
     axes.set_xlabel("share of unseen frames' variance (dots: runs)")
     axes.set_title(f"{name}; grey bars: the decoder given the true latents", fontsize="medium")
