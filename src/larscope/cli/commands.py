@@ -255,7 +255,7 @@ def demo(
 ) -> None:
     """Simulate a session with planted sparse dynamics, fit it, compare its conditions, and write a report.
 
-    Takes one to two minutes on two cores. Writes a result folder like that of `larscope fit`, with one comparison and,
+    Takes two minutes on two cores. Writes a result folder like that of `larscope fit`, with one comparison and,
     in `movies/`, what was simulated.
 
     For example:
@@ -271,7 +271,7 @@ def demo(
             "Simulating a session: 8 runs under two conditions, with sparse couplings between cells that are "
             "weaker in the second. These data are simulated; no animal was recorded."
         )
-        simulated = cache(lambda: simulate_session(n_runs=8, n_frames=192, frame_shape=(96, 64), seed=seed))
+        simulated = cache(lambda: simulate_session(n_runs=8, n_frames=384, frame_shape=(96, 64), seed=seed))
         fit_and_report(simulated, out, {"seed": seed})
         simulated().write(out / "movies")  # for `larscope view`
         from larscope.estimator import load
