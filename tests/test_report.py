@@ -505,7 +505,7 @@ def test_methods_take_every_number_from_the_result(result):
 def test_methods_say_what_is_not_the_default(result):
     chosen = {"coefficients": "condition", "own_weight": 0.5, "nan": "mask", "max_distance": 3.0, "skip": False}
     text = methods(dataclasses.replace(result, settings={**result.settings, **chosen}), [])
-    for part in ("one matrix of coefficients was fitted", "penalty of 0.5 times", "left out", "3 latent pixels apart"):
+    for part in ("one matrix of coefficients to all runs", "penalty of 0.5 times", "left out", "3 latent pixels apart"):
         assert part in text
         assert part not in methods(result, [])
     assert "skip connection" in methods(result, [])

@@ -197,11 +197,11 @@ def choose_penalty(
     best = refine(lambda step: True)
     if best == 0:
         best = refine(leaves_all)
+        share = "" if conditions is not None else "share coefficients among runs (`coefficients='condition'`), "
         warnings.warn(
             "No penalty forecasts held-out frames better than no couplings at all do. The best of those that leave "
             f"every run couplings was taken, {penalties[best]:.3g}; it explains {explained[best]:.1%} of the held-out "
-            "signal, so trust no single coupling. Record longer runs, share coefficients among runs "
-            "(`coefficients='condition'`), or pass a number as `penalty`.",
+            f"signal, so trust no single coupling. Record longer runs, {share}or pass a number as `penalty`.",
             PenaltyWarning,
             stacklevel=2,
         )
