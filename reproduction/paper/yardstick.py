@@ -128,7 +128,7 @@ def plot(table: pd.DataFrame, name: str) -> Figure:
                 (3, 0),
                 textcoords="offset points",
                 va="center",
-                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.6},
             )
     axes.set_xlabel("share of unseen frames' variance (dots: runs)")
     axes.set_title(f"{name}; grey bars: the decoder given the true latents", fontsize="medium")
