@@ -100,7 +100,7 @@ def test_exact_ties(engine, alpha, positive):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("scale", [1e-6, 1e6])
+@pytest.mark.parametrize("scale", [1e-25, 1e-6, 1e6, 1e25])
 def test_scale_of_the_data_leaves_the_support(engine, scale):
     X, Y = random_design(40, 80)
     alpha = alpha_max(X, Y) / 10

@@ -28,6 +28,7 @@ PARTS = {
     "comparisons": comparisons.run,
     "yardstick-simulated": lambda work: yardstick.run(work, "simulated"),
     "yardstick-mouse_2p": lambda work: yardstick.run(work, "mouse_2p"),
+    "yardstick-mouse_2p-3-5-7": lambda work: yardstick.run(work, "mouse_2p", left_out=("3", "5", "7")),
     "yardstick-mouse_s1_vr": lambda work: yardstick.run(work, "mouse_s1_vr"),
     "modes-mouse_2p": yardstick.run_modes,
     "table2-mouse_2p": recorded.run,

@@ -25,6 +25,12 @@ SECTIONS: tuple[tuple[str, str, Describe, bool], ...] = (
     ("truth", "Planted truth (simulated)", truth.describe, True),
     ("yardstick-simulated", "Unseen runs, in pixels: simulated session", yardstick.describe, True),
     ("yardstick-mouse_2p", "Unseen segments, in pixels: `mouse_2p` (recorded)", yardstick.describe, True),
+    (
+        "yardstick-mouse_2p-3-5-7",
+        "The same with segments 3, 5 and 7 left out: `mouse_2p` (recorded)",
+        yardstick.describe,
+        True,
+    ),
     ("yardstick-mouse_s1_vr", "Unseen segments, in pixels: `mouse_s1_vr` (recorded)", yardstick.describe, True),
     ("modes-mouse_2p", "The three modes on unseen segments of `mouse_2p` (recorded)", yardstick.describe_modes, False),
 )

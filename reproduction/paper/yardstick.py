@@ -1,7 +1,7 @@
 """The yardstick: how much of a run nobody has seen is forecast, in pixels, beside what a user would do instead."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,25 +31,26 @@ READOUT = "the default's latents, ridge VAR, readout"
 """Its encoder without its VAR and its decoder: what they lose is the difference."""
 
 
-def run(work: Work, name: str) -> None:
-    """Measure on the simulated session (`simulated`), or on a recorded movie."""
+def run(work: Work, name: str, left_out: Sequence[str] = ()) -> None:
+    """Measure on the simulated session (`simulated`), or on a recorded movie: by folds, or on the runs named."""
     if name != "simulated" and name not in work.recorded:
         return
-    part = f"yardstick-{name}"
+    part = "-".join(["yardstick", name, *left_out])
     session = work.session("half", work.size.seeds[0]) if name == "simulated" else None
     session = session or one_condition(read_session(work.recorded[name]))
     settings = work.size.shortened if name == "simulated" else work.size.recorded_training
     prepared = prepare(session, crop=settings.get("crop"))
     movies = [prepared.frames(run, 0, about.n_frames) for run, about in enumerate(session)]
     table = work.found(part)
-    for fold, left_out in enumerate(folds_of(session.runs)[: work.size.max_folds]):
-        training = [run for run in range(len(session)) if run not in left_out]
+    named = [run for run, about in enumerate(session) if about.name in left_out]
+    for fold, unseen in enumerate([named] if named else folds_of(session.runs)[: work.size.max_folds]):
+        training = [run for run in range(len(session)) if run not in unseen]
         for method in (*baselines_of(work.size), *presets_for(name, prepared), READOUT):
             if table is not None and ((table["fold"] == fold) & (table["method"] == method)).any():
                 continue
             if method in BASELINES:
                 forecast = BASELINES[method]([movies[run] for run in training], ORDER)
-                rows = measure_pixels(session, movies, left_out, lambda run, forecast=forecast: forecast(movies[run]))
+                rows = measure_pixels(session, movies, unseen, lambda run, forecast=forecast: forecast(movies[run]))
             else:
                 model = work.model(
                     f"{part}-fold{fold}",
@@ -57,11 +58,11 @@ def run(work: Work, name: str) -> None:
                     **{**settings, **PRESETS.get(method, {}), "seed": 0},
                 )
                 if method == READOUT:
-                    rows = measure_readout(model, session, movies, training, left_out)
+                    rows = measure_readout(model, session, movies, training, unseen)
                 else:
-                    rows = score_unseen(model, subset(session, left_out))
+                    rows = score_unseen(model, subset(session, unseen))
             table = work.keep(pd.concat([table, rows.assign(fold=fold, method=method)], ignore_index=True), part)
-    plot(table, name).savefig(work.numbers / f"{part}.png", dpi=110)
+    plot(table, part.removeprefix("yardstick-")).savefig(work.numbers / f"{part}.png", dpi=110)
 
 
 def baselines_of(size: Size) -> list[str]:
@@ -136,8 +137,10 @@ def plot(table: pd.DataFrame, name: str) -> Figure:
 
 
 def describe(table: pd.DataFrame) -> list[str]:
+    n_folds = table["fold"].nunique()
+    split = f"{n_folds} folds, each leaving out whole blocks" if n_folds > 1 else "One split"
     lines = [
-        f"{table['fold'].nunique()} folds, each leaving out whole blocks; means over the runs that were left out.",
+        f"{split}; means over the runs that were left out.",
         "",
         "| method | forecast explained | lowest and highest run | ceiling |",
         "|---|---|---|---|",

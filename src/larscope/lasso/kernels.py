@@ -3,7 +3,8 @@
 Names are those of the equations: A, s, w are the active features, their signs and coefficients (the first m
 entries hold), r the residual, c = X'r/n - l2 w, and `inverse` that of `H = X_A'X_A / n + l2 I`. Features enter
 and leave it by rank-one updates: no triangular solve, so that every loop is long and runs over whole vector
-registers. Numba infers the types.
+registers. Numba infers the types, so that each kernel exists twice: in float32, whose numbers take half the room in
+the cache, for proposals, and in float64.
 """
 # mypy: ignore-errors
 
@@ -26,11 +27,9 @@ HEATS = 64
 DESCENT = 0.7
 # Supports up to this size are settled without pricing first whether they are complete: that costs more.
 SOON_SETTLED = 12
-# A correlation counts as a violation from here, relative to the scale of the certificate.
-VIOLATION = 1e-10
-# Squared relative distance from the span of the active columns, below which a column is in it.
-DEPENDENT = 1e-12
 
+# A difference that leaves so little of the squared length of a column is computed anew, from the residual.
+CANCELLED = 1e-4
 # Rows of the inner loops are padded with zeros to so many numbers.
 LANES = 32
 # Targets priced together, and a tile of their product: features, samples.
@@ -42,16 +41,23 @@ GUESSED, OPEN, SETTLED, DONE, FULL, FAILED = range(6)
 
 
 class Data(NamedTuple):
-    """What all targets share: the design by columns (p, width) and by samples (n, p), the latter rounded as well."""
+    """What all targets share: the design by columns (p, width) and by samples (n, p), in the numbers to compute with.
+
+    `violation`: relative to the scale of the certificate, a correlation is a violation from here. `dependent`: a column
+    whose squared relative distance from the span of the active ones is less is in it. Where numbers are not `exact`,
+    active sets are proposals.
+    """
 
     columns: Any
     samples: Any
-    rounded: Any
     diagonal: Any
     gram: Any
     n: int
     l2: float
     positive: bool
+    violation: float
+    dependent: float
+    exact: bool
 
 
 class State(NamedTuple):
@@ -81,9 +87,6 @@ class Scratch(NamedTuple):
     v: Any
     z: Any
     order: Any
-    c: Any
-    heats: Any
-    ranks: Any
     found: Any
     excess: Any
     left: Any
@@ -109,25 +112,22 @@ def _padded(m):
 
 @compiled
 def _scratch(data, capacity):
-    p, width = data.columns.shape
+    number = data.columns.dtype
     return Scratch(
-        inverses=np.empty((GROUP, capacity, _padded(capacity))),
-        g=np.empty(_padded(capacity)),
-        v=np.empty(_padded(capacity)),
-        z=np.empty(width),
+        inverses=np.empty((GROUP, capacity, _padded(capacity)), number),
+        g=np.empty(_padded(capacity), number),
+        v=np.empty(_padded(capacity), number),
+        z=np.empty(data.columns.shape[1], number),
         order=np.arange(capacity),
-        c=np.empty(p),
-        heats=np.empty(HEATS),
-        ranks=np.empty(HEATS),
         found=np.empty(4 * CANDIDATES, dtype=np.int64),
-        excess=np.empty(4 * CANDIDATES),
+        excess=np.empty(4 * CANDIDATES, number),
         left=np.empty(capacity, dtype=np.int64),
     )
 
 
 @_internal
 def _dot(a, b):
-    total = 0.0
+    total = a.dtype.type(0)
     for i in range(len(a)):
         total += a[i] * b[i]
     return total
@@ -135,8 +135,18 @@ def _dot(a, b):
 
 @_internal
 def _add(out, scale, x, width):
+    a = out.dtype.type(scale)
     for k in range(width):
-        out[k] += scale * x[k]
+        out[k] += a * x[k]
+
+
+@_internal
+def _add_to_rows(rows, m, scale, x, width):
+    """Add x to each of the first m rows, times the row's scale."""
+    for i in range(m):
+        a = scale[i]
+        for k in range(width):
+            rows[i, k] += a * x[k]
 
 
 @_internal
@@ -145,7 +155,7 @@ def _inner(rows, index, m, x, out):
     whole = m - m % 4
     for i in range(0, whole, 4):
         i0, i1, i2, i3 = index[i], index[i + 1], index[i + 2], index[i + 3]
-        g0, g1, g2, g3 = 0.0, 0.0, 0.0, 0.0
+        g0 = g1 = g2 = g3 = out.dtype.type(0)
         for k in range(len(x)):
             g0 += rows[i0, k] * x[k]
             g1 += rows[i1, k] * x[k]
@@ -153,10 +163,7 @@ def _inner(rows, index, m, x, out):
             g3 += rows[i3, k] * x[k]
         out[i], out[i + 1], out[i + 2], out[i + 3] = g0, g1, g2, g3
     for i in range(whole, m):
-        i0, g0 = index[i], 0.0
-        for k in range(len(x)):
-            g0 += rows[i0, k] * x[k]
-        out[i] = g0
+        out[i] = _dot(rows[index[i]], x)
 
 
 @_internal
@@ -176,57 +183,61 @@ def _combine(rows, index, scale, m, width, out):
 
 
 @_internal
-def _regress(j, data, A, m, inverse, work):
-    """Regress column j on the active ones: coefficients v, residual z (none with a Gram), its mean square."""
-    g, v, z = work.g, work.v, work.z
+def _coefficients(j, data, A, m, inverse, work):
+    """Regress column j on the active ones: coefficients v; return the residual's mean square, by a difference."""
+    g, v = work.g, work.v
     if len(data.gram) > 0:
         for i in range(m):
             g[i] = data.gram[j, A[i]]
-        _combine(inverse, work.order, g, m, _padded(m), v)
-        return data.diagonal[j] - _dot(g[:m], v[:m])
-    x = data.columns[j]
-    _inner(data.columns, A, m, x, g)
-    for i in range(m):
-        g[i] /= data.n
+    else:
+        _inner(data.columns, A, m, data.columns[j], g)
+        for i in range(m):
+            g[i] /= data.n
     _combine(inverse, work.order, g, m, _padded(m), v)
+    return data.diagonal[j] - _dot(g[:m], v[:m])
+
+
+@_internal
+def _regress(j, data, A, m, inverse, work):
+    """Regress column j on the active ones: coefficients v, residual z (none with a Gram), its mean square."""
+    square = _coefficients(j, data, A, m, inverse, work)
+    if len(data.gram) > 0:
+        return square
+    x, v, z = data.columns[j], work.v, work.z
     _combine(data.columns, A, v, m, len(x), z)
     for k in range(len(x)):
         z[k] = x[k] - z[k]
-    return _dot(z, z) / data.n + data.l2 * (1.0 + _dot(v[:m], v[:m]))
+    return _dot(z, z) / data.n + data.l2 * (1 + _dot(v[:m], v[:m]))
 
 
 @_internal
-def _border(inverse, m, v, pivot):
+def _border(inverse, m, pivot, work):
     """Extend the inverse by a feature with regression v on the active ones."""
-    width = _padded(m)
+    g, v, inverted = work.g, work.v, inverse.dtype.type(1 / pivot)
     for i in range(m):
-        scale = v[i] / pivot
-        for k in range(width):
-            inverse[i, k] += scale * v[k]
-        inverse[i, m] = -scale
-    for k in range(inverse.shape[1]):
-        inverse[m, k] = 0.0
+        g[i] = v[i] * inverted
+    _add_to_rows(inverse, m, g, v, _padded(m))
+    inverse[m] = 0
     for i in range(m):
-        inverse[m, i] = -v[i] / pivot
-    inverse[m, m] = 1.0 / pivot
+        inverse[i, m] = inverse[m, i] = -g[i]
+    inverse[m, m] = inverted
 
 
 @_internal
-def _leave(A, s, w, m, inverse, slot):
+def _leave(A, s, w, m, inverse, slot, work):
     """Take a feature out of the active set; the last one takes its slot."""
-    last, width = m - 1, _padded(m)
-    for i in range(m):
-        if i != slot:
-            scale = inverse[i, slot] / inverse[slot, slot]
-            for k in range(width):
-                inverse[i, k] -= scale * inverse[slot, k]
+    last, width, row, scale = m - 1, _padded(m), work.g, work.v
+    for k in range(width):
+        row[k] = inverse[slot, k]
+        scale[k] = -inverse[slot, k] / inverse[slot, slot]
+    _add_to_rows(inverse, m, scale, row, width)
     A[slot], s[slot], w[slot] = A[last], s[last], w[last]
-    inverse[last, slot] = inverse[last, last]
-    for i in range(last):
-        inverse[slot, i] = inverse[last, i]
+    for k in range(width):
+        inverse[slot, k] = inverse[last, k]
+    inverse[slot, slot] = inverse[last, last]
     for i in range(last):
         inverse[i, slot] = inverse[slot, i]
-        inverse[i, last] = 0.0
+        inverse[i, last] = 0
 
 
 @_internal
@@ -234,9 +245,11 @@ def _invert(data, A, s, m, inverse, work):
     """Invert H on the active set, leaving out columns that earlier ones span; return the new size."""
     kept = 0
     for i in range(m):
-        pivot = _regress(A[i], data, A, kept, inverse, work)
-        if pivot > DEPENDENT * data.diagonal[A[i]]:
-            _border(inverse, kept, work.v, pivot)
+        pivot = _coefficients(A[i], data, A, kept, inverse, work)
+        if pivot <= CANCELLED * data.diagonal[A[i]]:
+            pivot = _regress(A[i], data, A, kept, inverse, work)
+        if pivot > data.dependent * data.diagonal[A[i]]:
+            _border(inverse, kept, pivot, work)
             A[kept], s[kept] = A[i], s[i]
             kept += 1
     return kept
@@ -269,7 +282,7 @@ def _lower(data, r, start, stop, weights, A, s, w, m, inverse, work):
         if leaving < 0:
             break
         start -= step
-        _leave(A, s, w, m, inverse, leaving)
+        _leave(A, s, w, m, inverse, leaving, work)
         m -= 1
     return m
 
@@ -279,13 +292,15 @@ def _join(j, side, excess, data, r, weights, A, s, w, m, inverse, work):
     """Let feature j join: grow w_j until its correlation, now `excess` above the penalty, is back at it.
 
     Returns the new size and the number of features that left on the way. A size of -1 says that no step
-    exists, which only rounding can cause.
+    can be taken for sure: rounding hides how far the column is from the span of the active ones.
     """
     n_left, wj = 0, 0.0
     while True:
         pivot = _regress(j, data, A, m, inverse, work)
-        dependent = m == len(A) or pivot <= DEPENDENT * data.diagonal[j]
-        enough = np.inf if dependent else excess / pivot
+        saturated, dependent = m == len(A), pivot <= data.dependent * data.diagonal[j]
+        if dependent and not saturated and not data.exact:
+            return -1, n_left
+        enough = np.inf if saturated or dependent else excess / pivot
         step, leaving = _first_to_vanish(A, s, w, m, work.v, side, weights, data.positive, enough)
         if step == np.inf:
             return -1, n_left
@@ -298,9 +313,9 @@ def _join(j, side, excess, data, r, weights, A, s, w, m, inverse, work):
             break
         work.left[n_left] = A[leaving]
         n_left += 1
-        _leave(A, s, w, m, inverse, leaving)
+        _leave(A, s, w, m, inverse, leaving, work)
         m -= 1
-    _border(inverse, m, work.v, pivot)
+    _border(inverse, m, pivot, work)
     A[m], s[m], w[m] = j, side, wj
     return m + 1, n_left
 
@@ -323,7 +338,7 @@ def _settle(t, data, state, work):
     y, r, alpha, inverse = state.y[t], state.residual[t], state.alpha[t], work.inverses[t % GROUP]
     A, s, w, m = state.active[t], state.sign[t], state.coef[t], state.size[t]
     weights = state.weights[min(t, len(state.weights) - 1)]
-    g, v, tolerance = work.g, work.v, VIOLATION * state.scale[t]
+    g, v, tolerance = work.g, work.v, data.violation * state.scale[t]
     for i in range(1, m):
         a, b, k = A[i], s[i], i
         while k > 0 and A[k - 1] > a:
@@ -360,7 +375,7 @@ def _resume(t, data, state, work):
     A, s, m = state.active[t], state.sign[t], state.size[t]
     if state.status[t] == GUESSED:
         _settle(t, data, state, work)
-        state.status[t] = OPEN
+        state.status[t] = SETTLED if data.exact and state.reached[t] <= state.alpha[t] else OPEN
     elif _invert(data, A, s, m, work.inverses[t % GROUP], work) < m:
         # In another order rounding found the columns dependent.
         _settle(t, data, state, work)
@@ -375,45 +390,49 @@ def _violation(c, t, data, state):
     worst = 0.0
     for i in range(m):
         worst = max(worst, abs(c[A[i]] - data.l2 * w[i] - alpha * weights[A[i]] * s[i]))
-        c[A[i]] = 0.0
-    for j in range(len(c)):
+        c[A[i]] = 0
+    for j in range(len(data.columns)):
         worst = max(worst, (c[j] if data.positive else abs(c[j])) - alpha * weights[j])
     return worst
 
 
 @_internal
-def _propose(t, data, state, work):
+def _propose(c, t, data, state, work):
     """Find the violators that would join first as alpha falls: how many, and the alpha at which all of them violate.
 
-    Features compete in heats. The winner of rank CANDIDATES bounds that rank among all of them from below, so
-    that a second look at few heats finds those above.
+    Of the prices c, each heat keeps its largest. The winner of rank CANDIDATES bounds that rank among all of them
+    from below, so that a second look at few heats finds those above.
     """
-    c, best, ranks = work.c, work.heats, work.ranks
-    alpha, tolerance = state.alpha[t], VIOLATION * state.scale[t]
-    weights = state.weights[min(t, len(state.weights) - 1)]
+    p = len(data.columns)
+    alpha, tolerance = c.dtype.type(state.alpha[t]), c.dtype.type(data.violation * state.scale[t])
+    weights, c, best = state.weights[min(t, len(state.weights) - 1)], c[:p], c[p:]
     for i in range(state.size[t]):
-        c[state.active[t, i]] = 0.0
+        c[state.active[t, i]] = 0
+    for j in range(p):
+        c[j] = ((c[j] if data.positive else abs(c[j])) - tolerance) / weights[j]
     best[:] = alpha
-    for j in range(len(c)):
-        size = c[j] if data.positive else abs(c[j])
-        c[j] = (size - tolerance) / weights[j]
-    whole = len(c) - len(c) % HEATS
+    whole = p - p % HEATS
     for start in range(0, whole, HEATS):
         for heat in range(HEATS):
             best[heat] = c[start + heat] if c[start + heat] > best[heat] else best[heat]
-    for heat in range(len(c) - whole):
+    for heat in range(p - whole):
         best[heat] = max(best[heat], c[whole + heat])
+    above = 0
     for heat in range(HEATS):
-        k = heat
-        while k > 0 and ranks[k - 1] < best[heat]:
-            ranks[k] = ranks[k - 1]
-            k -= 1
-        ranks[k] = best[heat]
-    bar, count = ranks[CANDIDATES - 1], 0
+        above += best[heat] > alpha
+    bar, count = alpha, 0
+    if above >= CANDIDATES:
+        bar = c.dtype.type(np.inf)
+        for heat in range(HEATS):
+            better = 0
+            for other in range(HEATS):
+                better += best[other] > best[heat]
+            if better < CANDIDATES:
+                bar = min(bar, best[heat])
     for heat in range(HEATS):
-        if best[heat] > alpha and best[heat] >= bar:
-            for j in range(heat, len(c), HEATS):
-                if c[j] > alpha and c[j] >= bar and count < 2 * CANDIDATES:
+        if best[heat] >= bar and best[heat] > alpha:
+            for j in range(heat, p, HEATS):
+                if c[j] >= bar and c[j] > alpha and count < 2 * CANDIDATES:
                     work.found[count] = j
                     count += 1
     return count, bar
@@ -449,14 +468,14 @@ def _advance(t, count, level, data, state, work):
     weights = state.weights[min(t, len(state.weights) - 1)]
     prices_of_y = state.prices_of_y[min(t, len(state.prices_of_y) - 1)]
     largest = len(data.diagonal) if data.l2 > 0 else min(data.n, len(data.diagonal))
-    tolerance = VIOLATION * state.scale[t]
+    tolerance = data.violation * state.scale[t]
     found = work.found
 
     if level < state.reached[t]:
         m = _lower(data, r, state.reached[t], level, weights, A, s, w, m, inverse, work)
         state.reached[t] = level
-    joined = 0
-    while joined < 20 * CANDIDATES + 4 * capacity:
+    joined, most = 0, (20 if data.exact else 4) * CANDIDATES + 4 * capacity
+    while joined < most:
         best, excess, side = _excess(level, count, data, prices_of_y, r, weights, A, w, m, work)
         if best < 0 or excess <= tolerance:
             break
@@ -472,6 +491,8 @@ def _advance(t, count, level, data, state, work):
             m = 0
             break
         joined += 1
+        if joined == most and not data.exact:
+            state.status[t] = FAILED
         for i in range(min(n_left, len(found) - count)):
             found[count] = work.left[i]
             count += 1
@@ -513,11 +534,11 @@ def _price(samples, residual, pending, count, n, rows, prices):
 
 
 @_internal
-def _visit(t, certify, data, state, work):
+def _visit(c, t, certify, data, state, work):
     """Move an open target on by its prices, or certify a settled one, which may open it again."""
     alpha, reached = state.alpha[t], state.reached[t]
-    worst = _violation(work.c, t, data, state) if certify else np.inf
-    count, level = _propose(t, data, state, work)
+    worst = _violation(c, t, data, state) if certify else np.inf
+    count, level = _propose(c, t, data, state, work)
     level = max(alpha, min(level, DESCENT * reached))
     state.status[t] = OPEN
     joined = _advance(t, count, level, data, state, work)
@@ -528,21 +549,21 @@ def _visit(t, certify, data, state, work):
         state.kkt[t] = worst / state.scale[t] if state.scale[t] > 0 else worst
         state.status[t] = DONE
     elif unmoved or state.size[t] <= SOON_SETTLED:
-        _settle(t, data, state, work)
-        state.status[t] = SETTLED
+        if data.exact:
+            _settle(t, data, state, work)
+        state.status[t] = SETTLED if data.exact else DONE
 
 
 @compiled
 def solve_groups(start, stop, rounds, data, state):
     """Alternate pricing and advancing, group by group, until no target is open, or a full one needs more room.
 
-    Rounded prices are enough to propose features, since a feature joins by its exact correlation.
+    Exact targets are settled and certified before they count as done.
     """
     work = _scratch(data, state.active.shape[1])
     depth, p = data.samples.shape
     pending = np.empty(GROUP, dtype=np.int64)
-    rows, prices = np.empty((GROUP, depth)), np.empty((GROUP, p))
-    rounded_rows, rounded_prices = np.empty((GROUP, depth), np.float32), np.empty((GROUP, p), np.float32)
+    rows, prices = np.empty((GROUP, depth), data.samples.dtype), np.empty((GROUP, p + HEATS), data.samples.dtype)
     for lo in range(start, stop, GROUP):
         hi = min(lo + GROUP, stop)
         for t in range(lo, hi):
@@ -557,15 +578,11 @@ def solve_groups(start, stop, rounds, data, state):
                     if state.status[t] == (SETTLED if certify else OPEN):
                         pending[count] = t
                         count += 1
-                state.priced[pending[:count]] += 1
-                if certify:
+                if count > 0:
+                    state.priced[pending[:count]] += 1
                     _price(data.samples, state.residual, pending, count, data.n, rows, prices)
-                else:
-                    _price(data.rounded, state.residual, pending, count, data.n, rounded_rows, rounded_prices)
                 for i in range(count):
-                    for j in range(p):
-                        work.c[j] = prices[i, j] if certify else rounded_prices[i, j]
-                    _visit(pending[i], certify, data, state, work)
+                    _visit(prices[i], pending[i], certify, data, state, work)
 
 
 @compiled
