@@ -23,6 +23,7 @@ import torch
 from sklearn.linear_model import Lasso as CoordinateDescent
 from sklearn.linear_model import lars_path, lars_path_gram
 from tables import ratio, run
+from threadpoolctl import threadpool_limits
 
 from larscope.lasso import active_set, certificate, lasso
 from larscope.lasso.problem import canonical
@@ -125,7 +126,8 @@ def against_sklearn(X, Y, alpha, repeats):
     others, some = sklearn_solvers(X, Y, alpha)
     kkt = {name: violation(X, some, alpha, solve()) for name, solve in others.items()}
     ours = {"larscope": lambda: lasso(X, Y, alpha, gradient=None), "gram": lambda: X.T @ X}
-    times = in_turn(ours | others, repeats)
+    with threadpool_limits(1):
+        times = in_turn(ours | others, repeats)
     scale = Y.shape[1] / some.shape[1]
     for name in others:
         setup = [0.0] * repeats if name == "lars_path" else times["gram"]
@@ -339,8 +341,8 @@ def main():
         "products X'R (all targets), most of them in float32; `time / products` is how far a solve ends from their "
         f"cost in float64. scikit-learn is timed on {SAMPLED} targets and scaled: the fastest of its solvers whose KKT "
         f"violation is at most {EXACT:g} on each of them, or the fastest of all where none is that exact. "
-        "The committed table: two cores, otherwise idle, `--repeats 5`, `OMP_WAIT_POLICY=PASSIVE`. The latents: run 1 of "
-        '`LatentVAR(training="end-to-end").fit(session)`, `session = simulate_session(n_runs=8, n_frames=192, '
+        "The committed table: two cores, otherwise idle, `--repeats 5`, `OMP_WAIT_POLICY=PASSIVE`. The latents: run 1 "
+        'of `LatentVAR(training="end-to-end").fit(session)`, `session = simulate_session(n_runs=8, n_frames=192, '
         "frame_shape=SHAPE, novel_strength=0.4, seed=1)`, SHAPE (96, 64) and (192, 128).",
     )
 

@@ -33,9 +33,7 @@ def rebuilt(paper, tmp_path_factory):
 def test_every_part_leaves_its_numbers_and_a_section_without_gaps(paper, rebuilt):
     page = (rebuilt.numbers.parent / "README.md").read_text()
     for part, title, _, has_figure in paper.page.SECTIONS:
-        if "mouse" in part and part.removeprefix("yardstick-").removeprefix("modes-").removeprefix("table2-") not in (
-            rebuilt.recorded
-        ):
+        if "mouse" in part and not any(name in part for name in rebuilt.recorded):
             continue
         table = rebuilt.found(part)
         assert len(table), part

@@ -62,7 +62,8 @@ def run(work: Work, name: str, left_out: Sequence[str] = ()) -> None:
                 else:
                     rows = score_unseen(model, subset(session, unseen))
             table = work.keep(pd.concat([table, rows.assign(fold=fold, method=method)], ignore_index=True), part)
-    plot(table, part.removeprefix("yardstick-")).savefig(work.numbers / f"{part}.png", dpi=110)
+    title = f"{name}, runs {', '.join(left_out)} left out" if left_out else name
+    plot(table, title).savefig(work.numbers / f"{part}.png", dpi=110)
 
 
 def baselines_of(size: Size) -> list[str]:
@@ -105,7 +106,7 @@ def methods_in(table: pd.DataFrame) -> list[str]:
     return [method for method in (*BASELINES, *PRESETS, READOUT) if method in set(table["method"])]
 
 
-def plot(table: pd.DataFrame, name: str) -> Figure:
+def plot(table: pd.DataFrame, title: str) -> Figure:
     methods = methods_in(table)[::-1]
     figure = Figure(figsize=(8, 0.34 * len(methods) + 1.1), layout="constrained")
     axes = figure.subplots()
@@ -132,7 +133,7 @@ def plot(table: pd.DataFrame, name: str) -> Figure:
                 bbox={"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.6},
             )
     axes.set_xlabel("share of unseen frames' variance (dots: runs)")
-    axes.set_title(f"{name}; grey bars: the decoder given the true latents", fontsize="medium")
+    axes.set_title(f"{title}; grey bars: the decoder given the true latents", fontsize="medium")
     return figure
 
 

@@ -142,7 +142,8 @@ class Design:
             exact=True,
         )
         with np.errstate(**OVERFLOW):
-            rounded = {name: getattr(self.exact, name).astype(np.float32) for name in ("columns", "samples", "diagonal")}
+            arrays = {name: getattr(self.exact, name) for name in ("columns", "samples", "diagonal")}
+            rounded = {name: array.astype(np.float32) for name, array in arrays.items()}
         self.rounded = self.exact._replace(**rounded, violation=1e-5, dependent=1e-6, exact=False)
         self.largest = p if l2 > 0 else min(n, p)
         self.capacity = min(self.largest, 64)

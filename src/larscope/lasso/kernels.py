@@ -36,6 +36,9 @@ LANES = 32
 GROUP = 16
 TILE, DEPTH = 384, 64
 
+# A size to begin with: for a 0 written in the code numba would compile what is called with it once more.
+ZERO = np.int64(0)
+
 # Where a target stands.
 GUESSED, OPEN, SETTLED, DONE, FULL, FAILED = range(6)
 
@@ -243,7 +246,7 @@ def _leave(A, s, w, m, inverse, slot, work):
 @_internal
 def _invert(data, A, s, m, inverse, work):
     """Invert H on the active set, leaving out columns that earlier ones span; return the new size."""
-    kept = 0
+    kept = ZERO
     for i in range(m):
         pivot = _coefficients(A[i], data, A, kept, inverse, work)
         if pivot <= CANCELLED * data.diagonal[A[i]]:
@@ -570,19 +573,21 @@ def solve_groups(start, stop, rounds, data, state):
             if state.status[t] < DONE:
                 _resume(t, data, state, work)
         for _ in range(rounds):
-            if not np.any(state.status[lo:hi] < DONE):
-                break
+            priced = 0
             for certify in (False, True):
-                count = 0
+                count = ZERO
                 for t in range(lo, hi):
                     if state.status[t] == (SETTLED if certify else OPEN):
                         pending[count] = t
+                        state.priced[t] += 1
                         count += 1
                 if count > 0:
-                    state.priced[pending[:count]] += 1
                     _price(data.samples, state.residual, pending, count, data.n, rows, prices)
                 for i in range(count):
                     _visit(prices[i], pending[i], certify, data, state, work)
+                priced += count
+            if priced == 0:
+                break
 
 
 @compiled
