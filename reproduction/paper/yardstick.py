@@ -62,7 +62,7 @@ def run(work: Work, name: str, left_out: Sequence[str] = ()) -> None:
                 else:
                     rows = score_unseen(model, subset(session, unseen))
             table = work.keep(pd.concat([table, rows.assign(fold=fold, method=method)], ignore_index=True), part)
-    title = f"{name}, runs {', '.join(left_out)} left out" if left_out else name
+    title = f"{name} without {', '.join(left_out)}" if left_out else name
     plot(table, title).savefig(work.numbers / f"{part}.png", dpi=110)
 
 
