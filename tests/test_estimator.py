@@ -48,6 +48,7 @@ def test_takes_every_setting_and_shows_them():
         ({"training": "endtoend"}, "'sequential', 'embedded' or 'end-to-end'; got 'endtoend'"),
         ({"scale": "latent", "penalty_scale": "mean"}, "Got penalty_scale='mean'"),
         ({"order": 64}, "order=64 and window=64"),
+        ({"penalty_scale": "target"}, "penalty_scale='target' needs a penalty in its units: got none"),
     ],
 )
 def test_names_a_wrong_setting(settings, message):

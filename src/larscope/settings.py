@@ -201,6 +201,11 @@ class Settings:
                 "coefficient is zero from alpha = 1 on, and 'mean' multiplies the penalty by the number of latents. "
                 "Got penalty_scale='mean'. Pass another, or scale='series'."
             )
+        if self.penalty is None and self.penalty_scale != "noise":
+            raise LarscopeError(
+                f"penalty_scale={self.penalty_scale!r} needs a penalty in its units: got none, and the default, "
+                f"{DEFAULT_PENALTY}, is in those of 'noise'. Pass one (the paper's, with 'mean', is 0.005)."
+            )
         if self.patch not in (2, 4, 8):
             raise LarscopeError(
                 f"`patch` must be 8, 4 or 2, of three, two or one pooling: got {self.patch}. Pass one of them."
