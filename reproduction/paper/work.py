@@ -79,7 +79,7 @@ TINY = replace(
     penalties=(0.01,),
     all_penalties=(0.003, 0.032),
     recorded_penalties=(0.003,),
-    recorded_training={"epochs": 1, "crop": (32, 32)},
+    recorded_training={"epochs": 1, "crop": (16, 16)},
 )
 SIZES = {size.name: size for size in (FULL, SMALL, TINY)}
 

@@ -24,6 +24,7 @@ MIGRATIONS: dict[tuple[str, int], Callable[[Any], Any]] = {
         "own_weight": 1.0,
         "coefficients": "run",
         "scale": "series",
+        "penalty": 0.005,
         "penalty_scale": "mean",
         "precision": "float32",
         "nan": "error",

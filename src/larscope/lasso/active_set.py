@@ -231,17 +231,13 @@ def _solved(design: Design, numbers: Literal["rounded", "exact"], y: Array, stat
 
 
 def _proposed(design: Design, y: Array, alpha: Array, weights: Array, proposal: State) -> State:
-    """Start from the active sets of a proposal; from nothing where rounding kept it from an end."""
-    state = _start(design.exact, proposal.active.shape[1], y, alpha, weights)
+    """Start from the active sets of a proposal; anew where rounding kept it from an end."""
+    state = _warmed(design, _start(design.exact, proposal.active.shape[1], y, alpha, weights), None)
     made = proposal.status == DONE
     state.status[made], state.reached[made] = GUESSED, alpha[made]
-    state.size[made] = proposal.size[made]
-    return state._replace(
-        prices_of_y=proposal.prices_of_y,
-        active=proposal.active,
-        sign=proposal.sign.astype(np.float64),
-        priced=proposal.priced,
-    )
+    for ours, theirs in ((state.active, proposal.active), (state.sign, proposal.sign), (state.size, proposal.size)):
+        ours[made] = theirs[made]
+    return state._replace(prices_of_y=proposal.prices_of_y, priced=proposal.priced)
 
 
 def _warmed(design: Design, state: State, init: Array | None) -> State:

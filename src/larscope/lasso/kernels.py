@@ -404,7 +404,7 @@ def _propose(c, t, data, state, work):
     """Find the violators that would join first as alpha falls: how many, and the alpha at which all of them violate.
 
     Of the prices c, each heat keeps its largest. The winner of rank CANDIDATES bounds that rank among all of them
-    from below, so that a second look at few heats finds those above.
+    from below, so that a second look at few heats finds those above. Behind the prices, c has room for the heats.
     """
     p = len(data.columns)
     alpha, tolerance = c.dtype.type(state.alpha[t]), c.dtype.type(data.violation * state.scale[t])
