@@ -52,8 +52,6 @@ FLOOR = 1e-6
 MAX_ROUNDS = 500
 # Rounds after which a proposal is given up.
 PROPOSING_ROUNDS = 100
-# What float32 cannot hold makes no proposal.
-OVERFLOW: dict[str, Any] = {"over": "ignore", "invalid": "ignore"}
 # From so many samples, inner products of columns are worth keeping.
 TALL = 256
 # Bytes of inner products, or of prices, held at once.
@@ -141,7 +139,7 @@ class Design:
             dependent=1e-12,
             exact=True,
         )
-        with np.errstate(**OVERFLOW):
+        with np.errstate(over="ignore"):  # what float32 cannot hold makes no proposal
             arrays = {name: getattr(self.exact, name) for name in ("columns", "samples", "diagonal")}
             rounded = {name: array.astype(np.float32) for name, array in arrays.items()}
         self.rounded = self.exact._replace(**rounded, violation=1e-5, dependent=1e-6, exact=False)
@@ -161,14 +159,18 @@ class Design:
         self.exact, self.rounded = self.exact._replace(gram=gram), self.rounded._replace(gram=gram)
 
 
-def _start(data: Data, capacity: int, y: Array, alpha: Array, weights: Array) -> State:
+def _scale(data: Data, y: Array, alpha: Array, weights: Array) -> Array:
+    """Compute what violations are measured against: `certificate.violation_scale`, without copies of shared weights."""
+    largest = np.where(np.isinf(weights), 0.0, weights).max(axis=1)
+    norm = np.sqrt((data.diagonal.max() - data.l2) * data.n)
+    return np.asarray(np.maximum(alpha * largest, FLOOR * norm * np.linalg.norm(y, axis=1) / data.n))
+
+
+def _start(data: Data, capacity: int, y: Array, alpha: Array, weights: Array, scale: Array) -> State:
     """Start with no active feature."""
     k, number = len(y), data.columns.dtype
     padded = np.zeros((k, data.columns.shape[1]), number)
     padded[:, : data.n] = y
-    finite = np.where(np.isinf(weights), 0.0, weights).max(axis=1)
-    norm = np.sqrt((data.diagonal.max() - data.l2) * data.n)
-    floor = FLOOR * norm * np.linalg.norm(y, axis=1) / data.n
     return State(
         y=padded,
         residual=padded.copy(),
@@ -176,7 +178,7 @@ def _start(data: Data, capacity: int, y: Array, alpha: Array, weights: Array) ->
         alpha=alpha.astype(number),
         reached=np.full(k, np.finfo(number).max, number),
         weights=weights.astype(number, copy=False),
-        scale=np.maximum(alpha * finite, floor),
+        scale=scale,
         active=np.zeros((k, capacity), dtype=np.int64),
         sign=np.zeros((k, capacity), number),
         coef=np.zeros((k, capacity), number),
@@ -205,11 +207,19 @@ def _write(state: State, dense: Array) -> None:
 
 def _solve_targets(design: Design, y: Array, alpha: Array, weights: Array, init: Array | None) -> State:
     """Propose active sets in rounded numbers, which takes half the time, then settle and certify them in exact ones."""
-    with np.errstate(**OVERFLOW):
-        state = _start(design.rounded, design.capacity, y, alpha, weights)
-    state = _warmed(design, state, init)
-    state = _solved(design, "rounded", y, state)
-    return _solved(design, "exact", y, _proposed(design, y, alpha, weights, state))
+    problem = (y, alpha, weights, _scale(design.exact, y, alpha, weights))
+    with np.errstate(over="ignore"):
+        proposal = _start(design.rounded, design.capacity, *problem)
+    proposal = _solved(design, "rounded", y, _warmed(design, proposal, init))
+    state = _start(design.exact, proposal.active.shape[1], *problem)
+    made = proposal.status == DONE
+    if not made.all():
+        state = _warmed(design, state, init)
+    state.status[made], state.reached[made] = GUESSED, alpha[made]
+    for ours, theirs in ((state.active, proposal.active), (state.sign, proposal.sign), (state.size, proposal.size)):
+        ours[made] = theirs[made]
+    state = state._replace(prices_of_y=proposal.prices_of_y, priced=proposal.priced)
+    return _solved(design, "exact", y, state)
 
 
 def _solved(design: Design, numbers: Literal["rounded", "exact"], y: Array, state: State) -> State:
@@ -230,26 +240,17 @@ def _solved(design: Design, numbers: Literal["rounded", "exact"], y: Array, stat
     return state
 
 
-def _proposed(design: Design, y: Array, alpha: Array, weights: Array, proposal: State) -> State:
-    """Start from the active sets of a proposal; anew where rounding kept it from an end."""
-    state = _warmed(design, _start(design.exact, proposal.active.shape[1], y, alpha, weights), None)
-    made = proposal.status == DONE
-    state.status[made], state.reached[made] = GUESSED, alpha[made]
-    for ours, theirs in ((state.active, proposal.active), (state.sign, proposal.sign), (state.size, proposal.size)):
-        ours[made] = theirs[made]
-    return state._replace(prices_of_y=proposal.prices_of_y, priced=proposal.priced)
-
-
 def _warmed(design: Design, state: State, init: Array | None) -> State:
     """Start from the unpenalised features and the support of `init`; a wrong guess only costs time."""
     free = np.zeros_like(state.weights, dtype=bool) if design.exact.positive else state.weights == 0
     if init is None and not free.any():
         return state
     k, p = len(state.y), len(design.exact.columns)
-    guess = np.zeros((1, p)) if init is None else np.where(np.isinf(state.weights), 0.0, init)
-    if design.exact.positive:
-        guess = np.maximum(guess, 0.0)
-    signs = np.broadcast_to(np.where(free, 1.0, np.sign(guess)), (k, p))
+    signs = free
+    if init is not None:
+        guess = np.where(np.isinf(state.weights), 0.0, init)
+        signs = np.where(free, 1.0, np.sign(np.maximum(guess, 0.0) if design.exact.positive else guess))
+    signs = np.broadcast_to(signs, (k, p))
     rows, columns = np.nonzero(signs)
     # Unpenalised features come first: dependent columns are left out from the end.
     penalised = ~np.broadcast_to(free, (k, p))[rows, columns]
