@@ -29,13 +29,15 @@ docs: $(INSTALLED)
 gallery: $(INSTALLED)
 	cd docs/images && for script in ../../examples/*.py; do ../../$(BIN)/python $$script || exit 1; done
 
-# the paper's tables and figures: hours, in parts that can be stopped and started (PARTS="table2-half truth")
+# the paper's tables and figures: hours, in parts that can be stopped and started (PARTS="table2-half truth/0"), so many
+# at once
+JOBS ?= 2
 reproduce: $(INSTALLED)
-	$(BIN)/python -m reproduction.paper full $(PARTS)
+	$(BIN)/python -m reproduction.paper full --jobs $(JOBS) $(PARTS)
 
 # the same code on small sessions, to reproduction/small
 reproduce-small: $(INSTALLED)
-	$(BIN)/python -m reproduction.paper small $(PARTS)
+	$(BIN)/python -m reproduction.paper small --jobs $(JOBS) $(PARTS)
 
 install: $(INSTALLED)
 

@@ -3,9 +3,11 @@
 import importlib
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -16,17 +18,18 @@ def paper():
     if not (ROOT / "reproduction" / "paper").is_dir():
         pytest.skip("the reproduction folder is not part of this installation")
     sys.path.insert(0, str(ROOT))
-    yield importlib.import_module("reproduction.paper.__main__")
+    yield importlib.import_module("reproduction.paper.parts")
     sys.path.remove(str(ROOT))
 
 
 @pytest.fixture(scope="module")
 def rebuilt(paper, tmp_path_factory):
     folder = tmp_path_factory.mktemp("reproduction")
-    work = paper.Work(paper.SIZES["tiny"], folder / "tiny", folder / "kept")
+    size = importlib.import_module("reproduction.paper.work").TINY
+    work = paper.Work(size, folder / "tiny", folder / "kept")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # far too short trainings
-        paper.rebuild(work, list(paper.PARTS), folder / "README.md")
+        paper.rebuild(work, paper.named(size, []), folder / "README.md")
     return work
 
 
@@ -53,8 +56,29 @@ def test_finished_parts_are_not_computed_again(paper, rebuilt, monkeypatch):
     numbers = {path.name: path.read_bytes() for path in rebuilt.numbers.glob("*.csv") if path.stem != "times"}
     monkeypatch.setattr("larscope.LatentVAR.fit", None)
     monkeypatch.setattr("larscope.LatentVAR.refit", None)
-    paper.rebuild(rebuilt, list(paper.PARTS), rebuilt.numbers.parent / "README.md")
+    paper.rebuild(rebuilt, paper.named(rebuilt.size, []), rebuilt.numbers.parent / "README.md")
     assert {path.name: path.read_bytes() for path in rebuilt.numbers.glob("*.csv") if path.stem != "times"} == numbers
+
+
+def test_several_parts_add_to_one_table(paper, rebuilt, tmp_path):
+    work = paper.Work(rebuilt.size, tmp_path / "numbers", tmp_path / "kept")
+    rows = [pd.DataFrame({"seed": seed, "value": range(50)}) for seed in (3, 1, 2, 0)]
+    with ThreadPoolExecutor(4) as executor:
+        list(executor.map(lambda one: [work.add("table", one[i : i + 5]) for i in range(0, 50, 5)], rows))
+    found = work.found("table")
+    assert found["seed"].tolist() == [seed for seed in range(4) for _ in range(50)]
+    assert found["value"].tolist() == 4 * list(range(50))
+    assert work.has("table", seed=2, value=49)
+    assert not work.has("table", seed=2, value=50)
+
+
+def test_parts_are_named_by_table_or_one_by_one(paper):
+    full = importlib.import_module("reproduction.paper.work").FULL
+    assert paper.named(full, ["figure3", "truth"]) == ["figure3", *(f"truth/{seed}" for seed in full.seeds)]
+    assert paper.named(full, ["yardstick-mouse_2p"]) == [f"yardstick-mouse_2p/{fold}" for fold in range(4)]
+    assert len(set(paper.named(full, []))) == len(paper.named(full, []))
+    with pytest.raises(KeyError, match="truht"):
+        paper.named(full, ["truht"])
 
 
 def test_folds_leave_out_whole_blocks_of_both_conditions(paper, rebuilt):

@@ -38,31 +38,29 @@ COLUMNS = {
 }
 
 
-def run(work: Work) -> None:
-    table = work.found("choices")
-    for seed in work.size.seeds[:2]:
-        session, truth = work.session("half", seed), work.truth("half", seed)
-        left_out = folds_of(session.runs)[0]
-        seen = [run for run in range(len(session)) if run not in left_out]
-        for choice, settings in CHOICES.items():
-            if table is not None and ((table["choice"] == choice) & (table["seed"] == seed)).any():
-                continue
-            model = work.simulated_model("half", seed, runs=seen, **{"penalty": PENALTY, "center": True, **settings})
-            unseen = subset(session, left_out)
-            row = {
-                "choice": choice,
-                "seed": seed,
-                **{name: model.scores_[name].mean() for name in list(COLUMNS)[:5]},
-                **score_unseen(model, unseen)[["forecast_explained", "ceiling_explained"]].mean(),
-                **judge_model(model, truth),
-            }
-            if choice == CENTRED:
-                inflow = sum(
-                    model.contribution_map(name, direction="inflow", session=subset(session, seen))
-                    for name in session.conditions
-                )
-                row["driving_inflow"] = driving_precision(inflow, truth)
-            table = work.keep(pd.concat([table, pd.DataFrame([row])], ignore_index=True), "choices")
+def run(work: Work, seed: int) -> None:
+    session, truth = work.session("half", seed), work.truth("half", seed)
+    left_out = folds_of(session.runs)[0]
+    seen = [run for run in range(len(session)) if run not in left_out]
+    for choice, settings in CHOICES.items():
+        if work.has("choices", choice=choice, seed=seed):
+            continue
+        model = work.simulated_model("half", seed, runs=seen, **{"penalty": PENALTY, "center": True, **settings})
+        unseen = subset(session, left_out)
+        row = {
+            "choice": choice,
+            "seed": seed,
+            **{name: model.scores_[name].mean() for name in list(COLUMNS)[:5]},
+            **score_unseen(model, unseen)[["forecast_explained", "ceiling_explained"]].mean(),
+            **judge_model(model, truth),
+        }
+        if choice == CENTRED:
+            inflow = sum(
+                model.contribution_map(name, direction="inflow", session=subset(session, seen))
+                for name in session.conditions
+            )
+            row["driving_inflow"] = driving_precision(inflow, truth)
+        work.add("choices", pd.DataFrame([row]))
 
 
 def describe(table: pd.DataFrame) -> list[str]:

@@ -33,15 +33,13 @@ def quarters(runs: pd.DataFrame) -> dict[str, np.ndarray]:
 
 
 def run(work: Work) -> None:
-    table = work.found("comparisons")
     for training, settings in TRAININGS.items():
-        if table is not None and (table["training"] == training).any():
+        if work.has("comparisons", training=training):
             continue
         model = work.simulated_model("paper", work.size.seeds[0], **settings)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ComparisonWarning)
-            rows = pd.DataFrame(compare_all(model, training))
-        table = work.keep(pd.concat([table, rows], ignore_index=True), "comparisons")
+            work.add("comparisons", pd.DataFrame(compare_all(model, training)))
 
 
 def compare_all(model: LatentVAR, mode: str) -> list[dict[str, object]]:

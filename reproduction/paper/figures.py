@@ -32,7 +32,7 @@ def run_figure2(work: Work) -> None:
                 "signal_to_noise": float(np.median(signal_to_noise(model, truth))),
             }
         )
-    work.keep(pd.DataFrame(rows), "figure2")
+    work.write("figure2", pd.DataFrame(rows))
     figure = Figure(figsize=(10, 5.6), layout="constrained")
     grid = figure.subplots(2, 4, width_ratios=[1, 1, 1, 1.6])
     for row, (name, model) in zip(grid, models.items(), strict=True):
@@ -125,7 +125,7 @@ def run_figure3(work: Work) -> None:
         draw_maps(axes, maps, truth)
         axes[0].set_ylabel(f"{training}\nrow (pixels)")
     figure.suptitle("Fig. 3: contribution maps (simulated); orange: cells that drive others, grey: cells that do not")
-    work.keep(pd.DataFrame(rows), "figure3")
+    work.write("figure3", pd.DataFrame(rows))
     figure.savefig(work.numbers / "figure3.png", dpi=110)
     alone = Figure(figsize=(8.2, 5.3), layout="constrained")
     draw_maps(alone.subplots(1, 3), maps, truth)
@@ -198,7 +198,7 @@ def run_figure4(work: Work) -> None:
                 "pooled_centred": apart["pooled_centred"].mean(),
             }
         )
-    work.keep(pd.DataFrame(rows), "figure4")
+    work.write("figure4", pd.DataFrame(rows))
     first, *_, last = models
     figure = Figure(figsize=(10, 7), layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=[1.5, 1])

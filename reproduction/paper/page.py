@@ -37,6 +37,19 @@ SECTIONS: tuple[tuple[str, str, Describe, bool], ...] = (
 """Part, title, what writes its tables, and whether it has a figure."""
 
 
+def describe_times(times: pd.DataFrame) -> list[str]:
+    """A table a row, with the parts that it is computed in."""
+    lines = [
+        f"{len(times)} parts, {times['minutes'].sum() / 60:.1f} hours of one core together:",
+        "",
+        "| table | parts | minutes | longest part |",
+        "|---|---|---|---|",
+    ]
+    for table, minutes in times.groupby(times["part"].str.split("/").str[0], sort=False)["minutes"]:
+        lines.append(f"| {table} | {len(minutes)} | {minutes.sum():.1f} | {minutes.max():.1f} |")
+    return lines
+
+
 def write(work: Work, path: Path) -> None:
     """Write the page to `path`.
 
@@ -76,9 +89,7 @@ def write(work: Work, path: Path) -> None:
         f"beside those compared: {dict(work.size.training) or 'defaults'}; on recorded movies: "
         f"{dict(work.size.recorded_training) or 'defaults'}.",
         "",
-        "| part | minutes |",
-        "|---|---|",
-        *(f"| {row.part} | {row.minutes:.1f} |" for row in ([] if times is None else times.itertuples())),
+        *([] if times is None else describe_times(times)),
         "",
         "Versions: " + ", ".join(f"{name} {number}" for name, number in describe_versions().items()) + ".",
         "",

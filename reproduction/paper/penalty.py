@@ -17,11 +17,8 @@ from .work import Work
 PENALTIES = np.geomspace(0.1, 2, 9)
 
 
-def run(work: Work) -> None:
-    table = work.found("penalty")
-    for seed in work.size.seeds:
-        if table is not None and seed in set(table["seed"]):
-            continue
+def run(work: Work, seed: int) -> None:
+    if not work.has("penalty", seed=seed):
         truth, session = work.truth("half", seed), work.session("half", seed)
         model = work.simulated_model("half", seed, preset="default")
         chosen = model.refit(session, penalty="auto", cache=work.kept / "frames").penalty_
@@ -29,8 +26,8 @@ def run(work: Work) -> None:
             {"seed": seed, "penalty": penalty, "chosen": bool(penalty == chosen)} | judge(model, truth, penalty)
             for penalty in sorted({*PENALTIES.tolist(), chosen})
         ]
-        table = work.keep(pd.concat([table, pd.DataFrame(rows)], ignore_index=True), "penalty")
-    plot(table).savefig(work.numbers / "penalty.png", dpi=110)
+        work.add("penalty", pd.DataFrame(rows))
+    work.draw("penalty", plot)
 
 
 def judge(model: LatentVAR, truth: Truth, penalty: float) -> dict[str, float]:

@@ -70,27 +70,29 @@ def take_apart(
     }
 
 
-def run(work: Work, where: Where) -> None:
-    part = f"table2-{where}"
-    table = work.found(part)
-    done = set() if table is None else {(row.seed, row.center) for row in table.itertuples()}
-    # centred rows of every seed come first: they are the table that matters most, and the only one at the paper's size
-    for center in (True, False) if where == "half" else (True,):
-        for seed in work.size.seeds if where == "half" else work.size.seeds[:1]:
-            if (seed, center) in done:
-                continue
-            models = (model for penalty in work.size.penalties for model in trained(work, where, seed, center, penalty))
-            table = work.keep(pd.concat([table, *map(measure, models)], ignore_index=True), part)
-    if where == "half":
-        plot_ratios(work, where).savefig(work.numbers / f"{part}.png", dpi=110)
+def run_half(work: Work, seed: int) -> None:
+    for center in (True, False):
+        for penalty in work.size.penalties:
+            measure_cell(work, "half", seed, center, penalty)
+    if seed == work.size.seeds[0]:
+        work.draw("table2-half", lambda _: plot_ratios(work, seed))
 
 
-def plot_ratios(work: Work, where: Where) -> Figure:
+def run_paper(work: Work, penalty: float) -> None:
+    measure_cell(work, "paper", work.size.seeds[0], True, penalty)
+
+
+def measure_cell(work: Work, where: Where, seed: int, center: bool, penalty: float) -> None:
+    if not work.has(f"table2-{where}", seed=seed, center=center, penalty=penalty):
+        work.add(f"table2-{where}", pd.concat(map(measure, trained(work, where, seed, center, penalty))))
+
+
+def plot_ratios(work: Work, seed: int) -> Figure:
     """Draw a frame's ratio against its energy: what a mean of ratios is ruled by."""
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     penalty = work.size.penalties[len(work.size.penalties) // 2]
     for axes, center in zip(figure.subplots(1, 2, sharey=True), (True, False), strict=True):
-        for model in trained(work, where, work.size.seeds[0], center, penalty):
+        for model in trained(work, "half", seed, center, penalty):
             energies, ratios = [], []
             for latent, forecast in zip(model.latents_, model.forecasts_, strict=True):
                 target = latent[model.order :]

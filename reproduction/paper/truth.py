@@ -149,15 +149,12 @@ JUDGES: dict[str, Callable[[Work, int, Truth], list[dict[str, Any]]]] = {
 """What gives rows of methods, by one of them."""
 
 
-def run(work: Work) -> None:
-    table = work.found("truth")
-    for seed in work.size.seeds:
-        truth = work.truth("half", seed)
-        for method, judge in JUDGES.items():
-            if table is None or not ((table["seed"] == seed) & (table["method"] == method)).any():
-                rows = pd.DataFrame(judge(work, seed, truth)).assign(seed=seed)
-                table = work.keep(pd.concat([table, rows], ignore_index=True), "truth")
-    plot(table).savefig(work.numbers / "truth.png", dpi=110)
+def run(work: Work, seed: int) -> None:
+    truth = work.truth("half", seed)
+    for method, judge in JUDGES.items():
+        if not work.has("truth", seed=seed, method=method):
+            work.add("truth", pd.DataFrame(judge(work, seed, truth)).assign(seed=seed))
+    work.draw("truth", plot)
 
 
 def ordered(table: pd.DataFrame) -> pd.DataFrame:

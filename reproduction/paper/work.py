@@ -1,12 +1,14 @@
 """What is computed at which size, and where it is kept: sessions and trained models here, numbers with the parts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
+from filelock import FileLock
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from larscope import LatentVAR, load, read_session, simulate_session
@@ -86,11 +88,16 @@ SIZES = {size.name: size for size in (FULL, SMALL, TINY)}
 
 @dataclass(frozen=True)
 class Work:
-    """A size, the folder of its numbers and figures, and the folder of what can be made again: movies and models."""
+    """A size, the folder of its numbers and figures, and the folder of what can be made again: movies and models.
+
+    Processes that do parts of the same work share both folders.
+    """
 
     size: Size
     numbers: Path
     kept: Path
+    progress: bool = True
+    """Show bars: where several processes print, they would overwrite each other's."""
 
     def session(self, where: Where, seed: int) -> Session:
         """Return a simulated session, from disk, where it is written when first asked for."""
@@ -102,9 +109,10 @@ class Work:
 
     def _simulated(self, where: Where, seed: int) -> Path:
         folder = self.kept / "sessions" / f"{where}-{seed}"
-        if not folder.is_dir():
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with console.status(f"Simulating the session {where}-{seed}"):
+        with self._alone(folder.name):
+            if not folder.is_dir():
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                console.print(f"Simulating the session {where}-{seed}", highlight=False)
                 simulate_session(seed=seed, **self.size.simulated[where]).write(folder)
         return folder
 
@@ -135,38 +143,63 @@ class Work:
         if refit is not None:
             described = "-then-".join([described, *(f"{key}={value}" for key, value in sorted(refit.items()))])
         folder = self.kept / "models" / described.replace(" ", "").replace("/", "_")
-        if not folder.is_dir():
-            how: dict[str, Any] = {"progress": True, "cache": self.kept / "frames"}
-            unfinished = self.kept / "unfinished" / folder.name
-            if refit is None:
-                console.print(f"Training {described}", highlight=False)
-                model = LatentVAR(**settings).fit(session, checkpoints=unfinished, **how)
-            else:
-                model = self.model(name, session, **settings).refit(session, **refit, **how)
-            unfinished.parent.mkdir(parents=True, exist_ok=True)
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            publish_result(model.save(unfinished / "result"), folder)
+        with self._alone(folder.name):
+            if not folder.is_dir():
+                how: dict[str, Any] = {"progress": self.progress, "cache": self.kept / "frames"}
+                unfinished = self.kept / "unfinished" / folder.name
+                if refit is None:
+                    console.print(f"Training {described}", highlight=False)
+                    model = LatentVAR(**settings).fit(session, checkpoints=unfinished, **how)
+                else:
+                    model = self.model(name, session, **settings).refit(session, **refit, **how)
+                unfinished.parent.mkdir(parents=True, exist_ok=True)
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                publish_result(model.save(unfinished / "result"), folder)
         return load(folder)
 
-    def keep(self, table: pd.DataFrame, part: str) -> pd.DataFrame:
-        """Write a part's raw numbers."""
-        self.numbers.mkdir(parents=True, exist_ok=True)
-        table.to_csv(self.numbers / f"{part}.csv", index=False, float_format="%.6g")
-        return table
+    def has(self, table: str, **values: Any) -> bool:
+        """Say whether a table of raw numbers has a row with these values."""
+        found = self.found(table)
+        return found is not None and bool((found[list(values)] == pd.Series(values)).all(axis=1).any())
 
-    def found(self, part: str) -> pd.DataFrame | None:
-        """Return a part's raw numbers, if they are there."""
-        path = self.numbers / f"{part}.csv"
+    def add(self, table: str, rows: pd.DataFrame) -> None:
+        """Add to a table of raw numbers, which is in the order of sessions or folds, whoever was first."""
+        with self._alone(table):
+            found = pd.concat([self.found(table), rows], ignore_index=True)
+            by = [name for name in ("seed", "fold") if name in found][:1]
+            self.write(table, found.sort_values(by, kind="stable") if by else found)
+
+    def found(self, table: str) -> pd.DataFrame | None:
+        """Return a table of raw numbers, if it is there."""
+        path = self.numbers / f"{table}.csv"
         return pd.read_csv(path, dtype={"run": str}, keep_default_na=True) if path.is_file() else None
+
+    def draw(self, table: str, plot: Callable[[pd.DataFrame], Figure]) -> None:
+        """Draw a table's figure anew."""
+        with self._alone(table):
+            plot(self.found(table)).savefig(self.numbers / f"{table}.png", dpi=110)
 
     def log_time(self, part: str, seconds: float) -> None:
         """Add to the minutes that a part has taken, over all the times that it was stopped and started."""
-        table = self.found("times")
-        if table is None:
-            table = pd.DataFrame({"part": [], "minutes": []})
-        minutes = dict(zip(table["part"], table["minutes"], strict=True))
-        minutes[part] = minutes.get(part, 0) + seconds / 60
-        self.keep(pd.DataFrame({"part": list(minutes), "minutes": list(minutes.values())}), "times")
+        with self._alone("times"):
+            table = self.found("times")
+            minutes = {} if table is None else dict(zip(table["part"], table["minutes"], strict=True))
+            minutes[part] = minutes.get(part, 0) + seconds / 60
+            self.write("times", pd.DataFrame({"part": list(minutes), "minutes": list(minutes.values())}))
+
+    def write(self, table: str, rows: pd.DataFrame) -> None:
+        """Write a table of raw numbers, whole or not at all."""
+        self.numbers.mkdir(parents=True, exist_ok=True)
+        path = self.numbers / f"{table}.csv"
+        unfinished = path.with_suffix(".csv.unfinished")
+        rows.to_csv(unfinished, index=False, float_format="%.6g")
+        unfinished.replace(path)
+
+    def _alone(self, name: str) -> FileLock:
+        """Let other processes wait that want to write the same."""
+        folder = self.kept / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(folder / f"{name}.lock")
 
     @cached_property
     def recorded(self) -> Mapping[str, Path]:

@@ -31,39 +31,50 @@ READOUT = "the default's latents, ridge VAR, readout"
 """Its encoder without its VAR and its decoder: what they lose is the difference."""
 
 
-def run(work: Work, name: str, left_out: Sequence[str] = ()) -> None:
-    """Measure on the simulated session (`simulated`), or on a recorded movie: by folds, or on the runs named."""
-    if name != "simulated" and name not in work.recorded:
-        return
-    part = "-".join(["yardstick", name, *left_out])
-    session = work.session("half", work.size.seeds[0]) if name == "simulated" else None
-    session = session or one_condition(read_session(work.recorded[name]))
+def run_fold(work: Work, name: str, fold: int) -> None:
+    """Leave out a quarter of the simulated session (`simulated`), or of a recorded movie."""
+    session = session_of(work, name)
+    if session is not None:
+        measure(work, f"yardstick-{name}", name, session, fold, folds_of(session.runs)[fold])
+
+
+def run_without(work: Work, name: str, left_out: Sequence[str]) -> None:
+    """Leave out the runs of these names."""
+    session = session_of(work, name)
+    if session is not None:
+        unseen = [run for run, about in enumerate(session) if about.name in left_out]
+        measure(work, "-".join(["yardstick", name, *left_out]), name, session, 0, unseen)
+
+
+def session_of(work: Work, name: str) -> Session | None:
+    if name == "simulated":
+        return work.session("half", work.size.seeds[0])
+    return one_condition(read_session(work.recorded[name])) if name in work.recorded else None
+
+
+def measure(work: Work, table: str, name: str, session: Session, fold: int, unseen: list[int]) -> None:
     settings = work.size.shortened if name == "simulated" else work.size.recorded_training
     prepared = prepare(session, crop=settings.get("crop"))
     movies = [prepared.frames(run, 0, about.n_frames) for run, about in enumerate(session)]
-    table = work.found(part)
-    named = [run for run, about in enumerate(session) if about.name in left_out]
-    for fold, unseen in enumerate([named] if named else folds_of(session.runs)[: work.size.max_folds]):
-        training = [run for run in range(len(session)) if run not in unseen]
-        for method in (*baselines_of(work.size), *presets_for(name, prepared), READOUT):
-            if table is not None and ((table["fold"] == fold) & (table["method"] == method)).any():
-                continue
-            if method in BASELINES:
-                forecast = BASELINES[method]([movies[run] for run in training], ORDER)
-                rows = measure_pixels(session, movies, unseen, lambda run, forecast=forecast: forecast(movies[run]))
+    training = [run for run in range(len(session)) if run not in unseen]
+    for method in (*baselines_of(work.size), *presets_for(name, prepared), READOUT):
+        if work.has(table, fold=fold, method=method):
+            continue
+        if method in BASELINES:
+            forecast = BASELINES[method]([movies[run] for run in training], ORDER)
+            rows = measure_pixels(session, movies, unseen, lambda run, forecast=forecast: forecast(movies[run]))
+        else:
+            model = work.model(
+                f"{table}-fold{fold}",
+                subset(session, training),
+                **{**settings, **PRESETS.get(method, {}), "seed": 0},
+            )
+            if method == READOUT:
+                rows = measure_readout(model, session, movies, training, unseen)
             else:
-                model = work.model(
-                    f"{part}-fold{fold}",
-                    subset(session, training),
-                    **{**settings, **PRESETS.get(method, {}), "seed": 0},
-                )
-                if method == READOUT:
-                    rows = measure_readout(model, session, movies, training, unseen)
-                else:
-                    rows = score_unseen(model, subset(session, unseen))
-            table = work.keep(pd.concat([table, rows.assign(fold=fold, method=method)], ignore_index=True), part)
-    title = f"{name} without {', '.join(left_out)}" if left_out else name
-    plot(table, title).savefig(work.numbers / f"{part}.png", dpi=110)
+                rows = score_unseen(model, subset(session, unseen))
+        work.add(table, rows.assign(fold=fold, method=method))
+    work.draw(table, lambda rows: plot(rows, table.removeprefix("yardstick-")))
 
 
 def baselines_of(size: Size) -> list[str]:
@@ -154,29 +165,26 @@ def describe(table: pd.DataFrame) -> list[str]:
     return lines
 
 
-def run_modes(work: Work) -> None:
+def run_modes(work: Work, seed: int) -> None:
     """The three modes on a recorded movie, over seeds: does training through the fit forecast better?"""
-    if "mouse_2p" not in work.recorded:
+    session = session_of(work, "mouse_2p")
+    if session is None:
         return
-    session = one_condition(read_session(work.recorded["mouse_2p"]))
-    table = work.found("modes-mouse_2p")
-    for seed in work.size.recorded_seeds:
-        folds = folds_of(session.runs)[: work.size.max_folds]
-        fold = seed % len(folds)  # each seed its own quarter: what is said is of the recording, not of one part of it
-        unseen = subset(session, folds[fold])
-        seen = subset(session, [run for run in range(len(session)) if run not in folds[fold]])
-        for mode in MODES:
-            if table is not None and ((table["training"] == mode) & (table["seed"] == seed)).any():
-                continue
-            # without the shortcut, what the modes make of the latents is training's alone; one penalty for all
-            how = {"seed": seed, "shortcut": False, "penalty": DEFAULT_PENALTY}
-            settings = {**work.size.recorded_training, **how}
-            if mode != "end-to-end":
-                settings["training"] = mode
-            model = work.model(f"yardstick-mouse_2p-fold{fold}", seen, **settings)
-            rows = score_unseen(model, unseen).assign(fold=fold, training=mode, seed=seed)
-            scores = model.score(unseen)[["var_explained", "var_error", "n_active"]]
-            table = work.keep(pd.concat([table, rows.join(scores)], ignore_index=True), "modes-mouse_2p")
+    folds = folds_of(session.runs)
+    fold = seed % len(folds)  # each seed its own quarter: what is said is of the recording, not of one part of it
+    unseen = subset(session, folds[fold])
+    seen = subset(session, [run for run in range(len(session)) if run not in folds[fold]])
+    for mode in MODES:
+        if work.has("modes-mouse_2p", training=mode, seed=seed):
+            continue
+        # without the shortcut, what the modes make of the latents is training's alone; one penalty for all
+        how = {"seed": seed, "shortcut": False, "penalty": DEFAULT_PENALTY}
+        settings = {**work.size.recorded_training, **how}
+        if mode != "end-to-end":
+            settings["training"] = mode
+        model = work.model(f"yardstick-mouse_2p-fold{fold}", seen, **settings)
+        rows = score_unseen(model, unseen).assign(fold=fold, training=mode, seed=seed)
+        work.add("modes-mouse_2p", rows.join(model.score(unseen)[["var_explained", "var_error", "n_active"]]))
 
 
 def describe_modes(table: pd.DataFrame) -> list[str]:
