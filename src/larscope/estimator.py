@@ -53,7 +53,7 @@ from larscope.preflight import estimate_fit
 from larscope.preprocessing import PreparedSession, Preprocessing
 from larscope.processes import Processes, is_first, spread
 from larscope.provenance import describe_inputs, describe_versions, git_commit
-from larscope.result import Result, build_dataset, read_result, split_runs, write_result
+from larscope.result import SHARED, Result, build_dataset, read_result, split_runs, write_result
 from larscope.session import Session, require_frames
 from larscope.settings import REFITTED, Preset, Settings, expand_preset, explain_validation, plain, setting_names
 from larscope.training import build_var, train
@@ -638,9 +638,6 @@ CURVE_NAMES = ("penalty", *(f"curve_{name}" for name in ("run", "n_active", "exp
 
 
 TRIED_NAMES = ("tried_penalty", "tried_explained")
-
-SHARED = "shared_"
-"""Begins the names of what is said of the coefficients that runs share."""
 
 
 def _run_table(session: Session) -> pd.DataFrame:

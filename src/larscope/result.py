@@ -39,6 +39,9 @@ FILES = ("config.toml", "provenance.json", "log.jsonl", "model.safetensors", "re
 
 MAP_UNITS = "influence (sum of absolute couplings)"
 
+SHARED = "shared_"
+"""Begins the names of what is said of the coefficients that runs share."""
+
 ATTRIBUTES = ("title", "simulated", "order", "crop", "crop_offset", "downscale", "intensity_low", "intensity_high")
 """Attributes that `results.nc` has had in every version."""
 
@@ -311,7 +314,7 @@ def build_dataset(
         (runs, height, width).
     penalty, shared_penalty, tried
         The penalty of the fits to single runs, and the one that was chosen for coefficients that runs share, kept as
-        attributes; where one was chosen, `tried_penalty` and `tried_explained`, or the same after `shared_`.
+        attributes; where one was chosen, `tried_penalty` and `tried_explained`, or the same after `SHARED`.
     preprocessing, crop_offset, simulated
         Kept as attributes; `crop_offset` is the row and column of the crop's first pixel.
     """

@@ -109,7 +109,10 @@ def _model(result: Result) -> list[str]:
     across = len(set(data["latent_column"].to_numpy().tolist()))
     skip = " with a skip connection for the mean frame" if chosen["skip"] else ""
     begin = (
-        ", which begin as linear in their patch (images as linear in the latents around)" if chosen["shortcut"] else ""
+        ", each of which begins as the first principal component of its patch's changes, with images by ridge "
+        "regression on the nearest nine latents"
+        if chosen["shortcut"]
+        else ""
     )
     centred = "centred and " if chosen["center"] else ""
     scaled = "unit variance each" if chosen["scale"] == "latent" else "unit variance as a series"

@@ -30,7 +30,7 @@ def penalty_section(result: Result) -> Section:
     picture = Picture(
         "figures/penalty.png",
         plot_curves(result),
-        "The VAR of single runs, refitted with other penalties (bold: mean; dashed line: the penalty that was chosen).",
+        "The VAR of single runs, refitted with other penalties (bold: mean; dashed line: the penalty of the fits).",
     )
     return Section("penalty", title, _sentences(result), [picture], explored={"curves": curves_of(result)})
 
@@ -104,9 +104,9 @@ def _sentences(result: Result) -> list[str]:
         f"The VAR of {of_runs} was refitted with {len(penalties)} penalties, from {penalties[0]:.3g} to "
         f"{penalties[-1]:.3g}; each point is an exact fit of a run's own coefficients. The latents stay those that "
         f"were learned at {result.training['penalty']:g}: training with another penalty would have given others.",
-        f"At the chosen {chosen:.3g}: {active[at]:.0f} active coefficients, {percent(explained[at])} of the latents' "
-        f"variance explained in sample and {percent(heldout[at])} on the last fifth of a run, unseen by the fit (means "
-        "over these runs).",
+        f"At {chosen:.3g}, the penalty of the fits: {active[at]:.0f} active coefficients, {percent(explained[at])} of "
+        f"the latents' variance explained in sample and {percent(heldout[at])} on the last fifth of a run, unseen by "
+        "the fit (means over these runs).",
     ]
     if np.isfinite(heldout).any():
         best = int(np.nanargmax(heldout))

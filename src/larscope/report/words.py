@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from larscope.report.style import percent
-from larscope.result import Result
+from larscope.result import SHARED, Result
 
 SETTLED = 0.05
 """A loss that fell by less than this share over the last fifth of training counts as levelled off."""
@@ -112,7 +112,7 @@ class Choice:
 def choices_of(result: Result) -> list[Choice]:
     """Return the penalties that were chosen after training: of the fits to single runs, of those that runs share."""
     choices = []
-    for begin, penalty in (("", result.penalty), ("shared_", result.shared_penalty)):
+    for begin, penalty in (("", result.penalty), (SHARED, result.shared_penalty)):
         if penalty is None or f"{begin}tried_penalty" not in result.dataset:
             continue
         tried, explained = (result.dataset[f"{begin}tried_{name}"].to_numpy() for name in ("penalty", "explained"))
