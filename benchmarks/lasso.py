@@ -1,15 +1,16 @@
 """Time the lasso against other solvers; write benchmarks/lasso.md.
 
     python benchmarks/lasso.py shared two_threads tall large warm gradient [--repeats 5] [--compare]
-    python benchmarks/lasso.py latents --latents FILE [FILE]
+    python benchmarks/lasso.py latents own_past --latents FILE [FILE]
 
 Each section measures its solvers in turn, round after round, and reports medians over rounds of the times (CPU
 time on one thread, wall time on two) and of the ratios within a round. Sections replace their own part of the
 table, so they can be run one by one.
-`--latents` are files of arrays (T, K) of an encoder's latents, for the section "latents".
+`--latents` are files of arrays (T, K) of an encoder's latents, for the sections "latents" and "own_past".
 """
 
 import argparse
+import math
 import resource
 import statistics
 import time
@@ -224,6 +225,59 @@ def latents(arguments):
     return rows
 
 
+def own_past(arguments):
+    """One training window as trained by default: a latent's own past is free, alpha = .75 sqrt(2 log(p) / n) and twice,
+    half of it; beside no free features, and beside lars_path on what each target's own past leaves; one thread."""
+    torch.set_num_threads(1)
+    rows = []
+    latents = [torch.as_tensor(np.load(path)).double()[:64] for path in arguments.latents or []]
+    for name, (X, Y) in {
+        "random": var_design(59, 384),
+        **{f"trained, K = {z.shape[1]}": lagged((z - z.mean(0)) / z.std(0, unbiased=False)) for z in latents},
+    }.items():
+        (n, p), k = X.shape, Y.shape[1]
+        free = torch.eye(k, dtype=torch.bool).repeat(p // k, 1)
+        weights = (~free).double()
+        some = range(0, k, max(1, k // SAMPLED))[:SAMPLED]
+        for times_default in (2, 1, 0.5):
+            alpha = times_default * 0.75 * math.sqrt(2 * math.log(p) / n)
+            solvers = {
+                "larscope": lambda X=X, Y=Y, a=alpha, w=weights: lasso(X, Y, a, weights=w, gradient=None),
+                "none free": lambda X=X, Y=Y, a=alpha: lasso(X, Y, a, gradient=None),
+                "lars_path": lambda X=X, Y=Y, a=alpha, f=free, s=some: [
+                    path_without(X[:, f[:, j]], X[:, ~f[:, j]], Y[:, j], a) for j in s
+                ],
+            }
+            with threadpool_limits(1):
+                times = in_turn(solvers, arguments.repeats)
+            times["lars_path"] = [k / len(some) * each for each in times["lars_path"]]
+            coef = solvers["larscope"]()
+            apart = max(
+                (coef[~free[:, j], j] - torch.as_tensor(found)).abs().max().item()
+                for j, found in zip(some, solvers["lars_path"](), strict=True)
+            )
+            rows.append(
+                {
+                    "latents": name,
+                    "alpha": f"{alpha:.3f}",
+                    "active": f"{(coef != 0).sum().item() / k:.1f}",
+                    "larscope (s)": f"{statistics.median(times['larscope']):.3f}",
+                    "to none free": f"{ratio(times, 'larscope', 'none free'):.2f}",
+                    "lars_path (s)": f"{statistics.median(times['lars_path']):.2f}",
+                    "lars_path / larscope": f"{ratio(times, 'lars_path', 'larscope'):.0f}",
+                    "apart": f"{apart:.0e}",
+                }
+            )
+    return rows
+
+
+def path_without(free, X, y, alpha):
+    """The lasso on what the free features leave of design and target, by scikit-learn: coefficients of the others."""
+    basis = torch.linalg.qr(free)[0]
+    X, y = (z - basis @ (basis.T @ z) for z in (X, y))
+    return lars_path(X.numpy(), y.numpy(), alpha_min=alpha, method="lasso", return_path=False)[2]
+
+
 def warm(arguments):
     """Start from the solution of data that differ by noise of 1 % or 10 %; one thread."""
     torch.set_num_threads(1)
@@ -321,7 +375,7 @@ def cvxpy_layer(n, p, alpha):
     return lambda X, Y, alpha: layer(X.expand(Y.shape[1], n, p), Y.mT)[0].mT
 
 
-SECTIONS = {f.__name__: f for f in (shared, two_threads, tall, large, latents, warm, gradient)}
+SECTIONS = {f.__name__: f for f in (shared, two_threads, tall, large, latents, own_past, warm, gradient)}
 
 
 def main():
@@ -336,7 +390,8 @@ def main():
         SECTIONS,
         arguments,
         HERE / "lasso.json",
-        "python benchmarks/lasso.py shared two_threads tall large latents warm gradient --latents SMALL.npy PAPER.npy",
+        "python benchmarks/lasso.py shared two_threads tall large latents own_past warm gradient --latents SMALL.npy "
+        "PAPER.npy",
         "Medians over alternating rounds; CPU time on one thread, wall time on two. `products` counts pricing "
         "products X'R (all targets), most of them in float32; `time / products` is how far a solve ends from their "
         f"cost in float64. scikit-learn is timed on {SAMPLED} targets and scaled: the fastest of its solvers whose KKT "
