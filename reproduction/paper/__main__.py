@@ -20,11 +20,14 @@ if __name__ == "__main__":
     )
     parser.add_argument("--jobs", type=int, default=1, help="parts at once, one thread each (default: 1, all threads)")
     parser.add_argument("--kept", type=Path, help="where movies and models are kept (default: beside the numbers)")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()  # options may stand before the parts
     size, numbers = SIZES[arguments.size], HERE / arguments.size
     try:
         parts = named(size, arguments.parts)
     except KeyError as error:
         parser.error(f"a part must be one of {', '.join(parts_of(size))}, or a table: got {error}")
     work = Work(size, numbers, arguments.kept or numbers / "kept", progress=arguments.jobs == 1)
-    rebuild(work, parts, (HERE if arguments.size == "full" else numbers) / "README.md", arguments.jobs)
+    try:
+        rebuild(work, parts, (HERE if arguments.size == "full" else numbers) / "README.md", arguments.jobs)
+    except KeyboardInterrupt:
+        parser.exit(130, "Stopped. The same command goes on from here.\n")

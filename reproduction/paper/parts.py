@@ -69,7 +69,7 @@ def named(size: Size, names: Iterable[str]) -> list[str]:
 
 
 def do(part: str, work: Work) -> None:
-    """Do a part, or what is left of it, and note the time that it took, finished or not."""
+    """Do a part, or what is left of it, and note the time that it took; of one that was killed there is none."""
     started = time.monotonic()
     console.rule(f"{part} ({work.size.name})")
     try:

@@ -112,7 +112,7 @@ class Work:
         with self._alone(folder.name):
             if not folder.is_dir():
                 folder.parent.mkdir(parents=True, exist_ok=True)
-                console.print(f"Simulating the session {where}-{seed}", highlight=False)
+                console.print(f"Simulating the session {where}-{seed}", highlight=False, soft_wrap=True)
                 simulate_session(seed=seed, **self.size.simulated[where]).write(folder)
         return folder
 
@@ -148,7 +148,7 @@ class Work:
                 how: dict[str, Any] = {"progress": self.progress, "cache": self.kept / "frames"}
                 unfinished = self.kept / "unfinished" / folder.name
                 if refit is None:
-                    console.print(f"Training {described}", highlight=False)
+                    console.print(f"Training {described}", highlight=False, soft_wrap=True)
                     model = LatentVAR(**settings).fit(session, checkpoints=unfinished, **how)
                 else:
                     model = self.model(name, session, **settings).refit(session, **refit, **how)
