@@ -1,5 +1,6 @@
 """The smallest rebuilding of the paper's results: every part runs and every number is there, whatever it says."""
 
+import doctest
 import importlib
 import sys
 import warnings
@@ -22,10 +23,14 @@ def paper():
     sys.path.remove(str(ROOT))
 
 
+def sizes():
+    return importlib.import_module("reproduction.paper.work")
+
+
 @pytest.fixture(scope="module")
 def rebuilt(paper, tmp_path_factory):
     folder = tmp_path_factory.mktemp("reproduction")
-    size = importlib.import_module("reproduction.paper.work").TINY
+    size = sizes().TINY
     work = paper.Work(size, folder / "tiny", folder / "kept")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # far too short trainings
@@ -60,8 +65,8 @@ def test_finished_parts_are_not_computed_again(paper, rebuilt, monkeypatch):
     assert {path.name: path.read_bytes() for path in rebuilt.numbers.glob("*.csv") if path.stem != "times"} == numbers
 
 
-def test_several_parts_add_to_one_table(paper, rebuilt, tmp_path):
-    work = paper.Work(rebuilt.size, tmp_path / "numbers", tmp_path / "kept")
+def test_several_parts_add_to_one_table(paper, tmp_path):
+    work = paper.Work(sizes().TINY, tmp_path / "numbers", tmp_path / "kept")
     rows = [pd.DataFrame({"seed": seed, "value": range(50)}) for seed in (3, 1, 2, 0)]
     with ThreadPoolExecutor(4) as executor:
         list(executor.map(lambda one: [work.add("table", one[i : i + 5]) for i in range(0, 50, 5)], rows))
@@ -73,12 +78,19 @@ def test_several_parts_add_to_one_table(paper, rebuilt, tmp_path):
 
 
 def test_parts_are_named_by_table_or_one_by_one(paper):
-    full = importlib.import_module("reproduction.paper.work").FULL
+    full = sizes().FULL
     assert paper.named(full, ["figure3", "truth"]) == ["figure3", *(f"truth/{seed}" for seed in full.seeds)]
     assert paper.named(full, ["yardstick-mouse_2p"]) == [f"yardstick-mouse_2p/{fold}" for fold in range(4)]
     assert len(set(paper.named(full, []))) == len(paper.named(full, []))
     with pytest.raises(KeyError, match="truht"):
         paper.named(full, ["truht"])
+
+
+@pytest.mark.parametrize("name", ["parts", "work"])
+def test_examples(paper, name):
+    found = doctest.testmod(importlib.import_module(f"reproduction.paper.{name}"))
+    assert found.attempted
+    assert not found.failed
 
 
 def test_folds_leave_out_whole_blocks_of_both_conditions(paper, rebuilt):

@@ -225,7 +225,8 @@ def one_condition(session: Session) -> Session:
 def folds_of(runs: Sequence[Run], n_folds: int = 4) -> list[list[int]]:
     """Return the runs that each fold leaves out: whole blocks, one of each condition; without blocks, every fourth run.
 
-    >>> folds_of([Run("a", "x", None)] * 5)
+    >>> import numpy as np
+    >>> folds_of([Run("a", "x", np.zeros((9, 8, 8), np.uint16))] * 5)
     [[0, 4], [1], [2], [3]]
     """
     blocks = list(dict.fromkeys(run.block for run in runs))
