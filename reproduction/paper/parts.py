@@ -1,4 +1,4 @@
-"""The parts of the work, each under 40 minutes of one core at full size, and who does them."""
+"""The parts of the work, small enough for less than 40 minutes of one core each at full size, and who does them."""
 
 import time
 import warnings
