@@ -65,7 +65,7 @@ SMALL = Size(
     training={"preset": "paper", "epochs": 5},
     shortened={"epochs": 5},
     recorded_penalties=(0.003, 0.01),
-    recorded_training={"epochs": 2},
+    recorded_training={"epochs": 2, "crop": (48, 48)},
     max_folds=1,
 )
 TINY = replace(
