@@ -55,17 +55,17 @@ def named(size: Size, names: Iterable[str]) -> list[str]:
         A name is none of them.
 
     >>> from .work import FULL
-    >>> named(FULL, ["truth/3", "choices"])
+    >>> named(FULL, ["truth/3", "choices", "choices/0"])
     ['truth/3', 'choices/0', 'choices/1']
     """
     parts = list(parts_of(size))
-    chosen = []
+    chosen: list[str] = []
     for name in names:
         meant = [part for part in parts if name in (part, part.split("/")[0])]
         if not meant:
             raise KeyError(name)
         chosen += meant
-    return chosen or parts
+    return list(dict.fromkeys(chosen)) or parts
 
 
 def do(part: str, work: Work) -> None:
@@ -73,7 +73,8 @@ def do(part: str, work: Work) -> None:
     started = time.monotonic()
     console.rule(f"{part} ({work.size.name})")
     try:
-        parts_of(work.size)[part](work)
+        with work.alone(f"part {part.replace('/', ' ')}"):
+            parts_of(work.size)[part](work)
     finally:
         work.log_time(part, time.monotonic() - started)
 

@@ -109,7 +109,7 @@ class Work:
 
     def _simulated(self, where: Where, seed: int) -> Path:
         folder = self.kept / "sessions" / f"{where}-{seed}"
-        with self._alone(folder.name):
+        with self.alone(folder.name):
             if not folder.is_dir():
                 folder.parent.mkdir(parents=True, exist_ok=True)
                 console.print(f"Simulating the session {where}-{seed}", highlight=False, soft_wrap=True)
@@ -143,7 +143,7 @@ class Work:
         if refit is not None:
             described = "-then-".join([described, *(f"{key}={value}" for key, value in sorted(refit.items()))])
         folder = self.kept / "models" / described.replace(" ", "").replace("/", "_")
-        with self._alone(folder.name):
+        with self.alone(folder.name):
             if not folder.is_dir():
                 how: dict[str, Any] = {"progress": self.progress, "cache": self.kept / "frames"}
                 unfinished = self.kept / "unfinished" / folder.name
@@ -164,7 +164,7 @@ class Work:
 
     def add(self, table: str, rows: pd.DataFrame) -> None:
         """Add to a table of raw numbers, which is in the order of sessions or folds, whoever was first."""
-        with self._alone(table):
+        with self.alone(table):
             found = pd.concat([self.found(table), rows], ignore_index=True)
             by = [name for name in ("seed", "fold") if name in found][:1]
             self.write(table, found.sort_values(by, kind="stable") if by else found)
@@ -176,12 +176,12 @@ class Work:
 
     def draw(self, table: str, plot: Callable[[pd.DataFrame], Figure]) -> None:
         """Draw a table's figure anew."""
-        with self._alone(table):
+        with self.alone(table):
             plot(self.found(table)).savefig(self.numbers / f"{table}.png", dpi=110)
 
     def log_time(self, part: str, seconds: float) -> None:
         """Add to the minutes that a part has taken, over all the times that it was stopped and started."""
-        with self._alone("times"):
+        with self.alone("times"):
             table = self.found("times")
             minutes = {} if table is None else dict(zip(table["part"], table["minutes"], strict=True))
             minutes[part] = minutes.get(part, 0) + seconds / 60
@@ -195,8 +195,8 @@ class Work:
         rows.to_csv(unfinished, index=False, float_format="%.6g")
         unfinished.replace(path)
 
-    def _alone(self, name: str) -> FileLock:
-        """Let other processes wait that want to write the same."""
+    def alone(self, name: str) -> FileLock:
+        """Let other processes wait that want to do or write the same."""
         folder = self.kept / "locks"
         folder.mkdir(parents=True, exist_ok=True)
         return FileLock(folder / f"{name}.lock")

@@ -35,7 +35,9 @@ def run_fold(work: Work, name: str, fold: int) -> None:
     """Leave out a quarter of the simulated session (`simulated`), or of a recorded movie."""
     session = session_of(work, name)
     if session is not None:
-        measure(work, f"yardstick-{name}", name, session, fold, folds_of(session.runs)[fold])
+        table = f"yardstick-{name}"
+        measure(work, table, name, session, fold, folds_of(session.runs)[fold])
+        work.draw(table, lambda rows: plot(rows, name))
 
 
 def run_without(work: Work, name: str, left_out: Sequence[str]) -> None:
@@ -43,7 +45,9 @@ def run_without(work: Work, name: str, left_out: Sequence[str]) -> None:
     session = session_of(work, name)
     if session is not None:
         unseen = [run for run, about in enumerate(session) if about.name in left_out]
-        measure(work, "-".join(["yardstick", name, *left_out]), name, session, 0, unseen)
+        table = "-".join(["yardstick", name, *left_out])
+        measure(work, table, name, session, 0, unseen)
+        work.draw(table, lambda rows: plot(rows, f"{name} without {', '.join(left_out)}"))
 
 
 def session_of(work: Work, name: str) -> Session | None:
@@ -74,7 +78,6 @@ def measure(work: Work, table: str, name: str, session: Session, fold: int, unse
             else:
                 rows = score_unseen(model, subset(session, unseen))
         work.add(table, rows.assign(fold=fold, method=method))
-    work.draw(table, lambda rows: plot(rows, table.removeprefix("yardstick-")))
 
 
 def baselines_of(size: Size) -> list[str]:
