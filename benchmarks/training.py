@@ -29,11 +29,12 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from larscope.lasso import alpha_max
+from larscope.memory import keep_freed_memory
 from larscope.network import CHANNELS, Autoencoder
 from larscope.preprocessing import prepare
 from larscope.settings import PRESETS, Settings
 from larscope.simulate import simulate_session
-from larscope.training import TrainingStep, Windows, keep_freed_memory, train
+from larscope.training import TrainingStep, Windows, train
 from larscope.var import SparseVAR
 
 HERE = Path(__file__).parent

@@ -14,7 +14,7 @@ import larscope
 SOURCE = Path(larscope.__file__).parent
 
 FLOORS = [
-    {"errors", "compiled"},
+    {"errors", "compiled", "memory"},
     {"schema", "layers", "workers"},
     {"settings", "lasso", "permutation", "session", "groups"},
     {"var", "io", "simulate", "config", "provenance"},
@@ -33,6 +33,7 @@ FLOOR = {name: height for height, names in enumerate(FLOORS) for name in names}
 
 TORCH_FREE = (
     "errors",
+    "memory",
     "schema",
     "settings",
     "config",

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 
 from larscope import LarscopeError, LatentVAR, load
@@ -121,6 +124,24 @@ def test_processes_of_this_machine_may_keep_memory(recwarn):
 def test_a_killed_process_of_this_machine_is_said(tmp_path):
     with pytest.raises(LarscopeError, match=r"one was killed: .*Give the same command again"), open_workers(jobs=2):
         list(hand_out(Deadly(tmp_path / "killed"), range(4)))
+
+
+ENDLESS = """
+import os, time
+from larscope.workers import hand_out, open_workers
+def work(_):
+    print(os.getpid(), flush=True)
+    time.sleep(600)
+with open_workers(jobs=2):
+    list(hand_out(work, [1, 2]))
+"""
+
+
+def test_processes_of_this_machine_end_with_the_one_that_is_killed():
+    with subprocess.Popen([sys.executable, "-c", ENDLESS], stdout=subprocess.PIPE, text=True) as main:
+        workers = [psutil.Process(int(main.stdout.readline())) for _ in range(2)]
+        main.kill()
+    assert not psutil.wait_procs(workers, timeout=60)[1]
 
 
 def test_work_that_kills_every_worker_is_said(scheduler, tmp_path):

@@ -297,7 +297,7 @@ class LatentVAR(ComparesConditions):
         model.network_.load_state_dict(network.state_dict())
         model.network_.eval()
         model.log_ = list(self.log_)
-        model._fit_runs(prepared, started, progress)
+        model._fit_runs(prepared, started, progress, latents=[torch.from_numpy(latent) for latent in self.latents_])
         trained = {name: self.provenance_[name] for name in TRAINED_BY if name in self.provenance_}
         first = {**trained, "settings": plain(self)}
         model.provenance_["refitted_from"] = self.provenance_.get("refitted_from", first)
@@ -439,11 +439,17 @@ class LatentVAR(ComparesConditions):
             )
 
     def _fit_runs(
-        self, prepared: PreparedSession, started: float, progress: bool, fabric: Fabric | None = None
+        self,
+        prepared: PreparedSession,
+        started: float,
+        progress: bool,
+        fabric: Fabric | None = None,
+        latents: Sequence[Tensor] | None = None,
     ) -> None:
         """Fit and measure the VAR of each whole run, with a network that is trained: what `fit` and `refit` share."""
         session = prepared.session
-        latents = self._encode(prepared, progress, fabric)
+        if latents is None:
+            latents = self._encode(prepared, progress, fabric)
         self.choice_ = self.shared_choice_ = None
         if self.penalty == "auto":
             self.choice_ = self._choose_penalty(latents, None, progress)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from larscope.influence import Decode, decoder_response, printed_map
+from larscope.memory import keep_freed_memory
 from larscope.network import Autoencoder
 from larscope.preprocessing import PreparedSession, true_ranges
 from larscope.settings import Settings
@@ -55,6 +56,7 @@ class RunEvaluation:
 
 def encode_run(network: Autoencoder, prepared: PreparedSession, run: int, window: int) -> Float[Tensor, "T K"]:
     """Return the latent series of a whole run, encoded `window` frames at a time; NaN where a frame is missing."""
+    keep_freed_memory()
     device = network.mean_frame.device
     latent = torch.full((prepared.runs[run].n_frames, math.prod(network.latent_shape)), float("nan"), device=device)
     with torch.no_grad():
@@ -67,24 +69,28 @@ def decode_run(
     network: Autoencoder,
     prepared: PreparedSession,
     run: int,
-    latent: Float[Tensor, "n K"],
+    latent: Float[Tensor, "*series n K"],
     window: int,
     pooling_lag: int = 0,
-) -> Iterator[tuple[int, Float[Tensor, "t height width"]]]:
-    """Decode a series that belongs to the run's last n frames, `window` frames at a time.
+) -> Iterator[tuple[int, Float[Tensor, "*series t height width"]]]:
+    """Decode a series, or several, that belong to the run's last n frames, `window` frames at a time.
 
     Yields the number of the first frame, and the images. Pooling indices come from the frame `pooling_lag`
     before each: they are computed again rather than kept, since they take more memory than the movie.
     Frames whose latents are NaN, as those of missing frames are, are left out.
     """
-    first = prepared.runs[run].n_frames - len(latent)
-    there = torch.isfinite(latent).all(1).cpu().numpy()
+    keep_freed_memory()
+    *series, n, _ = latent.shape
+    first = prepared.runs[run].n_frames - n
+    there = torch.isfinite(latent).reshape(-1, n, latent.shape[-1]).all(2).all(0).cpu().numpy()
     with torch.no_grad():
         for begin, end in true_ranges(there):
             for start in range(first + begin, first + end, window):
                 stop = min(start + window, first + end)
                 _, indices = network.encode(_frames(network, prepared, run, start - pooling_lag, stop - pooling_lag))
-                yield start, network.decode(latent[start - first : stop - first], indices)
+                parts = latent[..., start - first : stop - first, :].reshape(-1, stop - start, latent.shape[-1])
+                images = torch.stack([network.decode(part, indices) for part in parts])
+                yield start, images.reshape(*series, *images.shape[1:])
 
 
 @dataclass(frozen=True)
@@ -134,15 +140,16 @@ def evaluate_run(
     forecastable = complete_rows(missing, settings.order)
     liveliest = settings.order + int(energy.masked_fill(~forecastable, -1).argmax())
 
-    def render(series: Tensor, lag: int) -> tuple[float, Float[NDArray[np.float32], "height width"]]:
-        return _error_and_frame(network, prepared, run, series, settings.window, lag, liveliest)
-
-    forecast_error, forecast = render(fit.forecast, pooling_lag)
-    reconstruction_error, reconstruction = forecast_error, forecast
+    decoded = {pooling_lag: [fit.forecast]}
     if settings.training == "sequential":
-        reconstruction_error, reconstruction = render(
-            fit.forecast.where(fit.forecast.isnan(), latent[settings.order :]), 0
-        )
+        known = fit.forecast.where(fit.forecast.isnan(), latent[settings.order :])
+        decoded.setdefault(0, []).append(known)
+    rendered = [
+        one
+        for lag, series in decoded.items()
+        for one in _errors_and_frames(network, prepared, run, torch.stack(series), settings.window, lag, liveliest)
+    ]
+    (forecast_error, forecast), (reconstruction_error, reconstruction) = rendered[0], rendered[-1]
     scores: dict[str, float] = {
         "reconstruction_error": reconstruction_error,
         "forecast_error": forecast_error,
@@ -263,23 +270,23 @@ def _static_image(network: Autoencoder) -> Float[NDArray[np.float32], "height wi
     return mean_frame if network.skip else np.ones_like(mean_frame)
 
 
-def _error_and_frame(
+def _errors_and_frames(
     network: Autoencoder,
     prepared: PreparedSession,
     run: int,
-    latent: Float[Tensor, "n K"],
+    latent: Float[Tensor, "series n K"],
     window: int,
     pooling_lag: int,
     kept: int,
-) -> tuple[float, Float[NDArray[np.float32], "height width"]]:
-    """Return the mean squared error of a run's decoded frames, and decoded frame number `kept`."""
+) -> list[tuple[float, Float[NDArray[np.float32], "height width"]]]:
+    """Return of each series the mean squared error of a run's decoded frames, and decoded frame number `kept`."""
     errors = []
     for start, images in decode_run(network, prepared, run, latent, window, pooling_lag):
-        target = _frames(network, prepared, run, start, start + len(images))
-        errors.append((images - target).square().mean((1, 2)))
-        if start <= kept < start + len(images):
-            frame = images[kept - start].cpu().numpy()
-    return float(torch.cat(errors).double().mean()), frame
+        target = _frames(network, prepared, run, start, start + images.shape[1])
+        errors.append((images - target).square().mean((2, 3)))
+        if start <= kept < start + images.shape[1]:
+            frames = images[:, kept - start].cpu().numpy()
+    return list(zip(torch.cat(errors, 1).double().mean(1).tolist(), frames, strict=True))
 
 
 def _frames(

@@ -24,14 +24,14 @@ from larscope.settings import Settings, explain_validation, plain
 from larscope.stability import describe_stability, find_in_conditions
 from larscope.workers import THREADS, connect
 
-# the fit ends with the worker that waits for it, however that one ends: prctl's first option, and SIGKILL
+# a fit of its own, which ends with the worker that waits for it
 FIT = """
-import ctypes, os, sys
-ctypes.CDLL(None).prctl(1, 9)
-if os.getppid() == int(sys.argv.pop(1)):
-    sys.argv[0] = "larscope"
-    from larscope.cli import app
-    app()
+import sys
+from larscope.workers import end_with
+end_with(int(sys.argv.pop(1)))
+sys.argv[0] = "larscope"
+from larscope.cli import app
+app()
 """
 
 

@@ -3,10 +3,8 @@
 They differ in one place, `TrainingStep.output`: what the decoder sees, and whether gradients pass the fit.
 """
 
-import ctypes
 import math
 import pickle
-import platform
 import signal
 import warnings
 from collections.abc import Iterator
@@ -24,6 +22,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from larscope.errors import LarscopeError
+from larscope.memory import keep_freed_memory
 from larscope.network import Autoencoder
 from larscope.preprocessing import PreparedSession
 from larscope.processes import Processes, noticing_lost_processes
@@ -479,16 +478,3 @@ def finished_epochs(checkpoints: Path) -> int | None:
 
 def _last(checkpoints: Path) -> Path:
     return checkpoints / "last.ckpt"
-
-
-def keep_freed_memory() -> None:
-    """Tell glibc to keep the large blocks that a step frees, for the next step: up to 2 GiB, in this whole process.
-
-    By default it returns each to the system and pays for a page fault on every page when it is next needed:
-    more than half of a step's time on the CPU.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        trim_threshold, mmap_threshold = -1, -3
-        libc.mallopt(mmap_threshold, 1 << 30)
-        libc.mallopt(trim_threshold, (1 << 31) - 1)

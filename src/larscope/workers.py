@@ -4,6 +4,9 @@ Runs and labelings are handed out one by one (`hand_out`) by what `open_workers`
 which are processes of their own, go to the same workers of a cluster.
 """
 
+import ctypes
+import os
+import signal
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor
@@ -19,6 +22,9 @@ PATIENCE = "30s"
 
 THREADS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """Variables that tell libraries how many threads to compute with."""
+
+PR_SET_PDEATHSIG = 1
+"""Of Linux's `prctl`: the signal that a process gets when the one that started it ends."""
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
@@ -61,7 +67,7 @@ def open_workers(jobs: int = 1, scheduler: str | None = None) -> Iterator[None]:
 
         # they keep memory that was freed for the next piece of work, which loky would take for a leak
         environment = {**dict.fromkeys(THREADS, "1"), "LOKY_MAX_MEMORY_LEAK_SIZE": "1e18"}
-        local = ProcessPoolExecutor(jobs, env=environment)
+        local = ProcessPoolExecutor(jobs, env=environment, initializer=end_with, initargs=(os.getpid(),))
         try:
             with _handing_out(local, BrokenExecutor):
                 yield
@@ -69,6 +75,24 @@ def open_workers(jobs: int = 1, scheduler: str | None = None) -> Iterator[None]:
             local.shutdown(kill_workers=True)
     else:
         yield
+
+
+def end_with(parent: int) -> None:
+    r"""End this process, which `parent` has started, as soon as that one ends, however it does.
+
+    What nobody waits for would go on beside what is started next.
+
+    Examples
+    --------
+    >>> import sys
+    >>> from subprocess import run
+    >>> code = "import os; from larscope.workers import end_with; end_with(os.getppid()); print('goes on')"
+    >>> run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    'goes on\n'
+    """
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it had ended before
+        os._exit(1)
 
 
 @contextmanager

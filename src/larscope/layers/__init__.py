@@ -96,7 +96,7 @@ class _Pool(torch.autograd.Function):
             source = (_last(x),)
             _over_frames(kernels.pool, *source, *written)
         else:
-            source = _split_columns(x), weight.reshape(channels, 9), bias
+            source = _with_border(x), _taps(weight), bias
             _over_frames(kernels.spread_pool, *source, *written)
         ctx.batch = mean is None or var is None
         if mean is None or var is None:
@@ -136,9 +136,9 @@ class _Pool(torch.autograd.Function):
             _over_frames(kernels.pool_backward, *source, *common, out)
             x_gradient = out.permute(0, 3, 1, 2)
         else:
-            weights, biases = total.new_zeros(frames, channels, 9), total.new_zeros(frames, channels)
+            weights, biases = total.new_zeros(frames, 9, channels), total.new_zeros(frames, channels)
             _over_frames(kernels.spread_pool_backward, *source, *common, weights, biases)
-            weight_gradient = weights.sum(0).reshape(channels, 1, 3, 3).to(rate)
+            weight_gradient = weights.sum(0).T.reshape(channels, 1, 3, 3).to(rate)
             bias_gradient = biases.sum(0).to(rate)
         return (
             *(x_gradient, weight_gradient, bias_gradient),
@@ -171,22 +171,22 @@ class _UnpoolGather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, which: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         x, which = _last(x), _last(which)
-        frames, height, width, channels = x.shape
-        taps = weight.detach().reshape(channels, 9)
-        out = x.new_empty(frames, 2 * height, 2, width)
+        frames, height, width, _ = x.shape
+        taps = _taps(weight)
+        out = x.new_empty(frames, 2 * height + 2, 2 * width + 2)
         _over_frames(_kernels().unpool_gather, x, which, taps, out)
         ctx.save_for_backward(x, which, taps)
-        return (out.transpose(2, 3).reshape(frames, 1, 2 * height, 2 * width)) + bias
+        return out[:, None, 1:-1, 1:-1] + bias
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor, Tensor]:
         x, which, taps = ctx.saved_tensors
         frames, channels = len(x), x.shape[3]
-        x_gradient, weights = torch.empty_like(x), x.new_zeros(frames, channels, 9, dtype=torch.float64)
-        turned = taps.flip(1)
-        _over_frames(_kernels().unpool_gather_backward, x, which, turned, _split_columns(gradient), x_gradient, weights)
-        weight_gradient = weights.sum(0).flip(1).reshape(1, channels, 3, 3).to(x)
+        x_gradient, weights = torch.empty_like(x), x.new_zeros(frames, 9, channels, dtype=torch.float64)
+        turned = taps.flip(0)
+        _over_frames(_kernels().unpool_gather_backward, x, which, turned, _with_border(gradient), x_gradient, weights)
+        weight_gradient = weights.sum(0).flip(0).T.reshape(1, channels, 3, 3).to(x)
         return x_gradient.permute(0, 3, 1, 2), None, weight_gradient, gradient.sum().reshape(1)
 
 
@@ -210,11 +210,13 @@ def _last(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).contiguous()
 
 
-def _split_columns(image: Float[Tensor, "t 1 height width"]) -> Float[Tensor, "t rows 2 half"]:
-    """Give an image a border of zeros, and set its even and odd columns apart."""
-    padded = F.pad(image.squeeze(1), (1, 1, 1, 1))
-    columns: Tensor = padded.unflatten(2, (-1, 2))
-    return columns.transpose(2, 3).contiguous()
+def _with_border(image: Float[Tensor, "t 1 height width"]) -> Float[Tensor, "t rows columns"]:
+    return F.pad(image.squeeze(1), (1, 1, 1, 1))
+
+
+def _taps(weight: Tensor) -> Float[Tensor, "9 channels"]:
+    """Weights of a convolution from one channel, or to one, of all channels side by side."""
+    return weight.detach().reshape(-1, 9).T.contiguous()
 
 
 def _over_frames(kernel: Callable[..., None], first: Tensor, *others: Any) -> None:

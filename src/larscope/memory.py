@@ -1,0 +1,17 @@
+"""What becomes of memory that is freed."""
+
+import ctypes
+import platform
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep the large blocks that a step frees, for the next step: up to 2 GiB, in this whole process.
+
+    By default it returns each to the system and pays for a page fault on every page when it is next needed: more than
+    half of a training step's time on the CPU, a quarter of an encoding's.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        trim_threshold, mmap_threshold = -1, -3
+        libc.mallopt(mmap_threshold, 1 << 30)
+        libc.mallopt(trim_threshold, (1 << 31) - 1)
