@@ -89,8 +89,9 @@ def test_errors_are_those_of_the_decoded_forecasts(model, session):
         assert model.scores_["reconstruction_error"][i] == model.scores_["forecast_error"][i]
 
 
-def test_sequential_reconstruction_decodes_the_latents(session):
-    model = fit(session, training="sequential")
+@pytest.mark.parametrize("pooling", ["target", "previous"])
+def test_sequential_reconstruction_decodes_the_latents(session, pooling):
+    model = fit(session, training="sequential", pooling=pooling)
     assert (model.scores_["reconstruction_error"] != model.scores_["forecast_error"]).all()
     with torch.no_grad():
         frames = torch.from_numpy(model.preprocessing_.normalise(session.runs[0].read(0, 72)))

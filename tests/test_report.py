@@ -19,7 +19,7 @@ from larscope.report import write_report
 from larscope.report.data import data_section
 from larscope.report.dynamics import dynamics_section, mean_edges
 from larscope.report.made import command_of, made_section, methods, repetition
-from larscope.report.penalty import curves_of, penalty_section
+from larscope.report.penalty import curves_of, penalty_section, plot_curves
 from larscope.report.training import MOVIE_BYTES, movies_of, plot_latents, training_section
 from larscope.report.where import maps_of, where_section
 from larscope.report.words import describe, loss_change
@@ -415,6 +415,19 @@ def test_the_penalty_s_sentences_agree_with_the_curves(result):
     held_out = data["curve_explained_heldout"].mean("curve")
     if held_out.max() > 0:
         assert f"{float(held_out.idxmax()):.3g} explains most" in text
+
+
+@pytest.mark.parametrize(
+    ("counts", "labelled"),
+    [([1200, 30_000], ["2,000", "5,000", "10,000", "20,000"]), ([0, 300], ["0", "1", "10", "100"])],
+)
+def test_counts_are_labelled_over_any_range(result, counts, labelled):
+    curves = result.dataset.copy()
+    n_curves, n_penalties = curves["curve_n_active"].shape
+    curves["curve_n_active"][:] = np.tile(np.geomspace(max(counts[0], 0.1), counts[1], n_penalties), (n_curves, 1))
+    axes = plot_curves(dataclasses.replace(result, dataset=curves)).axes[0]
+    shown = [label.get_text() for label in axes.get_yticklabels()]
+    assert [text for text in shown if text in labelled] == labelled
 
 
 def test_a_penalty_that_was_chosen_is_said_to_be(session, result, tmp_path, still):

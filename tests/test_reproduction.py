@@ -81,6 +81,7 @@ def test_parts_are_named_by_table_or_one_by_one(paper):
     full = sizes().FULL
     assert paper.named(full, ["figure3", "truth"]) == ["figure3", *(f"truth/{seed}" for seed in full.seeds)]
     assert paper.named(full, ["yardstick-mouse_2p"]) == [f"yardstick-mouse_2p/{fold}" for fold in range(4)]
+    assert paper.named(full, ["table2-half/3-uncentred"]) == ["table2-half/3-uncentred"]
     assert len(set(paper.named(full, []))) == len(paper.named(full, []))
     with pytest.raises(KeyError, match="truht"):
         paper.named(full, ["truht"])

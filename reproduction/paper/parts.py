@@ -28,7 +28,10 @@ def parts_of(size: Size) -> dict[str, Callable[[Work], None]]:
     def split(table: str, run: Callable[..., None], over: str, values: Iterable[object]) -> None:
         parts.update({f"{table}/{value}": partial(run, **{over: value}) for value in values})
 
-    split("table2-half", table2.run_half, "seed", size.seeds)
+    split("table2-half", partial(table2.run_half, center=True), "seed", size.seeds)
+    parts.update(
+        {f"table2-half/{seed}-uncentred": partial(table2.run_half, seed=seed, center=False) for seed in size.seeds}
+    )
     split("table2-paper", table2.run_paper, "penalty", size.penalties)
     parts["comparisons"] = comparisons.run
     parts["figure2"] = figures.run_figure2

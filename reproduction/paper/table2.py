@@ -70,11 +70,10 @@ def take_apart(
     }
 
 
-def run_half(work: Work, seed: int) -> None:
-    for center in (True, False):
-        for penalty in work.size.penalties:
-            measure_cell(work, "half", seed, center, penalty)
-    if seed == work.size.seeds[0]:
+def run_half(work: Work, seed: int, center: bool) -> None:
+    for penalty in work.size.penalties:
+        measure_cell(work, "half", seed, center, penalty)
+    if not center and seed == work.size.seeds[0]:
         work.draw("table2-half", lambda _: plot_ratios(work, seed))
 
 

@@ -62,6 +62,7 @@ def plot_curves(result: Result) -> Figure:
     figure = Figure(figsize=(11, 3.8), layout="constrained")
     panels = figure.subplots(1, 3)
     panels[2].sharey(panels[1])
+    panels[0].set_yscale("symlog", linthresh=1)
     for axes, (name, label) in zip(panels, MEASURES.items(), strict=True):
         _draw_curves(axes, data, name)
         axes.axvline(result.penalty, color="0.4", linestyle="--", linewidth=1)
@@ -69,15 +70,25 @@ def plot_curves(result: Result) -> Figure:
         axes.set_xlabel("penalty")
         axes.set_ylabel(label)
         open_axes(axes)
-    panels[0].set_yscale("symlog", linthresh=1)
     for axes in panels[1:]:
         axes.axhline(0, color="0.8", linewidth=0.8, zorder=0)
     for position, name in enumerate(conditions_of(data)):
         panels[0].plot([], [], color=colour_of(position), label=plain_text(name))
+    _label_counts(panels[0])
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 5), frameon=False)
     figure.suptitle(titled(data.attrs["simulated"], f"Penalty, {counted(data['curve_run'], 'run')}"))
     return figure
+
+
+def _label_counts(axes: Axes) -> None:
+    """Label a count's axis by powers of ten; over less than two of them also by their twice and five times."""
+    low, high = axes.get_ylim()
+    steps = (1, 2, 5) if high < 100 * max(low, 1) else (1,)
+    ticks = [0, *(step * 10**power for power in range(9) for step in steps)]
+    axes.set_yticks([tick for tick in ticks if low <= tick <= high])
+    axes.set_yticks([], minor=True)
+    axes.yaxis.set_major_formatter("{x:,.0f}")
 
 
 def _draw_curves(axes: Axes, data: xr.Dataset, name: str) -> None:
