@@ -144,6 +144,24 @@ def test_processes_of_this_machine_end_with_the_one_that_is_killed():
     assert not psutil.wait_procs(workers, timeout=60)[1]
 
 
+FAILING = """
+import time
+from larscope.workers import hand_out, open_workers
+def work(number):
+    time.sleep(0.05 if number != 2 else -1)
+try:
+    with open_workers(jobs=2):
+        list(hand_out(work, range(40)))
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_of_a_piece_that_fails_nothing_else_is_said_than_its_error():
+    done = subprocess.run([sys.executable, "-c", FAILING], capture_output=True, text=True, check=True, timeout=300)
+    assert (done.stdout, done.stderr) == ("sleep length must be non-negative\n", "")
+
+
 def test_work_that_kills_every_worker_is_said(scheduler, tmp_path):
     with pytest.raises(LarscopeError, match="one was killed"), open_workers(scheduler=scheduler):
         list(hand_out(kill, range(2)))

@@ -13,7 +13,7 @@ from concurrent.futures import BrokenExecutor, Executor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib.util import find_spec
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from larscope.errors import LarscopeError
 
@@ -29,7 +29,14 @@ PR_SET_PDEATHSIG = 1
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 
-_executor: ContextVar[Executor | None] = ContextVar("executor", default=None)
+
+class _Workers(NamedTuple):
+    executor: Executor
+    cancels: bool
+    """Whether pieces that nobody waits for any more are cancelled."""
+
+
+_workers: ContextVar[_Workers | None] = ContextVar("workers", default=None)
 
 
 @contextmanager
@@ -60,7 +67,7 @@ def open_workers(jobs: int = 1, scheduler: str | None = None) -> Iterator[None]:
         with connect(scheduler) as client:
             from distributed import KilledWorker
 
-            with _handing_out(client.get_executor(pure=False), KilledWorker):
+            with _handing_out(_Workers(client.get_executor(pure=False), cancels=True), KilledWorker):
                 yield
     elif jobs > 1:
         from loky import ProcessPoolExecutor
@@ -69,7 +76,8 @@ def open_workers(jobs: int = 1, scheduler: str | None = None) -> Iterator[None]:
         environment = {**dict.fromkeys(THREADS, "1"), "LOKY_MAX_MEMORY_LEAK_SIZE": "1e18"}
         local = ProcessPoolExecutor(jobs, env=environment, initializer=end_with, initargs=(os.getpid(),))
         try:
-            with _handing_out(local, BrokenExecutor):
+            # loky fails to kill its processes where pieces were cancelled
+            with _handing_out(_Workers(local, cancels=False), BrokenExecutor):
                 yield
         finally:
             local.shutdown(kill_workers=True)
@@ -96,8 +104,8 @@ def end_with(parent: int) -> None:
 
 
 @contextmanager
-def _handing_out(executor: Executor, killed: type[Exception]) -> Iterator[None]:
-    before = _executor.set(executor)
+def _handing_out(workers: _Workers, killed: type[Exception]) -> Iterator[None]:
+    before = _workers.set(workers)
     try:
         yield
     except killed as error:
@@ -106,7 +114,7 @@ def _handing_out(executor: Executor, killed: type[Exception]) -> Iterator[None]:
             "short, let fewer work at a time. Give the same command again."
         ) from error
     finally:
-        _executor.reset(before)
+        _workers.reset(before)
 
 
 @contextmanager
@@ -135,7 +143,7 @@ def connect(scheduler: str) -> Iterator[Any]:
 
 def are_open() -> bool:
     """Say whether work is handed to other processes."""
-    return _executor.get() is not None
+    return _workers.get() is not None
 
 
 def hand_out(function: Callable[[Item], Outcome], items: Iterable[Item]) -> Iterator[Outcome]:
@@ -148,11 +156,11 @@ def hand_out(function: Callable[[Item], Outcome], items: Iterable[Item]) -> Iter
     >>> list(hand_out(abs, [-1, 2, -3]))
     [1, 2, 3]
     """
-    executor = _executor.get()
-    if executor is None:
+    workers = _workers.get()
+    if workers is None:
         yield from map(function, items)
         return
-    futures = [executor.submit(_keep_warnings, function, item) for item in items]
+    futures = [workers.executor.submit(_keep_warnings, function, item) for item in items]
     try:
         while futures:
             outcome, warned = futures.pop(0).result()
@@ -160,8 +168,9 @@ def hand_out(function: Callable[[Item], Outcome], items: Iterable[Item]) -> Iter
                 warnings.warn(message, stacklevel=2)
             yield outcome
     finally:
-        for future in futures:
-            future.cancel()
+        if workers.cancels:
+            for future in futures:
+                future.cancel()
 
 
 def _keep_warnings(function: Callable[[Item], Outcome], item: Item) -> tuple[Outcome, list[Warning]]:
