@@ -76,7 +76,7 @@ def open_workers(jobs: int = 1, scheduler: str | None = None) -> Iterator[None]:
         environment = {**dict.fromkeys(THREADS, "1"), "LOKY_MAX_MEMORY_LEAK_SIZE": "1e18"}
         local = ProcessPoolExecutor(jobs, env=environment, initializer=end_with, initargs=(os.getpid(),))
         try:
-            # loky fails to kill its processes where pieces were cancelled
+            # loky fails to kill its processes where pieces were cancelled; those that are left end with them
             with _handing_out(_Workers(local, cancels=False), BrokenExecutor):
                 yield
         finally:

@@ -100,6 +100,7 @@ def spread_pool(start, stop, image, weight, bias, slope, sign, pooled, which, to
     """`pool` of the 3 x 3 convolution of an image of one channel."""
     _, height, width, channels = pooled.shape
     for t in range(start, stop):
+        # float64 from the first: a mean that is large against the spread leaves a small difference of large squares
         frame_total, frame_squares = total[t], squares[t]
         for i in range(height):
             for j in range(width):
