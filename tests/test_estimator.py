@@ -660,3 +660,46 @@ def test_a_refit_takes_a_preset_that_needs_no_training(session):
     assert_same_model(paper, centred.refit(session, preset="paper", **SMALL | {"epochs": 2}))
     with pytest.raises(LarscopeError, match="`epochs` is 3"):
         fit(session).refit(session, preset="paper", order=2, window=32)
+
+
+def test_a_fit_that_is_broken_off_leaves_nothing_that_looks_fitted(session, monkeypatch):
+    model = fit(session)
+
+    def broken_off(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("larscope.estimator.train", broken_off)
+    for one in (LatentVAR(**SMALL), model):  # never fitted, and fitted before
+        with pytest.raises(KeyboardInterrupt):
+            one.fit(session)
+        with pytest.raises(LarscopeError, match="fit"):
+            one.transform(session)
+        with pytest.raises(LarscopeError, match="fit"):
+            one.refit(session)
+
+
+def masked(session, *frames):
+    """The session, in each run whose frames are given without those."""
+    runs = []
+    for run, gone in zip(session, frames, strict=True):
+        movie = np.array(run.read(0, run.n_frames), np.float32)
+        movie[gone] = np.nan
+        runs.append(dataclasses.replace(run, movie=ArrayMovie(movie)))
+    return Session(tuple(runs))
+
+
+def test_what_masked_frames_leave_too_short_is_refused_before_the_training(session, monkeypatch):
+    monkeypatch.delattr("larscope.estimator.train")
+    whole = [slice(0, 0)] * (len(session.runs) - 1)
+    with pytest.raises(LarscopeError, match=r"needs 32 consecutive frames.* longest stretch has 19"):
+        fit(masked(session, *[slice(19, None, 20)] * len(session.runs)), nan="mask")
+    with pytest.raises(LarscopeError, match=rf"{session.runs[0].label} has 1, with .* frames masked"):
+        fit(masked(session, slice(0, None, 2), *whole), nan="mask")
+
+
+@pytest.mark.parametrize("coefficients", ["run", "condition"])
+def test_a_run_without_its_first_part_has_no_held_out_error(session, coefficients):
+    n_first = round(0.9 * session.runs[0].n_frames)
+    gaps = [slice(0, n_first), *[slice(0, 0)] * (len(session.runs) - 1)]
+    found = fit(masked(session, *gaps), nan="mask", coefficients=coefficients, epochs=1)
+    assert found.scores_["var_error_heldout"].isna().tolist() == [True] + [False] * (len(session.runs) - 1)

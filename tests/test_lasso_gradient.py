@@ -165,3 +165,23 @@ def test_a_third_derivative_is_refused():
     (second,) = torch.autograd.grad(first.sum(), y, create_graph=True)
     with pytest.raises(NotImplementedError, match="at most twice"):
         torch.autograd.grad(second.sum(), y)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_twins_without_a_penalty_have_the_least_norm_derivative(seed):
+    generator = torch.Generator().manual_seed(seed)
+    X = torch.randn(30, 6, generator=generator, dtype=torch.float64)
+    X[:, 1] = X[:, 0]
+    y = torch.randn(30, generator=generator, dtype=torch.float64)
+    weights = torch.tensor([0.0, 0, 1, 1, 1, 1], dtype=torch.float64)
+    up = torch.arange(1, 7, dtype=torch.float64)
+
+    def gradient(X, weights, up):
+        y_ = y.clone().requires_grad_()
+        (lasso(X, y_, 0.05, weights=weights) * up).sum().backward()
+        return y_.grad
+
+    # of least norm is what moves both alike: as one column of the twins' length, its coefficient shared
+    one = torch.cat([X[:, :1] * 2**0.5, X[:, 2:]], 1)
+    expected = gradient(one, weights[1:], torch.cat([up[:2].sum()[None] / 2**0.5, up[2:]]))
+    torch.testing.assert_close(gradient(X, weights, up), expected, rtol=1e-6, atol=1e-9)

@@ -112,3 +112,10 @@ def test_random_paths_interpolate_solutions(n, p, seed, positive):
             solution = lasso(X, y, alpha, positive=positive)
             size = solution.abs().max().item()
             np.testing.assert_allclose(path(alpha), solution, rtol=1e-7, atol=1e-7 * size)
+
+
+@pytest.mark.parametrize("alpha_min", [0.1, 0.05, 0.01])
+def test_a_float32_path_reaches_its_end(alpha_min):
+    generator = torch.Generator().manual_seed(0)
+    X, y = torch.randn(50, 8, generator=generator), torch.randn(50, generator=generator)
+    torch.testing.assert_close(lasso_path(X, y, alpha_min=alpha_min)(alpha_min), lasso(X, y, alpha_min))

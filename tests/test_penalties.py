@@ -224,3 +224,9 @@ def test_a_run_that_cannot_be_judged_is_left_out(latent):
         warnings.simplefilter("error")
         alone, among = (choose_penalty(SparseVAR(order=1), runs) for runs in ([latent], [latent, gappy]))
     assert alone == among
+
+
+def test_a_penalty_is_chosen_whatever_it_was():
+    latents = [torch.randn(80, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64).cumsum(0)]
+    chosen = [choose_penalty(SparseVAR(order=2, penalty=penalty), latents).penalty for penalty in (0.0, 0.3)]
+    assert chosen[0] == chosen[1]

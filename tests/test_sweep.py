@@ -155,3 +155,12 @@ def test_folders_that_hold_something_else_are_refused_before_any_fit(narrow_tabl
     )
     assert done.returncode == 2
     assert "holds other files" in " ".join(done.stderr.split())
+
+
+def test_seeds_are_summarised_whatever_is_counted_first(session):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = LatentVAR(order=2, **{**SETTINGS, "epochs": 1}).fit(session)
+    lists = {"seed": ["0", "5"], "penalty": [".1", ".2"]}
+    found = summarise([(point, model) for point in plan({}, lists)])
+    assert found[["penalty", "n_seeds"]].to_numpy().tolist() == [[0.1, 2], [0.2, 2]]

@@ -281,6 +281,8 @@ def test_a_checkpoint_of_another_training_is_refused(session, prepared, tmp_path
     assert (tmp_path / "last.ckpt").read_bytes() == kept
     fit(epochs=2)
     assert finished_epochs(tmp_path) == 2
+    with pytest.raises(LarscopeError, match=r"2 epochs behind it, and `epochs` is 1\. .*remove it"):
+        fit(epochs=1)
     checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=False)
     del checkpoint["state_dict"]["network.shortcut.filters"]
     torch.save(checkpoint, tmp_path / "last.ckpt")

@@ -73,7 +73,8 @@ def describe(table: pd.DataFrame) -> list[str]:
     lines = [
         f"**Table 1** (coefficient swap, penalty {PENALTY:g}, {DEFAULT_PENALTY:g} by default; six contrasts of ten "
         "runs each, p after Bonferroni). In this simulation familiar and novel differ and early and late do not, so "
-        "the right answer is known. The paper's numbers are of recordings that are not public: not repeated here.",
+        "the right answer is known. The paper's p are of recordings that are not public, and are not beside ours: its "
+        "table was not at hand.",
         "",
         "| training | groups | worse by, % | rank-sum | permuting runs | permuting blocks | smallest p, blocks |",
         "|---|---|---|---|---|---|---|",

@@ -226,19 +226,25 @@ class LatentVAR(ComparesConditions):
                 nan=self.nan,
                 cache=Path(cache) if cache else None,
             )
-        self._build(prepared.preprocessing, prepared.mean_frame())
-        self._learn_shortcut(prepared, progress)
-        self.log_ = train(
-            self.network_,
-            self.var_,
-            prepared,
-            self,
-            Path(checkpoints) if checkpoints else None,
-            progress,
-            keep_memory,
-            processes,
-        )
-        self._fit_runs(prepared, started, progress, fabric)
+        prepared.require_stretches(self.window, self.order)
+        try:
+            self._build(prepared.preprocessing, prepared.mean_frame())
+            self._learn_shortcut(prepared, progress)
+            self.log_ = train(
+                self.network_,
+                self.var_,
+                prepared,
+                self,
+                Path(checkpoints) if checkpoints else None,
+                progress,
+                keep_memory,
+                processes,
+            )
+            self._fit_runs(prepared, started, progress, fabric)
+        except BaseException:
+            # a half-trained network, or one that is not that of the results of an earlier fit
+            self.__dict__.pop("network_", None)
+            raise
         return self
 
     def refit(

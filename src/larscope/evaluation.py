@@ -109,6 +109,8 @@ def share_coefficients(
     for condition in dict.fromkeys(conditions):
         runs = [latent for latent, name in zip(latents, conditions, strict=True) if name == condition]
         parts = [latent[: first_part(len(latent))] for latent in runs]
+        # where nothing is left of a run's first part, or of any, no held-out error is measured either
+        parts = [part for part in parts if bool(complete_rows(part.isnan().any(1), var.order).any())] or runs
         with torch.no_grad():
             shared[condition] = SharedCoefficients(
                 *(var.fit_together(series, [one.isnan().any(1) for one in series]) for series in (runs, parts))

@@ -151,6 +151,28 @@ class PreparedSession:
             alone = replace(about, movie=run.movie, start=0, stop=None)
             yield replace(self, session=replace(self.session, runs=(alone,)), runs=(run,))
 
+    def require_stretches(self, window: int, order: int) -> None:
+        """Raise unless masked frames have left a window to train on, and in every run a frame to forecast.
+
+        Raises
+        ------
+        LarscopeError
+            No run has `window` consecutive frames, or a run has not `order` + 1.
+        """
+        longest = [max((stop - start for start, stop in run.stretches), default=0) for run in self.runs]
+        for run, about, n_frames in zip(self.runs, self.session, longest, strict=True):
+            if n_frames <= order:
+                raise LarscopeError(
+                    f"Every run needs {order + 1} consecutive frames that are not masked (order {order} + 1); "
+                    f"{about.label} has {n_frames}, with {int(run.missing.sum())} of its {run.n_frames} frames masked. "
+                    "Drop the run, or lower `order`."
+                )
+        if max(longest) < window:
+            raise LarscopeError(
+                f"Training needs {window} consecutive frames that are not masked (`window`) in one run at least; the "
+                f"longest stretch has {max(longest)}. Lower `window`, or use nan='interpolate'."
+            )
+
     def mean_frame(self) -> Float[NDArray[np.float32], "height width"]:
         """Return the mean over runs of each run's mean over time: runs weigh equally, whatever their lengths."""
         means = [_mean_over_time(run) for run in self.runs]

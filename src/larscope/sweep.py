@@ -212,11 +212,15 @@ def summarise(fitted: Iterable[tuple[Point, LatentVAR]]) -> pd.DataFrame:
     With several seeds, `edges_in_all` counts the couplings between different latents that every training found, over
     the conditions, and `edges_by_chance` those to expect (see `larscope.stability`).
     """
+    combinations: dict[str, tuple[dict[str, Any], dict[int, LatentVAR]]] = {}
+    for point, model in fitted:
+        varied = {name: value for name, value in point.varied.items() if name != "seed"}
+        _, models = combinations.setdefault(repr(varied), (varied, {}))
+        models[point.settings.seed] = model
     rows = []
-    for combination, group in itertools.groupby(fitted, key=lambda one: {**one[0].varied, "seed": None}):
-        models = {point.settings.seed: model for point, model in group}
+    for combination, models in combinations.values():
         scores = pd.DataFrame([_mean_scores(model) for model in models.values()])
-        row = {name: value for name, value in combination.items() if name != "seed"} | {"n_seeds": len(models)}
+        row = {**combination, "n_seeds": len(models)}
         row |= scores.mean().to_dict() | scores.std().add_suffix("_sd").to_dict()
         if len(models) > 1:
             found = _count_edges(models)

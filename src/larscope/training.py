@@ -384,8 +384,7 @@ def train(
     EmptyFitWarning
         More than half of the VAR fits had no active coefficient.
     """
-    if keep_memory:
-        keep_freed_memory()
+    keep_freed_memory(keep_memory)
     data = Windows(prepared, settings.window)
     epochs = n_epochs(settings, len(data))
     n_steps = epochs * math.ceil(len(data) / settings.batch_size)
@@ -429,8 +428,15 @@ def train(
     # a generator of its own: the loader would otherwise draw from, and so change, the caller's random state
     loader = DataLoader(data, sampler=order, generator=torch.Generator())
     # one process looks, so that all go on from the same
-    found = checkpoints is not None and fabric.global_rank == 0 and finished_epochs(checkpoints) is not None
-    resume = _last(checkpoints) if checkpoints is not None and fabric.broadcast(found) else None
+    finished = fabric.broadcast(
+        finished_epochs(checkpoints) if checkpoints is not None and fabric.global_rank == 0 else None
+    )
+    if finished is not None and finished > epochs:
+        raise LarscopeError(
+            f"A checkpoint must be of the same training; the one in {checkpoints} has {finished} epochs behind it, and "
+            f"`epochs` is {epochs}. Pass another folder, or remove it to begin anew."
+        )
+    resume = _last(checkpoints) if checkpoints is not None and finished is not None else None
     network.train()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*", category=FutureWarning)

@@ -204,9 +204,13 @@ class SparseVAR(nn.Module):
 
     def alpha(self, n_latents: int, n_rows: int) -> float:
         """Return the penalty in scikit-learn's units, for a fit of `n_latents` targets to `n_rows` frames."""
+        return self.penalty * self._unit(n_latents, n_rows)
+
+    def _unit(self, n_latents: int, n_rows: int) -> float:
+        """Return what a penalty of 1 is in scikit-learn's units."""
         if self.penalty_scale == "noise":
-            return self.penalty * math.sqrt(2 * math.log(max(2, self.order * n_latents)) / n_rows)
-        return self.penalty * n_latents if self.penalty_scale == "mean" else self.penalty
+            return math.sqrt(2 * math.log(max(2, self.order * n_latents)) / n_rows)
+        return float(n_latents) if self.penalty_scale == "mean" else 1.0
 
     def forward(self, latent: Float[Tensor, "*batch T K"], missing: Bool[Tensor, " T"] | None = None) -> VARFit:
         """Fit every series of a batch and forecast it, in sample.
@@ -269,7 +273,7 @@ class SparseVAR(nn.Module):
         0
         """
         alpha = alpha_max(design, target, weights=self._penalty_weights(target), mask=self.mask).max()
-        return float(alpha) / (self.alpha(target.shape[-1], len(target)) / self.penalty)
+        return float(alpha) / self._unit(target.shape[-1], len(target))
 
     def apply_coef(
         self,

@@ -213,7 +213,10 @@ def _solve_gram(active: Tensor, valid: Tensor, g: Tensor, l2: float) -> Float[Te
     n = active.shape[-1]
     H = active @ active.mT / n + torch.diag_embed(torch.where(valid, g.new_tensor(l2), 1.0))
     factor, info = torch.linalg.cholesky_ex(H)
-    if not bool((info > 0).any()):
+    pivot, diagonal = (one.diagonal(dim1=-2, dim2=-1) for one in (factor, H))
+    # what is left of a column that depends on others may be rounding instead of zero, or less
+    dependent = (info > 0) | (pivot.square() <= H.shape[-1] * torch.finfo(H.dtype).eps * diagonal).any(-1)
+    if not bool(dependent.any()):
         return torch.cholesky_solve(g[..., None], factor)[..., 0]
     # Dependent columns on the support: the least-norm derivative is one of many, and finite.
     inverse: Tensor = torch.linalg.pinv(H, hermitian=True)

@@ -70,7 +70,7 @@ class LassoPath:
             If `alpha` is below the last knot of the path.
         """
         low = float(self.alphas[..., -1].max())
-        if not alpha >= low * (1 - 1e-9):
+        if not alpha >= low * (1 - max(1e-9, torch.finfo(self.alphas.dtype).eps)):
             raise LarscopeError(
                 f"`alpha` must be at least the path's last knot {low:.6g}: got {alpha:.6g}. "
                 "Compute the path further, with a smaller `alpha_min`."
