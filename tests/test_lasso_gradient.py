@@ -170,18 +170,24 @@ def test_a_third_derivative_is_refused():
 @pytest.mark.parametrize("seed", range(4))
 def test_twins_without_a_penalty_have_the_least_norm_derivative(seed):
     generator = torch.Generator().manual_seed(seed)
-    X = torch.randn(30, 6, generator=generator, dtype=torch.float64)
+    X = torch.randn(30, 6, generator=generator).double()
     X[:, 1] = X[:, 0]
-    y = torch.randn(30, generator=generator, dtype=torch.float64)
+    y = torch.randn(30, generator=generator).double()
     weights = torch.tensor([0.0, 0, 1, 1, 1, 1], dtype=torch.float64)
     up = torch.arange(1, 7, dtype=torch.float64)
 
-    def gradient(X, weights, up):
-        y_ = y.clone().requires_grad_()
-        (lasso(X, y_, 0.05, weights=weights) * up).sum().backward()
-        return y_.grad
+    def gradients(X, weights, up):
+        X, y_ = X.clone().requires_grad_(), y.clone().requires_grad_()
+        coef = lasso(X, y_, 0.05, weights=weights)
+        (coef * up).sum().backward()
+        return coef.detach(), X.grad, y_.grad
 
-    # of least norm is what moves both alike: as one column of the twins' length, its coefficient shared
+    coef, dX, dy = gradients(X, weights, up)
+    # of least norm is what moves both alike, as one column of both twins' length would move
     one = torch.cat([X[:, :1] * 2**0.5, X[:, 2:]], 1)
-    expected = gradient(one, weights[1:], torch.cat([up[:2].sum()[None] / 2**0.5, up[2:]]))
-    torch.testing.assert_close(gradient(X, weights, up), expected, rtol=1e-6, atol=1e-9)
+    _, dX_one, dy_one = gradients(one, weights[1:], torch.cat([up[:2].sum()[None] / 2**0.5, up[2:]]))
+    torch.testing.assert_close(dy, dy_one, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(dX[:, 2:], dX_one[:, 1:], rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(dX[:, :2].sum(1), dX_one[:, 0] * 2**0.5, rtol=1e-6, atol=1e-9)
+    moved = dX[:, :2] + dy[:, None] * coef[:2]  # the part of a column's derivative that is its coefficient's
+    torch.testing.assert_close(moved[:, 0], moved[:, 1], rtol=1e-6, atol=1e-9)
