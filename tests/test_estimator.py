@@ -266,13 +266,13 @@ def test_contribution_map_against_its_formula(model, session):
     with torch.no_grad():
         for run, series in zip(session, model.latents_, strict=True):
             latent = torch.from_numpy(series)
-            # 256 frames of four runs: 64 of each, but of the first window only, which has 32
-            _, indices = model.network_.encode(torch.from_numpy(model.preprocessing_.normalise(run.read(0, 32))))
+            # 256 frames of four runs: 64 of each, two windows
+            _, indices = model.network_.encode(torch.from_numpy(model.preprocessing_.normalise(run.read(0, 64))))
             for number, sigma in enumerate(latent.std(0, correction=0)):
                 moved = torch.zeros(6)
                 moved[number] = sigma
                 up, down = (
-                    model.network_.decode_residual((latent.mean(0) + side * moved).expand(32, -1), indices).mean(0)
+                    model.network_.decode_residual((latent.mean(0) + side * moved).expand(64, -1), indices).mean(0)
                     for side in (1, -1)
                 )
                 response[number] += (up - down).numpy()

@@ -39,7 +39,12 @@ def test_every_combination_is_a_point_and_its_options_say_it_whole():
 
 @pytest.mark.parametrize(
     ("lists", "complaint"),
-    [({"penalty": ["0.1", "strong"]}, "penalty.*strong"), ({"order": [""]}, "order"), ({"ordre": ["1"]}, "order")],
+    [
+        ({"penalty": ["0.1", "strong"]}, "penalty.*strong"),
+        ({"order": [""]}, "order"),
+        ({"ordre": ["1"]}, "order"),
+        ({"penalty": []}, r"`penalty` must have at least one value.*got \[\]"),
+    ],
 )
 def test_a_value_that_no_fit_takes_is_refused(lists, complaint):
     with pytest.raises(LarscopeError, match=complaint):

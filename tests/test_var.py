@@ -239,6 +239,8 @@ def test_a_fit_without_missing_frames_is_unchanged_by_saying_so():
     fit = var(latent)
     assert torch.equal(var(latent, none).forecast, fit.forecast)
     assert measure(var, latent, fit, none) == measure(var, latent, fit)
+    with pytest.raises(LarscopeError, match=r"one value per frame, shape \(60,\): got \(59,\)"):
+        var(latent, none[1:])
 
 
 def test_gaps_that_leave_nothing_to_fit_are_said_and_those_of_a_held_out_part_give_nan():

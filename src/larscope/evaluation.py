@@ -229,8 +229,13 @@ def respond(
     gain: float = 1.0,
 ) -> Float[NDArray[np.float64], "9 height width"]:
     """Return how the decoder answers to each latent (`decoder_response`), over the first frames of a run."""
-    start, stop = prepared.runs[run].batches(window)[0]
-    decode = _decoder(network, prepared, run, [(start, min(stop, start + n_frames))])
+    ranges, left = [], n_frames
+    for start, stop in prepared.runs[run].batches(window):
+        ranges.append((start, min(stop, start + left)))
+        left -= ranges[-1][1] - start
+        if not left:
+            break
+    decode = _decoder(network, prepared, run, ranges)
     mean, sigma = np.nanmean(latent, axis=0), np.nanstd(latent, axis=0)
     return decoder_response(decode, mean, sigma, network.latent_shape, gain)
 

@@ -19,6 +19,7 @@ import pandas as pd
 import xarray as xr
 from pydantic import TypeAdapter, ValidationError
 
+from larscope.errors import LarscopeError
 from larscope.estimator import SCORE_NAMES, LatentVAR, load
 from larscope.settings import Settings, explain_validation, plain
 from larscope.stability import describe_stability, find_in_conditions
@@ -89,6 +90,9 @@ def plan(fixed: Mapping[str, Any], lists: Mapping[str, Sequence[Any]], n_seeds: 
     >>> [point.name for point in plan({"order": 2}, {"penalty": [".01", ".02"]}, n_seeds=2)]
     ['penalty=0.01,seed=0', 'penalty=0.01,seed=1', 'penalty=0.02,seed=0', 'penalty=0.02,seed=1']
     """
+    for name, given in lists.items():
+        if not len(given):
+            raise LarscopeError(f"`{name}` must have at least one value: got {given!r}. Give one, or leave it out.")
     names = [name for name, given in lists.items() if len(given) > 1 and name != "seed"]
     points = {}
     for values in itertools.product(*lists.values()):

@@ -286,6 +286,11 @@ class SparseVAR(nn.Module):
 
     def _rows(self, latent: Float[Tensor, "*batch T K"], missing: Bool[Tensor, " T"] | None) -> _Rows:
         """Return the regression of a series: in units of its scale, without what is missing."""
+        if missing is not None and missing.shape != latent.shape[-2:-1]:
+            raise LarscopeError(
+                f"`missing` must have one value per frame, shape ({latent.shape[-2]},): got {tuple(missing.shape)}. "
+                "Pass a boolean for each frame of the series."
+            )
         if missing is None or not bool(missing.any()):
             mean, sigma = self.mean_and_scale(latent)
             scaled = (latent - mean) / sigma

@@ -46,7 +46,8 @@ class LassoPath:
     coefs : Tensor, shape (..., p, m)
         Coefficients at each knot.
     signs : Tensor, shape (..., p, m)
-        Signs (-1, 0, 1) of the active set just below each knot.
+        Signs of the active set just below each knot, -1 or 1, and 0 outside it. Unpenalised features, whose
+        coefficients may cross zero, have 1.
     complete : bool
         Whether every path reached `alpha_min`.
     """
@@ -202,7 +203,6 @@ class _Knots:
         keep = torch.cat([moved, moved.new_ones(1)])
         coefs = torch.stack(self.coefs, -1)[..., keep]
         signs = torch.stack(self.signs, -1)[..., keep]
-        # A column that entered before but is active with weight 0 has sign 0 in `sign`: mark it.
         return alphas[:, keep], coefs, signs
 
 
@@ -257,11 +257,11 @@ class _Geometry:
     def correlate(self, residual: Float[Tensor, "t n"]) -> Float[Tensor, "t p"]:
         """X'r / n of each problem."""
         product = residual.reshape(*self.shape, self.n) @ self.X
-        return product.reshape(residual.shape[0], -1) / self.n
+        return product.flatten(0, 1) / self.n
 
     def correlation(self, coef: Float[Tensor, "t p"]) -> Float[Tensor, "t p"]:
         """Negative gradient of the smooth part."""
-        fit = (coef.reshape(*self.shape, -1) @ self.X.mT).reshape(coef.shape[0], self.n)
+        fit = (coef.reshape(*self.shape, coef.shape[-1]) @ self.X.mT).reshape(coef.shape[0], self.n)
         return self.correlate(self.y - fit) - self.l2 * coef
 
     def column(self, feature: Int[Tensor, " t"]) -> Float[Tensor, "t n"]:
@@ -272,7 +272,7 @@ class _Geometry:
         """Gather the active columns, padded to the largest active set, and factor their Gram matrix."""
         row, feature = walk.active.nonzero(as_tuple=True)
         count = walk.active.sum(dim=1)
-        width = int(count.max())
+        width = int(count.max()) if len(count) else 0
         slot = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]
         index = row.new_zeros(len(count), width)
         index[row, slot] = feature

@@ -94,11 +94,13 @@ def canonical(
     batch, k = X.shape[:-2], targets.shape[-1]
 
     alpha = torch.as_tensor(alpha, dtype=torch.float64, device=X.device)
-    if alpha.ndim > 0 and alpha.shape[-1] not in (1, k):
+    try:
+        alphas = alpha.expand(*batch, k)
+    except RuntimeError:
         raise LarscopeError(
-            f"`alpha` must be a number or hold one value per target ({k}): got shape {tuple(alpha.shape)}. "
-            "Pass a scalar, or a tensor with one penalty per column of `y`."
-        )
+            f"`alpha` must be a number or broadcast to {(*batch, k)}, one value per target: got shape "
+            f"{tuple(alpha.shape)}. Pass a scalar, or a tensor with one penalty per column of `y`."
+        ) from None
     if not 0.0 <= l2 < math.inf:
         raise LarscopeError(f"`l2` must be a finite number >= 0: got {l2}. Pass 0.0 for the plain lasso.")
 
@@ -106,7 +108,7 @@ def canonical(
     problem = Problem(
         X=X.to(torch.float64).reshape(-1, n, p),
         y=targets.to(torch.float64).reshape(-1, n, k),
-        alpha=alpha.expand(*batch, k).reshape(-1, k),
+        alpha=alphas.reshape(-1, k),
         weights=_penalty_weights(weights, mask, X, k),
         positive=positive,
         l2=float(l2),
@@ -177,11 +179,10 @@ def _check_design(X: Tensor, y: Tensor) -> None:
         raise LarscopeError(
             f"`X` and `y` must be on one device: got {X.device} and {y.device}. Move one with `.to(device)`."
         )
-    one, many = X.shape[:-1], X.shape[:-1]
-    fits = y.shape == one or (y.ndim == X.ndim and y.shape[:-1] == many and y.shape[-1] >= 1)
-    if not fits:
+    rows = X.shape[:-1]
+    if not (y.shape == rows or (y.ndim == X.ndim and y.shape[:-1] == rows and y.shape[-1] >= 1)):
         raise LarscopeError(
-            f"`y` must have shape (..., n) or (..., n, K) with the leading shape {tuple(one)} of `X`: "
+            f"`y` must have shape (..., n) or (..., n, K) with the leading shape {tuple(rows)} of `X`: "
             f"got {tuple(y.shape)}. Give both the same leading dimensions and number of rows."
         )
 
