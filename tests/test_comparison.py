@@ -326,15 +326,16 @@ def test_statistic_estimates_the_squared_shift_whatever_the_spreads():
     assert np.mean(found) == pytest.approx(1.0, abs=3.5 * np.std(found) / 20)
 
 
-def test_interval_covers_the_effect():
-    """Simulated relative Deltas with a known effect: twelve runs a side, shift 1."""
+@pytest.mark.parametrize("n_runs", [4, 12, 20])
+def test_interval_covers_the_effect(n_runs):
+    """Simulated relative Deltas with a known effect: so many runs a side, shift 1."""
     covered = []
-    for seed in range(150):
-        pairs, condition = distances(seed, (12, 12), 1.0)
+    for seed in range(300):
+        pairs, condition = distances(seed, (n_runs, n_runs), 1.0)
         test = quiet(compare_pairs, PairDistances(pairs.value, pairs.value, True), condition, n_permutations=1)
         low, high = test.effect_interval
         covered.append(low <= 100 <= high)
-    assert np.mean(covered) >= 0.95 - 3.5 * np.sqrt(0.05 * 0.95 / 150)
+    assert np.mean(covered) >= 0.95 - 3.5 * np.sqrt(0.05 * 0.95 / 300)
 
 
 # -------------------------------------------------------------------------------- warnings and errors

@@ -51,6 +51,25 @@ def test_a_value_that_no_fit_takes_is_refused(lists, complaint):
         plan({}, lists)
 
 
+def test_a_preset_is_what_is_not_listed(table, tmp_path, monkeypatch):
+    planned = []
+
+    def stop(points, *_):
+        planned.extend(points)
+        raise LarscopeError("enough")
+
+    monkeypatch.setattr("larscope.cli.commands.prepare_sweep", stop)
+    (tmp_path / "settings.toml").write_text("epochs = 7\npenalty = 0.1\n")
+    words = f"sweep {table} --out {tmp_path / 'out'} --preset paper --penalty 0.01,0.02 --crop 16 16".split()
+    for config in ([], [f"--config={tmp_path / 'settings.toml'}"]):
+        planned.clear()
+        assert app([*words, *config], standalone_mode=False) == 2
+        assert [point.settings.penalty for point in planned] == [0.01, 0.02]
+        assert all(point.settings.crop == (16, 16) for point in planned)
+        assert not any(point.settings.center or point.settings.shortcut for point in planned)
+        assert {point.settings.epochs for point in planned} == {2}
+
+
 def sweep(table: Path, out: Path, *options: str) -> list[str]:
     settings = [f"--{name}={value}" for name, value in SETTINGS.items()]
     return ["sweep", str(table), "--out", str(out), *settings, "--order=2", *options]

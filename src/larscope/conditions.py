@@ -312,8 +312,8 @@ class ComparesConditions(Settings):
         preset
             `"default"`: influence from couplings between latents of unit variance, selected on all runs together
             and measured in each (`larscope.var.fit_couplings`), as a mean over the latents that a pixel shows
-            (`larscope.influence.contribution_map`). `"paper"`: `coef_`, and the printed formula (with
-            `direction="inflow"` to the letter).
+            (`larscope.influence.contribution_map`). `"paper"`: `coef_`, and the printed formula of the map
+            (that of the influence is `direction="inflow"`).
         session
             The session of the fit. Only needed for other than the default options after `larscope.load`, since a
             result folder holds no frames to take pooling indices from.

@@ -86,7 +86,7 @@ class LatentVAR(ComparesConditions):
     """Sparse dynamics of the latents of a convolutional autoencoder, learned together (sec. 2).
 
     Takes every setting of `Settings` as a keyword, under the same name as `larscope fit` does, and `preset`, which
-    stands for several of them that others given beside it win over: `"paper"` is the letter of the paper.
+    stands for several of them that others given beside it win over: `"paper"` is the paper's.
 
     Attributes
     ----------

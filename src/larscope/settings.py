@@ -63,10 +63,10 @@ PRESETS: Mapping[Preset, Mapping[str, Any]] = MappingProxyType(
         },
     }
 )
-"""Settings by one name. `"paper"` is the letter of arXiv 2603.02899 and, where it is silent, what it is read as: all
+"""Settings by one name. `"paper"` is what arXiv 2603.02899 says and, where it is silent, what it is read as: all
 but the frames and the seed, so that it stays the same whatever becomes the default."""
 
-PRESET = "Settings by one name, which those that are given win over. 'paper': the letter of the paper, but for --crop."
+PRESET = "Settings by one name, which those that are given win over. 'paper': the paper's, but for --crop."
 
 PositiveInt = Annotated[int, Field(ge=1)]
 

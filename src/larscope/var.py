@@ -140,7 +140,7 @@ class SparseVAR(nn.Module):
         largest correlation that p series of noise are expected to reach in n frames, so that one penalty suits windows,
         runs, and runs together (the universal threshold of Donoho and Johnstone 1994).
     center
-        Subtract the series' mean first; False is the paper's letter.
+        Subtract the series' mean first; False as in the paper.
     scale
         `"series"`: divide by the root mean square over all frames and latents. `"latent"`: by each latent's own;
         needs `penalty_scale="target"` or `"noise"`, since there every coefficient is zero from alpha = 1 on.

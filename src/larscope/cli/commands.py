@@ -14,7 +14,7 @@ from larscope.cli.options import with_settings
 from larscope.cli.tables import print_contrasts, sweep_table
 from larscope.cli.terminal import complaints, console, print_plain, reported_errors
 from larscope.errors import LarscopeError
-from larscope.settings import PRESET, Preset
+from larscope.settings import PRESET, Preset, expand_preset
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 a fault of larscope itself; 2 something must be changed, as the message says; "
@@ -152,6 +152,7 @@ def sweep(
     config: Annotated[
         Path | None, typer.Option(help="Settings from the `config.toml` of an earlier result; options override them.")
     ] = None,
+    preset: Annotated[Preset, typer.Option(help=PRESET)] = "default",
     seeds: Annotated[int, typer.Option(min=1, help="Fit each combination this often, from --seed on.")] = 1,
     jobs: Annotated[int, typer.Option(min=1, help="Fits at a time, on this machine.")] = 1,
     threads: Annotated[
@@ -180,6 +181,8 @@ def sweep(
 
     * `larscope sweep session.csv --out modes --training sequential,end-to-end --threads 4`
 
+    * `larscope sweep session.csv --out paper --preset paper --penalty .005,.01,.02`
+
     * `larscope sweep session.csv --out sweep --order 3,5 --scheduler tcp://10.0.0.1:8786`
     """
     with reported_errors():
@@ -187,11 +190,12 @@ def sweep(
         from larscope.sweep import fit_points, load_points, open_executor, plan, summarise, tabulate
         from larscope.workers import open_workers
 
-        fixed: dict[str, Any] = {"crop": settings.pop("crop", None)}
+        fixed = {"preset": preset, **({"crop": settings.pop("crop")} if "crop" in settings else {})}
         if config is not None:
             from larscope.config import read_config
 
-            fixed = read_config(config, {name: value for name, value in fixed.items() if value is not None})
+            fixed = read_config(config, fixed)
+        fixed = expand_preset(fixed)
         points = plan(fixed, {name: text.split(",") for name, text in settings.items()}, seeds)
         opened = read_session(session, on_truncated=on_truncated)
         with open_workers(jobs, scheduler):
