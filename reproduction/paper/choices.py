@@ -1,4 +1,4 @@
-"""Choices where the paper is silent: each changed alone from the letter with centred latents, on unseen runs."""
+"""Choices where the paper is silent: each changed alone from its settings with centred latents, on unseen runs."""
 
 from typing import Any
 
@@ -10,10 +10,10 @@ from .truth import driving_precision, judge_model
 from .work import Work, folds_of, score_unseen, subset
 
 PENALTY = 0.01
-CENTRED = "the letter, centred"
+CENTRED = "as in the paper, but centred"
 CHOICES: dict[str, dict[str, Any]] = {
     CENTRED: {},
-    "not centred: the letter": {"center": False},
+    "not centred: as in the paper": {"center": False},
     "penalty: alpha = penalty": {"penalty_scale": "target"},
     "each latent to unit variance": {"penalty_scale": "target", "scale": "latent", "penalty": 0.3},
     "pooling indices of the frame before": {"pooling": "previous"},

@@ -10,8 +10,8 @@ def run(work: Work, penalty: float) -> None:
     if "mouse_2p" not in work.recorded:
         return
     session = read_session(work.recorded["mouse_2p"])
-    letter = {"preset": "paper", "center": True, "epochs": None}
-    how = {**letter, **work.size.recorded_training, "seed": 0}
+    paper = {"preset": "paper", "center": True, "epochs": None}
+    how = {**paper, **work.size.recorded_training, "seed": 0}
     for mode in table2.MODES:
         if work.has("table2-mouse_2p", training=mode, penalty=penalty):
             continue

@@ -110,7 +110,7 @@ def plot_ratios(work: Work, seed: int) -> Figure:
             )
         axes.axhline(1, color="0.7", linewidth=0.8, zorder=0)
         axes.set(xscale="log", xlabel="energy of a frame's latents / mean of its run")
-        axes.set_title("centred" if center else "not centred (the paper's letter)", fontsize="medium")
+        axes.set_title("centred" if center else "not centred (as in the paper)", fontsize="medium")
     figure.axes[0].set_ylabel("squared error / energy\n(a point: a tenth of the frames)")
     figure.axes[0].legend(frameon=False)
     figure.suptitle(f"What a mean of ratios is ruled by (simulated, penalty {penalty:g})")
@@ -122,7 +122,7 @@ def describe(table: pd.DataFrame) -> list[str]:
     lines = []
     for center, rows in table.groupby("center", sort=False):
         lines += [
-            f"**{'The letter, but latents centred' if center else 'The letter: latents not centred'}**",
+            f"**{'As in the paper, but latents centred' if center else 'As in the paper: latents not centred'}**",
             "",
             "| penalty | training | L_rec, 1e-3 | paper | R_var | paper | held out | pooled ratio | offset's share | "
             "quietest tenth's share of R_var | active |",

@@ -86,8 +86,8 @@ def judge_default(work: Work, seed: int, truth: Truth, method: str) -> list[dict
     return [{"method": method} | judge_model(model, truth)]
 
 
-def judge_letter(work: Work, seed: int, truth: Truth) -> list[dict[str, Any]]:
-    """The paper's letter with centred latents, in the three ways of training."""
+def judge_paper(work: Work, seed: int, truth: Truth) -> list[dict[str, Any]]:
+    """The paper's settings with centred latents, in the three ways of training."""
     return [
         {"method": model.training, "penalty": penalty} | judge_model(model, truth)
         for penalty in work.size.penalties
@@ -143,7 +143,7 @@ def judge_alternatives(session: Session, truth: Truth, order: int, n_components:
 
 JUDGES: dict[str, Callable[[Work, int, Truth], list[dict[str, Any]]]] = {
     **{method: partial(judge_default, method=method) for method in DEFAULTS},
-    "end-to-end": judge_letter,
+    "end-to-end": judge_paper,
     "chance": judge_others,
 }
 """What gives rows of methods, by one of them."""

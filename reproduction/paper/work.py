@@ -35,7 +35,7 @@ class Size:
     seeds: Sequence[int]
     """Of the sessions at half resolution, and of their trainings; the session of the paper's size takes the first."""
     training: Mapping[str, Any] = field(default_factory=dict)
-    """Settings of every training on simulated sessions, beside what a part compares: the paper's letter."""
+    """Settings of every training on simulated sessions, beside what a part compares: the paper's."""
     shortened: Mapping[str, Any] = field(default_factory=dict)
     """What shortens the trainings whose settings are compared as a whole."""
     penalties: Sequence[float] = (0.005, 0.01, 0.02)

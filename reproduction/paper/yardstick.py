@@ -19,7 +19,7 @@ from .work import UNTRAINED, Size, Work, folds_of, one_condition, score_unseen, 
 
 ORDER = 5
 PRESETS: dict[str, Mapping[str, Any]] = {
-    "larscope, the paper's letter": {"preset": "paper"},
+    "larscope, as in the paper": {"preset": "paper"},
     "larscope, default": {},
     "larscope, default, before training": UNTRAINED,
     "larscope, patches of 4": {"patch": 4},
