@@ -63,8 +63,9 @@ def write(work: Work, path: Path) -> None:
         f"Written by `python -m reproduction.paper {work.size.name}`; raw numbers are the CSV files of `{numbers}/`. "
         "Simulated and recorded data are named in each title; the paper's recordings are not public.",
         "",
-        '"The paper\'s settings" are `--preset paper` with latents centred, unless it is said that they are not '
-        "(docs/paper.md says why). Of the two recorded movies, `mouse_2p` is mouse cortex with clear cells and "
+        '"As in the paper" is `--preset paper`; "the paper\'s settings" are the same with latents centred '
+        "(docs/paper.md says why), unless it is said that they are not. Of the two recorded movies, `mouse_2p` is "
+        "mouse cortex with clear cells and "
         "strong transients, 2,000 frames of 128 x 128 pixels, cut into eight segments (sample data of the Python "
         "package optinist); `mouse_s1_vr` is mouse vibrissal cortex, 500 frames of 64 x 64 pixels, a cell being "
         "one or two, cut into four (test data of Thunder). Segments of one recording are no independent "
