@@ -26,6 +26,7 @@ from larscope.comparison import (
     swap_errors,
 )
 from larscope.comparison.pairs import distance_to_center, mean_inter_and_intra
+from larscope.errors import LarscopeError
 from larscope.permutation import comparable_pairs, exchangeable_units, permute_labels
 from larscope.var import SparseCoefficients, SparseVAR
 
@@ -339,6 +340,26 @@ def test_interval_covers_the_effect(n_runs):
 
 
 # -------------------------------------------------------------------------------- warnings and errors
+
+
+def test_numbers_that_are_not_finite_are_refused():
+    rng = np.random.default_rng(0)
+    coefs, latents = rng.normal(size=(6, 1, 3, 3)), rng.normal(size=(6, 50, 3))
+    coefs[4, 0, 1, 2] = np.nan
+    for test in (lambda: influence_test(coefs, "aaabbb"), lambda: coefficient_swap_test(latents, coefs, "aaabbb")):
+        with pytest.raises(LarscopeError, match=r"Coefficients must be finite.*for run 4"):
+            test()
+    pairs, condition = distances()
+    pairs.value[2, 3] = np.nan
+    with pytest.raises(LarscopeError, match=r"finite numbers.*for run 2"):
+        compare_pairs(pairs, condition)
+
+
+def test_runs_without_couplings_are_said_to_have_no_influence():
+    coefs = np.random.default_rng(0).normal(size=(10, 1, 3, 3))
+    coefs[7] = 0.5 * np.eye(3)
+    test = quiet(influence_test, coefs, "aaaaabbbbb")
+    assert any("No couplings between latents in runs [7]" in warning for warning in test.warnings)
 
 
 def test_two_blocks_against_two_blocks_cannot_reach_a_twentieth():

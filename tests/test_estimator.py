@@ -205,6 +205,30 @@ def test_compare_is_the_swap_test_on_equal_lengths(model):
     assert found.n_labelings == 6
 
 
+def test_both_tests_say_that_signal_to_noise_differs(session):
+    noisy = fit(session, epochs=1)
+    noise = np.random.default_rng(0)
+    for run in (1, 3):
+        latent = noisy.latents_[run]
+        noisy.latents_[run] = latent + 20 * latent.std(0) * noise.normal(size=latent.shape).astype(np.float32)
+    for test in ("swap", "influence"):
+        assert any(
+            "Signal-to-noise" in warning
+            for warning in quiet_compare(noisy.compare, "familiar", "novel", test=test).warnings
+        )
+
+
+def test_couplings_of_equal_lengths_do_not_count_missing_frames(model):
+    masked = copy.copy(model)
+    masked.latents_ = [latent[:64].copy() for latent in model.latents_]
+    for run in (1, 3):
+        masked.latents_[run][40:] = np.nan
+    expected = copy.copy(model)
+    expected.latents_ = [latent[:40] for latent in model.latents_]
+    for ours, theirs in zip(masked._couplings(range(4), True), expected._couplings(range(4), False), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-9)
+
+
 def test_compare_names_an_unknown_condition(model):
     with pytest.raises(LarscopeError, match=r"Unknown condition 'novell'\. Did you mean 'novel'\?"):
         model.compare("familiar", "novell")

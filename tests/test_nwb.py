@@ -1,5 +1,6 @@
 """A result as NWB: the numbers of `results.nc`, the metadata of the input, nothing made up."""
 
+import json
 import shutil
 import sys
 from datetime import UTC, datetime, timedelta, timezone
@@ -107,6 +108,15 @@ def recording(path: Path, frames=None, **changed) -> Path:
         imaging_rate=30.0,
         grid_spacing=[1.5, 1.5],
         grid_spacing_unit="micrometers",
+    )
+    file.create_imaging_plane(
+        name="Deeper",
+        optical_channel=OpticalChannel(name="Green", description="jRGECO", emission_lambda=600.0),
+        description="CA3",
+        device=device,
+        excitation_lambda=1040.0,
+        indicator="jRGECO",
+        location="CA3",
     )
     file.add_acquisition(
         TwoPhotonSeries(
@@ -243,6 +253,8 @@ def test_the_input_says_what_was_recorded(tmp_path):
             assert getattr(plane, name) == getattr(source.imaging_planes["Plane"], name), name
         assert plane.grid_spacing[:].tolist() == [1.5, 1.5]
         assert plane.optical_channel[0].emission_lambda == 510.0
+        other = copy.imaging_planes["Deeper"]  # its channel has the same name
+        assert (other.device, other.optical_channel[0].emission_lambda) == (plane.device, 600.0)
         assert not copy.acquisition  # the movie stays where it is
         assert "simulated" not in copy.session_description.lower()
 
@@ -418,3 +430,17 @@ def test_from_nwb_to_nwb(tmp_path):
         series = file.processing["ophys"]["LarscopeLatentSeries"]
         assert series["frame"].data[:].tolist() == list(range(150))
         assert np.array_equal(series["value"].data[:], read_result(tmp_path / "result").dataset["latent_series"])
+
+
+def test_a_number_that_no_comparison_has_is_left_out(metadata, tmp_path):
+    folder = shutil.copytree(RESULT, tmp_path / "result")
+    path = folder / "comparisons" / "familiar-novel" / "comparison.json"
+    summary = json.loads(path.read_text())
+    for test in summary["tests"].values():
+        test["permdisp_pvalue"] = None
+    path.write_text(json.dumps(summary))
+    out = write_nwb(folder, tmp_path / "out.nwb", metadata())
+    with pynwb.NWBHDF5IO(out, "r") as source:
+        table = frame(source.read().processing["ophys"]["LarscopeComparisons"])
+    assert "permdisp_pvalue" not in table
+    assert table["pvalue"].dtype == float

@@ -4,11 +4,13 @@ import itertools
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from larscope.errors import LarscopeError
 from larscope.permutation import (
     comparable_pairs,
     exchangeable_units,
@@ -219,6 +221,37 @@ def test_max_t_controls_the_familywise_error_under_subject_offsets():
     assert np.mean(rejected) >= 0.03
 
 
+def test_a_difference_within_strata_is_not_that_between_them():
+    """Simulated: two blocks that hold unequal shares of the conditions and lie ten apart."""
+    rng = np.random.default_rng(0)
+    condition, block = [*"aaaaaaaabb", *"aabbbbbbbb"], [1] * 10 + [2] * 10
+    truth = (np.array(condition) == "a")[:, None] * np.array([1.0, -2.0, 0.0])
+    values = truth + 10 * np.array(block)[:, None] + 0.1 * rng.normal(size=(20, 3))
+    test = max_t(values, permute_labels(exchangeable_units(condition, block)))
+    np.testing.assert_allclose(test.difference, [1, -2, 0], atol=0.2)
+    assert (np.sign(test.difference) == np.sign(test.statistic)).all()
+    # a block of one condition says nothing of the difference, and changes nothing
+    alone = max_t(
+        np.vstack([values, values[:2] + 5]), permute_labels(exchangeable_units([*condition, *"aa"], [*block, 3, 3]))
+    )
+    np.testing.assert_allclose(alone.difference, [1, -2, 0], atol=0.2)
+
+
+def test_the_smallest_p_value_is_reached_and_none_lies_below_it():
+    values = np.array([[100.0]] + [[float(run % 3)] for run in range(19)])
+    test = max_t(values, permute_labels(exchangeable_units("a" + "b" * 19)))
+    assert test.pvalue[0] == test.min_pvalue == 0.05
+    drawn = permute_labels(exchangeable_units("a" * 8 + "b" * 8), n_permutations=999)
+    assert drawn.min_pvalue == 1 / 1000
+
+
+def test_values_that_are_not_finite_are_refused():
+    values = np.zeros((6, 4))
+    values[2, 1] = np.nan
+    with pytest.raises(LarscopeError, match="`values` must be finite: got NaN or infinite ones for run 2"):
+        max_t(values, permute_labels(exchangeable_units("aaabbb")))
+
+
 def test_max_t_handles_constant_positions():
     values = np.zeros((6, 4))
     test = max_t(values, permute_labels(exchangeable_units("aaabbb")))
@@ -231,6 +264,7 @@ def test_max_t_handles_constant_positions():
         (dict(condition=["a", "a"]), "at least two conditions: got .'a'. over 2 runs"),
         (dict(condition=["a", None]), "`condition` must be known for every run: got None for run 1"),
         (dict(condition=["a", "b"], block=[1.0, float("nan")]), "`block` must be known"),
+        (dict(condition=["a", "b", pd.NA]), "`condition` must be known for every run: got <NA> for run 2"),
         (dict(condition=["a", "b"], subject=["x"]), "`subject` must have one entry a run: got 1 entries for 2 runs"),
     ],
 )

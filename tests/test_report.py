@@ -355,6 +355,16 @@ def test_a_comparison_is_told_with_both_p_values(compared_folder, still):
     assert [panel["name"] for panel in explored["maps"]["panels"]] == ["familiar", "novel", "familiar - novel"]
 
 
+def test_a_comparison_without_influence_is_told(compared_folder, still, tmp_path):
+    folder = shutil.copytree(compared_folder, tmp_path / "result")
+    path = folder / "comparisons" / "familiar-novel" / "comparison.json"
+    summary = json.loads(path.read_text())
+    summary["tests"]["influence"] |= {"effect_size": None, "effect_interval": [None, None], "permdisp_pvalue": None}
+    path.write_text(json.dumps(summary))
+    outline = Outline(write_report(folder).read_text(encoding="utf-8"))
+    assert "Influence vectors within the groups are all alike" in outline.text
+
+
 def test_many_comparisons_keep_the_page_small(compared_folder, still, tmp_path):
     shutil.copytree(compared_folder, tmp_path / "result")
     only = tmp_path / "result" / "comparisons" / "familiar-novel"

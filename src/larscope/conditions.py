@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from larscope.comparison import (
     ComparisonWarning,
     Contrast,
     coefficient_swap_test,
+    condition_imbalances,
     correct_contrasts,
     equally_long,
     influence_test,
@@ -108,7 +110,11 @@ class ComparesConditions(Settings):
         latents, coefs = self._equally_fitted(runs)
         how: dict[str, Any] = {**design, "n_permutations": n_permutations, "seed": seed}
         if test == "influence":
-            return influence_test(coefs, label, direction=direction, **how)
+            found = influence_test(coefs, label, direction=direction, **how)
+            noticed = condition_imbalances(latents, label, **design)
+            for message in noticed:
+                warnings.warn(message, ComparisonWarning, stacklevel=2)
+            return replace(found, warnings=found.warnings + noticed)
         return coefficient_swap_test(
             latents, coefs, label, relative=relative, center=self.center, scale=self.scale, **how
         )
@@ -162,10 +168,11 @@ class ComparesConditions(Settings):
         session: Session | None = None,
         **how: Any,
     ) -> MaxT:
-        """Return the mean contribution map of one condition minus that of another, and where it is significant.
+        """Return the difference of two conditions' mean contribution maps, and where it is significant.
 
-        `difference` is of influence, as the maps; `pvalue <= 0.05` is the significance mask, corrected for the number
-        of pixels by max-T over the same restricted permutations as `compare` (`larscope.permutation.max_t`).
+        `difference` is first minus second, of influence, as the maps; `pvalue <= 0.05` is the significance mask,
+        corrected for the number of pixels by max-T over the same restricted permutations as `compare`
+        (`larscope.permutation.max_t`).
 
         Parameters
         ----------
@@ -417,7 +424,7 @@ class ComparesConditions(Settings):
 
     def _couplings(self, runs: Sequence[int], equal_length: bool) -> list[Float[NDArray[Any], "order K K"]]:
         """Return the couplings of runs (`fit_couplings`): of the whole session, or of as many frames of each."""
-        lengths = {len(self.latents_[run]) for run in runs}
+        lengths = {np.count_nonzero(np.isfinite(self.latents_[run]).all(axis=1)) for run in runs}
         if equal_length and len(lengths) > 1:
             series, runs = equally_long([self.latents_[run] for run in runs]), range(len(runs))
         else:

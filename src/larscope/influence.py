@@ -41,7 +41,10 @@ class EdgeDifferences:
     source_position, target_position
         Row and column of the two latents in the image, in input pixels.
     mean_first, mean_second
-        Mean coefficient in each condition; their difference is what is tested.
+        Mean coefficient in each condition, over all its runs.
+    difference
+        First minus second, which is tested: of these means; with blocks or subjects within which labels trade, within
+        them, whatever sets them apart (`larscope.permutation.MaxT`).
     statistic, pvalue
         Standardised difference and its p-value, corrected for the number of edges by max-T.
     conditions
@@ -55,6 +58,7 @@ class EdgeDifferences:
     target_position: Float[np.ndarray, "edges 2"]
     mean_first: Float[np.ndarray, " edges"]
     mean_second: Float[np.ndarray, " edges"]
+    difference: Float[np.ndarray, " edges"]
     statistic: Float[np.ndarray, " edges"]
     pvalue: Float[np.ndarray, " edges"]
     conditions: tuple[str, str]
@@ -72,7 +76,7 @@ class EdgeDifferences:
             "target_column": self.target_position[:, 1],
             f"mean_{self.conditions[0]}": self.mean_first,
             f"mean_{self.conditions[1]}": self.mean_second,
-            "difference": self.mean_first - self.mean_second,
+            "difference": self.difference,
             "statistic": self.statistic,
             "pvalue": self.pvalue,
         }
@@ -312,8 +316,9 @@ def difference_map(
     Returns
     -------
     test
-        `test.difference` is the map, `test.pvalue <= 0.05` its significance mask: if the conditions do not
-        differ anywhere, the mask is empty with probability 0.95 (`larscope.permutation.max_t`).
+        `test.difference` is the map, within blocks or subjects where labels trade within them; `test.pvalue <= 0.05`
+        is its significance mask: if the conditions do not differ anywhere, it is empty with probability 0.95
+        (`larscope.permutation.max_t`).
 
     Raises
     ------
@@ -400,6 +405,7 @@ def edge_differences(
         target_position=place[target],
         mean_first=values[units.label == 0].mean(axis=0),
         mean_second=values[units.label == 1].mean(axis=0),
+        difference=test.difference,
         statistic=test.statistic,
         pvalue=test.pvalue,
         conditions=(units.conditions[0], units.conditions[1]),
@@ -407,7 +413,7 @@ def edge_differences(
 
 
 def check_coefs(coefs: Coefs, n_runs: int = 1) -> None:
-    """Raise unless there is one (order, K, K) array a run, all of one shape."""
+    """Raise unless there is one (order, K, K) array of finite numbers a run, all of one shape."""
     if len(coefs) != n_runs:
         raise LarscopeError(
             f"`coefs` must have one entry a run: got {len(coefs)} for {n_runs} runs. "
@@ -419,6 +425,10 @@ def check_coefs(coefs: Coefs, n_runs: int = 1) -> None:
             raise LarscopeError(
                 f"Coefficients must be one (order, K, K) array a run, all of one shape: got {shape} for run {run} "
                 f"and {shapes[0]} for run 0. Fit all runs with the same order and the same encoder."
+            )
+        if not np.isfinite(coefs[run]).all():
+            raise LarscopeError(
+                f"Coefficients must be finite: got NaN or infinite ones for run {run}. Leave that run out."
             )
 
 

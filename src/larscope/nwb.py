@@ -121,7 +121,9 @@ def _describe_session(result: Result, given: Mapping[str, Any]) -> Any:
         raise LarscopeError(
             f"NWB does not take this metadata: {error}. Correct the file given as `--metadata`."
         ) from error
-    made: dict[tuple[type, str], Any] = {}
+    made: dict[tuple[type, str], Any] = {
+        _key(description): None for kind in OBJECTS for description in agreed[kind].values()
+    }
     for kind in OBJECTS:
         for description in agreed[kind].values():
             getattr(file, f"add_{kind[:-1]}")(_build(description, made))
@@ -229,12 +231,20 @@ def _plain(value: Any) -> Any:
 
 
 def _build(described: tuple[type, dict[str, Any]], made: dict[tuple[type, str], Any]) -> Any:
-    """Make an NWB object from its description; of one class and name, only once."""
+    """Make an NWB object from its description: those of `made` only once, the others are parts of one object alone."""
     kind, values = described
-    key = (kind, str(values.get("name")))
-    if key not in made:
-        made[key] = kind(**{name: _built(value, made) for name, value in values.items()})
+    key = _key(described)
+    if made.get(key) is None:
+        built = kind(**{name: _built(value, made) for name, value in values.items()})
+        if key not in made:
+            return built
+        made[key] = built
     return made[key]
+
+
+def _key(described: tuple[type, dict[str, Any]]) -> tuple[type, str]:
+    kind, values = described
+    return kind, str(values.get("name"))
 
 
 def _built(value: Any, made: dict[tuple[type, str], Any]) -> Any:
@@ -385,6 +395,8 @@ def _test_table(comparisons: Sequence[ComparisonRecord]) -> Any:
             rows.append({**found, **own, "first": record.summary["first"], "second": record.summary["second"]})
     table = pd.DataFrame(rows)[list(TEST_COLUMNS)]
     what = "Tests of whether the dynamics of two groups of runs differ."
+    # what no comparison has is None in all rows: without numbers, but no text
+    table = table.apply(lambda column: column.astype(float) if column.isna().all() else column)
     return _table("LarscopeComparisons", what, _columns(table), TEST_COLUMNS)
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from larscope.errors import LarscopeError
@@ -98,10 +99,10 @@ class MaxT:
     Attributes
     ----------
     difference
-        Mean of the first condition minus mean of the second, in the units of the values, after each stratum's
-        mean is taken off.
+        Mean of the first condition minus mean of the second, in the units of the values; with strata (blocks or
+        subjects within which labels trade) the difference within them, whatever sets them apart.
     statistic
-        The same difference of the standardised values (no unit).
+        Difference of the means of the standardised values (no unit), after each stratum's mean is taken off.
     pvalue
         Probability, if nothing differed anywhere, that the *largest* statistic is at least this large:
         already corrected for the number of positions.
@@ -226,7 +227,7 @@ def permute_labels(
     exact = units.n_labelings <= MAX_ENUMERATED
     labels = _all_labelings(units) if exact else _drawn_labelings(units, n_permutations, np.random.default_rng(seed))
     smallest = units.n_symmetric / units.n_labelings
-    return Labelings(labels, exact, smallest if exact else max(smallest, 1 / (n_permutations + 1)), units)
+    return Labelings(labels, exact, smallest if exact else 1 / (n_permutations + 1), units)
 
 
 def pvalue(statistic: Float[np.ndarray, " labelings"]) -> float:
@@ -266,7 +267,8 @@ def max_t(values: Float[np.ndarray, "runs *shape"], labelings: Labelings, chunk:
     Raises
     ------
     LarscopeError
-        If there are more than two conditions or `values` has another number of runs than the labelings.
+        If there are more than two conditions, `values` has another number of runs than the labelings, or a value is
+        not finite.
 
     Examples
     --------
@@ -288,7 +290,10 @@ def max_t(values: Float[np.ndarray, "runs *shape"], labelings: Labelings, chunk:
             f"`values` must have one entry a run: got {len(values)} for {labels.shape[1]} labeled runs. "
             "Pass values and labels of the same runs, in the same order."
         )
-    flat = _centre_strata(np.asarray(values, float).reshape(len(values), -1), labelings.units.stratum)
+    flat, stratum = np.asarray(values, float).reshape(len(values), -1), labelings.units.stratum
+    for run in np.flatnonzero(~np.isfinite(flat).all(axis=1)):
+        raise LarscopeError(f"`values` must be finite: got NaN or infinite ones for run {run}. Leave that run out.")
+    flat = _centre_strata(flat, stratum)
     spread = flat.std(axis=0)
     offset = np.median(spread[spread > 0]) if spread.any() else 1.0
     standard = flat / (spread + offset)
@@ -298,11 +303,13 @@ def max_t(values: Float[np.ndarray, "runs *shape"], labelings: Labelings, chunk:
     for found in hand_out(partial(_largest, contrast), parts):
         np.maximum(largest, found, out=largest)
     statistic = contrast[0] @ standard
-    reached = np.sort(largest * (1 + 1e-9))
-    share = 1 - np.searchsorted(reached, np.abs(statistic), side="left") / len(labels)
+    reached = np.sort(largest + 1e-9 * largest.max())
+    share = (len(labels) - np.searchsorted(reached, np.abs(statistic), side="left")) / len(labels)
+    # what is left of a difference of 1 when each stratum's mean is taken off
+    left = contrast[0] @ _centre_strata((labels[0] == 0).astype(float)[:, None], stratum)
     shape = np.shape(values)[1:]
     return MaxT(
-        difference=(contrast[0] @ flat).reshape(shape),
+        difference=(contrast[0] @ flat / left).reshape(shape),
         statistic=statistic.reshape(shape),
         pvalue=share.reshape(shape),
         min_pvalue=labelings.min_pvalue,
@@ -382,7 +389,7 @@ def _codes(name: str, values: Sequence[Hashable], n_runs: int) -> tuple[Int[np.n
             "Pass one entry for every run, in the order of the runs."
         )
     for run, value in enumerate(values):
-        if value is None or value != value:  # NaN is the one value that differs from itself
+        if value is None or value is pd.NA or value != value:  # NaN is the one value that differs from itself
             raise LarscopeError(
                 f"`{name}` must be known for every run: got {value!r} for run {run}. Fill it in, or leave the run out."
             )

@@ -8,7 +8,7 @@ import numpy as np
 
 from larscope.comparison.outcome import Comparison, compare_pairs, warned
 from larscope.comparison.pairs import PairDistances
-from larscope.comparison.pitfalls import check_fitted_separately, silent_runs
+from larscope.comparison.pitfalls import check_fitted_separately, uncoupled_runs
 from larscope.influence import Coefs, check_coefs, influence
 from larscope.permutation import exchangeable_units
 
@@ -49,7 +49,8 @@ def influence_test(
     Warns
     -----
     ComparisonWarning
-        If the design cannot reach p = 0.05.
+        If the design cannot reach p = 0.05, or a run has no couplings between latents. Whether signal-to-noise differs
+        by condition cannot be seen in coefficients: `coefficient_swap_test` and `LatentVAR.compare` say so.
 
     Examples
     --------
@@ -64,7 +65,7 @@ def influence_test(
     check_fitted_separately(coefs, units)
     pairs = influence_distances(coefs, direction, exclude_radius, grid)
     found = compare_pairs(pairs, condition, block, subject, n_permutations, seed, warn=False)
-    return warned(replace(found, warnings=found.warnings + silent_runs(coefs)))
+    return warned(replace(found, warnings=found.warnings + uncoupled_runs(coefs)))
 
 
 def influence_distances(

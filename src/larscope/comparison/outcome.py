@@ -40,7 +40,8 @@ class Comparison:
     pvalue
         Share of permuted labelings whose statistic is at least as large, the observed labeling included.
     pvalue_ranksum
-        The paper's: one-sided rank-sum test of inter against intra. Too small when runs share blocks or noise.
+        The paper's: one-sided rank-sum test of inter against intra, as if pairs that share runs were independent: it
+        may be far too small, or too large.
     min_pvalue
         The smallest `pvalue` that this design can reach.
     n_labelings
@@ -61,7 +62,9 @@ class Comparison:
         Clarke's ANOSIM R of the symmetrised numbers: 0 no separation, 1 every inter above every intra.
     permdisp_pvalue
         Permutation p-value for a difference in *spread* between conditions (Anderson 2006). When it is
-        small, a small `pvalue` may mean that one condition varies more, not that it lies elsewhere.
+        small, a small `pvalue` may mean that one condition varies more, not that it lies elsewhere. Approximate:
+        distances to centres that are themselves estimated are not quite exchangeable, and in small or unequal groups it
+        rejects too often. NaN where a condition has fewer than three runs.
     units
         Who traded labels with whom, in words.
     warnings
@@ -112,7 +115,7 @@ def compare_pairs(
     Raises
     ------
     LarscopeError
-        If no condition has two runs, or the numbers of runs do not match.
+        If no condition has two runs, the numbers of runs do not match, or a number is not finite.
 
     Examples
     --------
@@ -126,6 +129,10 @@ def compare_pairs(
         raise LarscopeError(
             f"`condition` must have one entry a run: got {len(units.label)} entries for {len(pairs.value)} runs. "
             "Pass distances and conditions of the same runs, in the same order."
+        )
+    for run in np.flatnonzero(~np.isfinite(pairs.value).all(axis=1)):
+        raise LarscopeError(
+            f"Pairs of runs must have finite numbers: got NaN or infinite ones for run {run}. Leave that run out."
         )
     labelings = permute_labels(units, n_permutations, seed)
     intra, inter, intra_condition = split_pairs(pairs, units.label)

@@ -145,7 +145,7 @@ def anosim_r(
 
 def permdisp_pvalue(squared: Float[np.ndarray, "runs runs"], labelings: Labelings) -> float:
     """Permutation p-value of a one-way analysis of variance of the distances to the centres."""
-    if np.bincount(labelings.units.label).min() < 2:
+    if np.bincount(labelings.units.label).min() < 3:  # two are equally far from their centre
         return float("nan")
     distance = distance_to_center(squared, labelings.units.label)
     centred = distance - distance.mean()

@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from larscope.comparison.pairs import mean_inter_and_intra
 from larscope.errors import LarscopeError
-from larscope.influence import Coefs
+from larscope.influence import Coefs, influence
 from larscope.permutation import (
     ExchangeableUnits,
     Labelings,
@@ -107,6 +107,14 @@ def silent_runs(coefs: Coefs) -> tuple[str, ...]:
     if not silent:
         return ()
     return (f"All coefficients are zero in runs {silent}: they say nothing about dynamics. Lower the penalty.",)
+
+
+def uncoupled_runs(coefs: Coefs) -> tuple[str, ...]:
+    """Say which runs have no couplings between latents."""
+    uncoupled = [run for run, coef in enumerate(coefs) if not influence(coef).any()]
+    if not uncoupled:
+        return ()
+    return (f"No couplings between latents in runs {uncoupled}: their influence is zero. Lower the penalty.",)
 
 
 def check_fitted_separately(coefs: Coefs, units: ExchangeableUnits) -> None:

@@ -65,7 +65,8 @@ def conditions_section(result: Result, folder: Path, records: Mapping[Path, Comp
 HOW_TO_READ = (
     "Two tests, each with two p-values. That by permuting labels counts how many ways of naming the runs separate them "
     "as well as the true names do, and respects blocks; the paper's rank-sum test takes pairs of runs as independent, "
-    "which they are not, and rejects too often. A p-value can be no smaller than the number of ways allows."
+    "which they are not, and may reject far too often, or hardly ever. A p-value can be no smaller than the number of "
+    "ways allows."
 )
 
 
@@ -89,7 +90,8 @@ def _numbers(record: ComparisonRecord) -> dict[str, Any]:
         low, high = test["effect_interval"]
         interval = "" if low is None else f"{low:.1f} to {high:.1f}"
         ps = (_p(test[key]) for key in ("pvalue", "min_pvalue", "pvalue_ranksum"))
-        rows.append([TESTS[name], f"{test['effect_size']:.1f}", interval, *ps, f"{test['anosim_r']:.2f}"])
+        effect = "" if test["effect_size"] is None else f"{test['effect_size']:.1f}"
+        rows.append([TESTS[name], effect, interval, *ps, f"{test['anosim_r']:.2f}"])
     return {"headings": headings, "rows": rows}
 
 
@@ -144,6 +146,8 @@ def _tests(record: ComparisonRecord) -> Iterator[str]:
             "Forecast errors under coefficients from the other group exceed those under another run of the same group, "
             f"by {test['effect_size']:.1f} % of the run's own error"
             if name == "swap"
+            else "Influence vectors within the groups are all alike, so that distances between the groups have no scale"
+            if test["effect_size"] is None
             else "Squared distances of influence vectors between the groups exceed those within them, "
             f"by {test['effect_size']:.1f} %"
         )
@@ -340,7 +344,8 @@ COMPARISON_FIGURES: dict[str, tuple[Callable[[ComparisonRecord], Figure], str]] 
     ),
     "maps": (
         plot_maps,
-        "Where in the image the couplings come from, on average over the runs of each group, and the difference.",
+        "Where in the image the couplings come from, on average over the runs of each group, and the difference (where "
+        "labels trade within blocks or subjects, that within them).",
     ),
     "edges": (plot_edges, "Coefficients that differ, drawn from their source to their target on the mean frame."),
 }
