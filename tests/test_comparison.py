@@ -359,7 +359,7 @@ def test_runs_without_couplings_are_said_to_have_no_influence():
     coefs = np.random.default_rng(0).normal(size=(10, 1, 3, 3))
     coefs[7] = 0.5 * np.eye(3)
     test = quiet(influence_test, coefs, "aaaaabbbbb")
-    assert any("No couplings between latents in runs [7]" in warning for warning in test.warnings)
+    assert any("No couplings between latents in runs [7] (counted from 0)" in warning for warning in test.warnings)
 
 
 def test_two_blocks_against_two_blocks_cannot_reach_a_twentieth():

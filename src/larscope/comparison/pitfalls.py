@@ -106,7 +106,7 @@ def silent_runs(coefs: Coefs) -> tuple[str, ...]:
     silent = [run for run, coef in enumerate(coefs) if not np.any(coef)]
     if not silent:
         return ()
-    return (f"All coefficients are zero in runs {silent}: they say nothing about dynamics. Lower the penalty.",)
+    return (f"All coefficients are zero in runs {silent} (counted from 0): they say nothing about dynamics. Lower the penalty.",)
 
 
 def uncoupled_runs(coefs: Coefs) -> tuple[str, ...]:
@@ -114,7 +114,7 @@ def uncoupled_runs(coefs: Coefs) -> tuple[str, ...]:
     uncoupled = [run for run, coef in enumerate(coefs) if not influence(coef).any()]
     if not uncoupled:
         return ()
-    return (f"No couplings between latents in runs {uncoupled}: their influence is zero. Lower the penalty.",)
+    return (f"No couplings between latents in runs {uncoupled} (counted from 0): their influence is zero. Lower the penalty.",)
 
 
 def check_fitted_separately(coefs: Coefs, units: ExchangeableUnits) -> None:
