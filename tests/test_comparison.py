@@ -359,7 +359,7 @@ def test_runs_without_couplings_are_said_to_have_no_influence():
     coefs = np.random.default_rng(0).normal(size=(10, 1, 3, 3))
     coefs[7] = 0.5 * np.eye(3)
     test = quiet(influence_test, coefs, "aaaaabbbbb")
-    assert any("No couplings between latents in runs [7] (counted from 0)" in warning for warning in test.warnings)
+    assert any("Runs [7] (counted from 0) have no couplings" in warning for warning in test.warnings)
 
 
 def test_two_blocks_against_two_blocks_cannot_reach_a_twentieth():
@@ -390,7 +390,7 @@ def test_shared_coefficients_are_refused():
 def test_silent_runs_are_named():
     latents, coefs, _ = simulated_session()
     coefs[[2, 3]] = 0
-    with pytest.warns(ComparisonWarning, match=r"All coefficients are zero in runs \[2, 3\]"):
+    with pytest.warns(ComparisonWarning, match=r"Runs \[2, 3\] .* have no coefficients"):
         coefficient_swap_test(latents, coefs, list("aaaabbbb"))
 
 

@@ -104,17 +104,17 @@ def spread_differs(shift: float, spread: float) -> tuple[str, ...]:
 def silent_runs(coefs: Coefs) -> tuple[str, ...]:
     """Say which runs have no coefficients."""
     silent = [run for run, coef in enumerate(coefs) if not np.any(coef)]
-    if not silent:
-        return ()
-    return (f"All coefficients are zero in runs {silent} (counted from 0): they say nothing about dynamics. Lower the penalty.",)
+    return _without("coefficients", "say nothing about dynamics", silent)
 
 
 def uncoupled_runs(coefs: Coefs) -> tuple[str, ...]:
     """Say which runs have no couplings between latents."""
     uncoupled = [run for run, coef in enumerate(coefs) if not influence(coef).any()]
-    if not uncoupled:
-        return ()
-    return (f"No couplings between latents in runs {uncoupled} (counted from 0): their influence is zero. Lower the penalty.",)
+    return _without("couplings between latents", "have no influence", uncoupled)
+
+
+def _without(what: str, so: str, runs: list[int]) -> tuple[str, ...]:
+    return (f"Runs {runs} (counted from 0) have no {what}: they {so}. Lower the penalty.",) if runs else ()
 
 
 def check_fitted_separately(coefs: Coefs, units: ExchangeableUnits) -> None:
