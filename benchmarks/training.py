@@ -28,14 +28,14 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
+from larscope._compute.memory import keep_freed_memory
+from larscope._dynamics.var import SparseVAR
+from larscope._fit.training import TrainingStep, Windows, train
+from larscope._movies.preprocessing import prepare
+from larscope._network.autoencoder import CHANNELS, Autoencoder
+from larscope._settings import PRESETS, Settings
+from larscope._simulate.session import simulate_session
 from larscope.lasso import alpha_max
-from larscope.memory import keep_freed_memory
-from larscope.network import CHANNELS, Autoencoder
-from larscope.preprocessing import prepare
-from larscope.settings import PRESETS, Settings
-from larscope.simulate import simulate_session
-from larscope.training import TrainingStep, Windows, train
-from larscope.var import SparseVAR
 
 HERE = Path(__file__).parent
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -19,7 +19,7 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-from larscope.cli import app
+from larscope._cli.commands import app
 
 ROOT = Path(__file__).parents[1]
 ELSEWHERE = (

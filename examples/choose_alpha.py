@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from larscope import lasso_path
-from larscope.sklearn import MultiTargetLasso
+from larscope.lasso.sklearn import MultiTargetLasso
 
 rng = np.random.default_rng(3)
 X = rng.normal(size=(150, 40))

@@ -23,15 +23,11 @@ import scipy.stats
 import torch
 from matplotlib.patches import Rectangle
 
-from larscope.comparison import (
-    Comparison,
-    ComparisonWarning,
-    compare_pairs,
-    condition_imbalances,
-    influence_distances,
-    swap_deltas,
-)
-from larscope.var import SparseVAR
+from larscope._dynamics.var import SparseVAR
+from larscope._statistics.comparison import Comparison, ComparisonWarning, compare_pairs
+from larscope._statistics.influences import influence_distances
+from larscope._statistics.pitfalls import condition_imbalances
+from larscope._statistics.swap import swap_deltas
 
 HERE = Path(__file__).parent
 N_LATENTS = 10

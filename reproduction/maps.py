@@ -23,14 +23,14 @@ from scipy.ndimage import distance_transform_edt
 from sklearn.metrics import average_precision_score
 
 from larscope import LatentVAR, SparseVAR, influence, load, simulate_session
-from larscope.comparison import ComparisonWarning
-from larscope.evaluation import respond
-from larscope.influence import contribution_map
-from larscope.preprocessing import prepare
-from larscope.provenance import describe_versions
-from larscope.simulate import SimulatedSession
-from larscope.training import ShortTrainingWarning
-from larscope.var import fit_couplings
+from larscope._dynamics.var import fit_couplings
+from larscope._fit.evaluation import respond
+from larscope._fit.training import ShortTrainingWarning
+from larscope._movies.preprocessing import prepare
+from larscope._results.provenance import describe_versions
+from larscope._simulate.session import SimulatedSession
+from larscope._statistics.comparison import ComparisonWarning
+from larscope._statistics.maps import contribution_map
 
 HERE = Path(__file__).parent
 SEEDS = (201, 202, 203, 204, 205)
@@ -259,7 +259,7 @@ def write_page(table: pd.DataFrame) -> None:
     lines += [
         "",
         "All couplings but *the fit's own* are fitted as for a map: between series of unit variance, selected by a "
-        "lasso on all runs together, measured in each run by least squares (`larscope.var.fit_couplings`). Activity "
+        "lasso on all runs together, measured in each run by least squares (`fit_couplings`). Activity "
         "does not tell who drives whom in these simulations: mean rates are equal.",
         "",
         "This ranks cells whose places are known. **Maps do not say where cells are**: of the highest 5 % of their "

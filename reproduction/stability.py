@@ -15,8 +15,8 @@ import numpy as np
 import xarray as xr
 
 from larscope import simulate_session
-from larscope.provenance import describe_versions
-from larscope.simulate import Truth
+from larscope._results.provenance import describe_versions
+from larscope._simulate.truth import Truth
 
 HERE = Path(__file__).parent
 SHAPE, SEED, SEEDS, EPOCHS = (64, 48), 3, 3, 9

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from written_movies import KINDS, files_of
 
-from larscope.errors import LarscopeError
-from larscope.io import open_movie
+from larscope._errors import LarscopeError
+from larscope._movies.readers.formats import open_movie
 
 N_FRAMES = 6
 

@@ -19,9 +19,9 @@ import typer.main
 
 import larscope
 from larscope import LatentVAR
-from larscope.cli import app
-from larscope.io.table import Row
-from larscope.settings import PRESETS, Settings
+from larscope._cli.commands import app
+from larscope._movies.table import Row
+from larscope._settings import PRESETS, Settings
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -69,7 +69,9 @@ def test_docstring_examples(name):
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
 def test_code_blocks_run(page, tmp_path, monkeypatch):
-    monkeypatch.setattr("larscope.training.SHORTCUT_STEPS", 8)  # the reader trains for minutes, the test for seconds
+    monkeypatch.setattr(
+        "larscope._fit.training.SHORTCUT_STEPS", 8
+    )  # the reader trains for minutes, the test for seconds
     code = [code for language, code in blocks(page) if language == "python"]
     monkeypatch.chdir(tmp_path)
     if "session.csv" in "".join(code):

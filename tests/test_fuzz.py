@@ -20,14 +20,16 @@ from hypothesis.extra.numpy import arrays
 from hypothesis.strategies import SearchStrategy
 
 from larscope import LatentVAR
-from larscope.config import read_config
-from larscope.errors import LarscopeError
-from larscope.groups import parse_group
-from larscope.io import BrokenRun, open_movie, read_runs, read_session
-from larscope.preprocessing import prepare
-from larscope.quality import check_session, describe_findings
-from larscope.session import ArrayMovie, Run, Session
-from larscope.settings import parse_size, setting_names
+from larscope._errors import LarscopeError
+from larscope._movies.checks.check import check_session
+from larscope._movies.checks.findings import describe_findings
+from larscope._movies.preprocessing import prepare
+from larscope._movies.readers.formats import open_movie
+from larscope._movies.session import ArrayMovie, Run, Session
+from larscope._movies.table import BrokenRun, read_runs, read_session
+from larscope._results.config import read_config
+from larscope._settings import parse_size, setting_names
+from larscope._statistics.groups import parse_group
 
 
 def cases(share: float = 1.0) -> settings:

@@ -112,7 +112,7 @@ def test_report_needs_only_a_result():
 @pytest.mark.parametrize("name", larscope.__all__)
 def test_public_names_are_what_they_say_whatever_was_imported_before(name):
     importlib.import_module("larscope.lasso.path")
-    importlib.import_module("larscope.influence")
+    importlib.import_module("larscope._statistics.maps")
     assert getattr(larscope, name).__name__ == name
 
 

@@ -23,49 +23,51 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from larscope.cli import app
-from larscope.result import FILES
+from larscope._cli.commands import app
+from larscope._results.folder import FILES
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["larscope.cli", "larscope.estimator", "larscope.report", "test_interruption"])
+FORKS.set_forkserver_preload(
+    ["larscope._cli.commands", "larscope._fit.estimator", "larscope._report.page", "test_interruption"]
+)
 
 ORDERS = ["--order", "2", "--window", "32", "--penalty", "0.002", "--epochs", "4"]
 
 # Where a fit kills itself: the function, at which of its calls, and whether before or after it.
 POINTS = {
     "preprocessing": [
-        ("larscope.session:Run.read", 1, "before"),
-        ("larscope.session:Run.read", 3, "after"),
-        ("larscope.preprocessing:_store", 2, "before"),
-        ("larscope.preprocessing:_store", 3, "after"),
+        ("larscope._movies.session:Run.read", 1, "before"),
+        ("larscope._movies.session:Run.read", 3, "after"),
+        ("larscope._movies.preprocessing:_store", 2, "before"),
+        ("larscope._movies.preprocessing:_store", 3, "after"),
         ("pathlib:Path.rename", 1, "before"),
         ("pathlib:Path.rename", 4, "after"),
     ],
     "training": [
-        ("larscope.training:TrainingStep.training_step", 1, "before"),
-        ("larscope.training:TrainingStep.training_step", 9, "after"),
-        ("larscope.training:TrainingStep.training_step", 20, "before"),
+        ("larscope._fit.training:TrainingStep.training_step", 1, "before"),
+        ("larscope._fit.training:TrainingStep.training_step", 9, "after"),
+        ("larscope._fit.training:TrainingStep.training_step", 20, "before"),
         ("torch:save", 1, "before"),
         ("torch:save", 2, "after"),
         ("torch:save", 4, "before"),
-        ("larscope.training:train", 1, "after"),
+        ("larscope._fit.training:train", 1, "after"),
     ],
     "analysis": [
-        ("larscope.evaluation:evaluate_run", 1, "before"),
-        ("larscope.evaluation:evaluate_run", 3, "after"),
-        ("larscope.penalties:trace_penalties", 2, "before"),
-        ("larscope.evaluation:clip_run", 1, "after"),
-        ("larscope.evaluation:map_run", 4, "before"),
+        ("larscope._fit.evaluation:evaluate_run", 1, "before"),
+        ("larscope._fit.evaluation:evaluate_run", 3, "after"),
+        ("larscope._dynamics.penalty:trace_penalties", 2, "before"),
+        ("larscope._fit.evaluation:clip_run", 1, "after"),
+        ("larscope._fit.evaluation:map_run", 4, "before"),
     ],
     "writing": [
-        ("larscope.result:build_dataset", 1, "before"),
-        ("larscope.result:write_dataset", 1, "before"),
-        ("larscope.result:write_dataset", 1, "after"),
-        ("larscope.result:publish_result", 1, "after"),
-        ("larscope.report:write_report", 1, "before"),
-        ("larscope.report:write_report", 1, "after"),
-        ("larscope.result:publish_result", 2, "before"),
-        ("larscope.result:publish_result", 2, "after"),
+        ("larscope._results.folder:build_dataset", 1, "before"),
+        ("larscope._results.folder:write_dataset", 1, "before"),
+        ("larscope._results.folder:write_dataset", 1, "after"),
+        ("larscope._results.folder:publish_result", 1, "after"),
+        ("larscope._report.page:write_report", 1, "before"),
+        ("larscope._report.page:write_report", 1, "after"),
+        ("larscope._results.folder:publish_result", 2, "before"),
+        ("larscope._results.folder:publish_result", 2, "after"),
         ("shutil:rmtree", -1, "before"),
     ],
 }
@@ -269,7 +271,7 @@ def test_movies_that_vanish_or_change_in_the_middle_are_said(table, whole, tmp_p
     moved = tmp_path / "movies"
     shutil.copytree(table.parent, moved)
     arguments = ["fit", str(moved / "session.csv"), "--out", str(tmp_path / "result"), *ORDERS]
-    process = start(arguments, tmp_path / "said", ("larscope.preprocessing:_store", 2, "before"))
+    process = start(arguments, tmp_path / "said", ("larscope._movies.preprocessing:_store", 2, "before"))
     process.join(60)
     (moved / "run-2.npy").rename(moved / "gone.npy")
     process = start(arguments, tmp_path / "said")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from larscope import LatentVAR, load, read_session
-from larscope.report import write_report
-from larscope.result import read_result
+from larscope._report.page import write_report
+from larscope._results.folder import read_result
 
 
 @pytest.mark.parametrize(("name", "n_runs", "n_frames"), [("mouse_s1_vr", 4, 125), ("mouse_2p", 8, 250)])

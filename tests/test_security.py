@@ -20,21 +20,21 @@ import pytest
 import tifffile
 import torch
 import xarray as xr
-from conftest import blinking_movie
+from blinking import blinking_movie
 from PIL import Image
 from typer.testing import CliRunner
 
 import larscope
 from larscope import LatentVAR, load, read_session
-from larscope.cli import app
-from larscope.errors import LarscopeError
-from larscope.groups import select_runs
-from larscope.io import open_movie
-from larscope.record import record_folder, write_record
-from larscope.report import write_report
-from larscope.session import ArrayMovie, Run, Session
-from larscope.simulate import read_truth
-from larscope.training import finished_epochs
+from larscope._cli.commands import app
+from larscope._errors import LarscopeError
+from larscope._fit.training import finished_epochs
+from larscope._movies.readers.formats import open_movie
+from larscope._movies.session import ArrayMovie, Run, Session
+from larscope._report.page import write_report
+from larscope._results.comparison import record_folder, write_record
+from larscope._simulate.files import read_truth
+from larscope._statistics.groups import select_runs
 
 SOURCE = Path(larscope.__file__).parent
 

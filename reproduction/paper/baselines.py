@@ -1,7 +1,7 @@
 """What a user would do instead: forecasts of the next frame, without a network.
 
 Each baseline learns from the training runs and forecasts every frame order .. T - 1 of a run it has not seen, from the
-frames before it. All are granted the run's own mean frame, as `larscope.evaluation.explain_frames` grants it.
+frames before it. All are granted the run's own mean frame, as `larscope._fit.evaluation.explain_frames` grants it.
 """
 
 from collections.abc import Callable, Sequence

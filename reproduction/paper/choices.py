@@ -4,7 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-from larscope.settings import DEFAULT_PENALTY
+from larscope._settings import DEFAULT_PENALTY
 
 from .truth import driving_precision, judge_model
 from .work import Work, folds_of, score_unseen, subset

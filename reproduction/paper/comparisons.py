@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from larscope import LatentVAR
-from larscope.comparison import ComparisonWarning
-from larscope.settings import DEFAULT_PENALTY
+from larscope._settings import DEFAULT_PENALTY
+from larscope._statistics.comparison import ComparisonWarning
 
 from .truth import DEFAULT
 from .work import Work

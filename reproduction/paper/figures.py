@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from larscope import LatentVAR
-from larscope.simulate import Truth
+from larscope._simulate.truth import Truth
 
 from .comparisons import TRAININGS
 from .table2 import take_apart

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from larscope.provenance import describe_versions
+from larscope._results.provenance import describe_versions
 
 from . import choices, comparisons, figures, penalty, table2, truth, yardstick
 from .work import Work

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from rich.progress import track
 
-from larscope.comparison import ComparisonWarning
-from larscope.training import EmptyFitWarning, ShortTrainingWarning
-from larscope.workers import hand_out, open_workers
+from larscope._compute.workers import hand_out, open_workers
+from larscope._fit.training import EmptyFitWarning, ShortTrainingWarning
+from larscope._statistics.comparison import ComparisonWarning
 
 from . import choices, comparisons, figures, page, penalty, recorded, table2, truth, yardstick
 from .work import Size, Work, console

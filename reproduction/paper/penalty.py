@@ -8,8 +8,8 @@ import torch
 from matplotlib.figure import Figure
 
 from larscope import LatentVAR
-from larscope.settings import DEFAULT_PENALTY
-from larscope.simulate import Truth
+from larscope._settings import DEFAULT_PENALTY
+from larscope._simulate.truth import Truth
 
 from .truth import cells_of_latents, edge_precision
 from .work import Work

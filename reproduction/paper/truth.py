@@ -14,9 +14,9 @@ from scipy.ndimage import distance_transform_edt
 from sklearn.metrics import average_precision_score
 
 from larscope import LatentVAR
-from larscope.preprocessing import prepare
-from larscope.session import Session
-from larscope.simulate import Truth
+from larscope._movies.preprocessing import prepare
+from larscope._movies.session import Session
+from larscope._simulate.truth import Truth
 
 from .baselines import lags, lasso_coef, principal_axes
 from .table2 import COLOURS, MODES, trained

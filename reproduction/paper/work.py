@@ -12,9 +12,10 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from larscope import LatentVAR, load, read_session, simulate_session
-from larscope.result import publish_result
-from larscope.session import Run, Session
-from larscope.simulate import Truth, read_truth
+from larscope._movies.session import Run, Session
+from larscope._results.folder import publish_result
+from larscope._simulate.files import read_truth
+from larscope._simulate.truth import Truth
 
 RECORDED = Path(__file__).parents[2].parent / "shared" / "data"
 console = Console()

@@ -9,9 +9,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from larscope import LatentVAR, read_session
-from larscope.preprocessing import PreparedSession, prepare
-from larscope.session import Session
-from larscope.settings import DEFAULT_PENALTY
+from larscope._movies.preprocessing import PreparedSession, prepare
+from larscope._movies.session import Session
+from larscope._settings import DEFAULT_PENALTY
 
 from .baselines import BASELINES, Movie, explained, least_squares
 from .table2 import MODES

@@ -1,26 +1,25 @@
 """Sparse, interpretable dynamics in cell-imaging video: l1 regression inside a neural network.
 
-The public names are imported when they are first used, so that `import larscope` and the command line's help
-do not wait for torch.
+The public names are imported when you first use them: `import larscope` and the command line's help do not wait for
+torch.
 """
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from larscope.comparison import coefficient_swap_test, influence_test
-    from larscope.errors import LarscopeError
-    from larscope.estimator import LatentVAR, load
-    from larscope.influence import influence
-    from larscope.io import read_session
+    from larscope._dynamics.var import SparseVAR
+    from larscope._errors import LarscopeError
+    from larscope._fit.estimator import LatentVAR, load
+    from larscope._movies.session import Run, Session
+    from larscope._movies.table import read_session
+    from larscope._simulate.session import simulate_session
+    from larscope._statistics.influences import influence_test
+    from larscope._statistics.maps import influence
+    from larscope._statistics.swap import coefficient_swap_test
     from larscope.lasso import Lasso, alpha_max, lasso, lasso_path
-    from larscope.session import Run, Session
-    from larscope.simulate import simulate_session
-    from larscope.var import SparseVAR
 
 __all__ = [
     "LarscopeError",
@@ -41,44 +40,30 @@ __all__ = [
 ]
 
 _HOME = {
-    "LarscopeError": "errors",
+    "LarscopeError": "_errors",
     "Lasso": "lasso",
-    "LatentVAR": "estimator",
-    "Run": "session",
-    "Session": "session",
-    "SparseVAR": "var",
+    "LatentVAR": "_fit.estimator",
+    "Run": "_movies.session",
+    "Session": "_movies.session",
+    "SparseVAR": "_dynamics.var",
     "alpha_max": "lasso",
-    "coefficient_swap_test": "comparison",
-    "influence": "influence",
-    "influence_test": "comparison",
+    "coefficient_swap_test": "_statistics.swap",
+    "influence": "_statistics.maps",
+    "influence_test": "_statistics.influences",
     "lasso": "lasso",
     "lasso_path": "lasso",
-    "load": "estimator",
-    "read_session": "io",
-    "simulate_session": "simulate",
+    "load": "_fit.estimator",
+    "read_session": "_movies.table",
+    "simulate_session": "_simulate.session",
 }
 
 
-class _Package(ModuleType):
-    """Finds public names in their modules.
-
-    `lasso` and `influence` are functions in modules of the same name. Python sets a module as an attribute of its
-    package once it is imported; a name of `_HOME` stays the function all the same.
-    """
-
-    def __getattr__(self, name: str) -> Any:
-        if name not in _HOME:
-            raise AttributeError(f"module 'larscope' has no attribute {name!r}")
-        value = getattr(import_module(f"larscope.{_HOME[name]}"), name)
-        self.__dict__[name] = value
-        return value
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _HOME and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-    def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *__all__})
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'larscope' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"larscope.{_HOME[name]}"), name)
+    return value
 
 
-sys.modules[__name__].__class__ = _Package
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

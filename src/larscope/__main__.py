@@ -1,5 +1,5 @@
 """`python -m larscope` is the command line."""
 
-from larscope.cli import app
+from larscope._cli.commands import app
 
 app()

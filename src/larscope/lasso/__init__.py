@@ -3,6 +3,8 @@
 `lasso` and `lasso_path` know tensors, nothing of time or images.
 """
 
+import sys
+
 from larscope.lasso.layer import Lasso, LassoInfo, alpha_max, lasso
 from larscope.lasso.path import ConvergenceWarning, LassoPath, lasso_path
 
@@ -15,3 +17,9 @@ __all__ = [
     "lasso",
     "lasso_path",
 ]
+
+# `larscope.lasso` is the function and the door to the names beside it: `larscope.lasso(X, y, alpha)` works, and so does
+# `larscope.lasso.LassoInfo`, whichever was imported first. A module that can be called would do the same for Python,
+# but not for torch.compile.
+lasso.__dict__.update(globals())
+sys.modules[__name__] = lasso  # type: ignore[assignment]

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from larscope.errors import LarscopeError
+from larscope._errors import LarscopeError
 from larscope.lasso import certificate
 from larscope.lasso.gradient import implicit_lasso
 from larscope.lasso.path import ConvergenceWarning, homotopy

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.optimize import nnls  # type: ignore[attr-defined]
 from torch import Tensor
 
-from larscope.errors import LarscopeError
+from larscope._errors import LarscopeError
 from larscope.lasso.problem import Problem, canonical, check_values
 
 # A column this close to the span of the active ones (squared relative distance) cannot join them.

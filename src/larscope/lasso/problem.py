@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from larscope.errors import LarscopeError
+from larscope._errors import LarscopeError
 
 DTYPES = (torch.float32, torch.float64)
 

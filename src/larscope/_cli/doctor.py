@@ -1,0 +1,219 @@
+"""What larscope finds on this machine: versions, devices, memory, and the command that installs what is missing.
+
+Needs nothing but the standard library and `packaging`, and tries torch in a process of its own: so it can speak where
+an import fails or crashes.
+"""
+
+import json
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from packaging.requirements import Requirement
+
+from larscope import __version__
+from larscope._results.provenance import git_commit
+
+PURPOSE = {
+    "sklearn": "the lasso as a scikit-learn estimator",
+    "nwb": "`larscope export --nwb`",
+    "zarr": "movies in Zarr",
+    "video": "movies in AVI and MP4",
+    "formats": "all file formats",
+    "view": "`larscope view`",
+    "cluster": "`larscope sweep --scheduler`",
+    "docs": "building the documentation",
+    "dev": "the tests",
+}
+
+TORCH = """
+import json, torch
+gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+blas = [part.split("=")[1] for part in torch.__config__.show().split(", ") if "BLAS_INFO=" in part]
+torch.ones(8, 8) @ torch.ones(8, 8)
+print(json.dumps({
+    "device": "; ".join(f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB" for gpu in gpus) or "CPU; torch sees no GPU",
+    "CUDA": torch.version.cuda or "not built into this torch",
+    "threads": f"{torch.get_num_threads()}",
+    "BLAS": f"{blas[0] if blas else 'unknown'} in torch",
+}))
+"""
+
+NUMPY = """
+import json, numpy
+blas = numpy.show_config(mode="dicts")["Build Dependencies"]["blas"]
+print(json.dumps({"BLAS": f"{blas['name']} {blas['version']} in numpy"}))
+"""
+
+NUMBA = """
+import json, numba
+numba.njit(lambda x: x + 1)(1)
+print(json.dumps({"compiler": f"numba {numba.__version__}"}))
+"""
+
+WIDTH = 79
+WHOLE_WORDS: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the examination.
+
+    Attributes
+    ----------
+    section, name, value
+        What it is about, and what was found.
+    command
+        What to run where something is missing; empty where nothing is.
+    broken
+        larscope cannot compute without it.
+    """
+
+    section: str
+    name: str
+    value: str
+    command: str = ""
+    broken: bool = False
+
+
+def examine(folder: Path | None = None) -> list[Finding]:
+    """Look at this machine and installation.
+
+    Parameters
+    ----------
+    folder
+        Where free disk is measured; the current one when left out.
+    """
+    return [*_examine_machine(folder or Path.cwd()), *_examine_computing(), *_examine_packages()]
+
+
+def describe(findings: Iterable[Finding]) -> str:
+    """Return what was found as text: what is in order in as few lines as possible, commands on lines of their own."""
+    lines = []
+    for section, group in groupby(findings, key=lambda finding: finding.section):
+        lines += ["", section]
+        members = list(group)
+        if section == "Packages":
+            good = [f"{found.name} {found.value}" for found in members if not found.command]
+            lines += textwrap.wrap(", ".join(good), WIDTH, initial_indent="  ", subsequent_indent="  ", **WHOLE_WORDS)
+            members = [found for found in members if found.command]
+        for found in members:
+            mark = "! " if found.broken else "- " if found.command else "  "
+            text = f"{mark}{found.name:<17}{found.value}"
+            lines += textwrap.wrap(text, WIDTH, subsequent_indent=" " * 19, **WHOLE_WORDS)
+            lines += [f"    {found.command}"] if found.command else []
+    return "\n".join(lines[1:])
+
+
+def _examine_machine(folder: Path) -> Iterable[Finding]:
+    commit = git_commit()
+    yield Finding("This machine", "larscope", __version__ + (f", commit {commit}" if commit else ""))
+    yield Finding("This machine", "Python", f"{platform.python_version()}, {sys.executable}")
+    yield Finding("This machine", "system", f"{platform.system()} {platform.release()}, {platform.machine()}")
+    yield Finding("This machine", "cores", f"{len(os.sched_getaffinity(0))} usable of {os.cpu_count()}")
+    yield Finding("This machine", "memory", _memory())
+    disk = shutil.disk_usage(folder)
+    yield Finding("This machine", "disk", f"{_gib(disk.free)} free of {_gib(disk.total)} in {folder}")
+
+
+def _examine_computing() -> Iterable[Finding]:
+    for package, code in (("torch", TORCH), ("numpy", NUMPY), ("numba", NUMBA)):
+        found, failure = try_in_process(code)
+        if failure:
+            yield Finding("Computing", package, f"does not work: {failure}", _install([package]), broken=True)
+        for name, value in found.items():
+            yield Finding("Computing", name, value)
+    yield Finding("Computing", "OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "not set"))
+
+
+def try_in_process(code: str, timeout: float = 120.0) -> tuple[dict[str, str], str]:
+    """Run Python code in a new process; return the JSON it prints, and what went wrong."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=timeout, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return {}, f"it did not answer within {timeout:.0f} s"
+    if done.returncode < 0:
+        return {}, f"it was killed by signal {-done.returncode}"
+    if done.returncode:
+        return {}, (done.stderr.strip().splitlines() or ["no message"])[-1]
+    return json.loads(done.stdout), ""
+
+
+def _examine_packages() -> Iterable[Finding]:
+    try:
+        needed = [Requirement(text) for text in requires("larscope") or []]
+        extras = metadata("larscope").get_all("Provides-Extra") or []
+    except PackageNotFoundError:
+        yield Finding("Packages", "larscope", "is run from its source, and not installed", _install(["larscope"]))
+        return
+    always = [part for part in needed if part.marker is None or part.marker.evaluate({"extra": ""})]
+    yield from map(_examine_package, always)
+    for extra in extras:
+        parts = [
+            part for part in needed if part not in always and part.marker and part.marker.evaluate({"extra": extra})
+        ]
+        lacking = [part for part in parts if _lack(part)]
+        value = "; ".join(f"{part.name}: {_lack(part)}" for part in lacking) or "there"
+        about = PURPOSE.get(extra, ", ".join(part.name for part in parts))
+        yield Finding("Optional parts", extra, f"{about}: {value}", _install(map(_plain, lacking)) if lacking else "")
+    browser = all(shutil.which(name) for name in ("chromium", "chromedriver"))
+    command = "" if browser or not shutil.which("apt-get") else "sudo apt-get install chromium chromium-driver"
+    yield Finding(
+        "Optional parts", "chromium", f"the tests of the report: {'there' if browser else 'missing'}", command
+    )
+
+
+def _examine_package(part: Requirement) -> Finding:
+    lack = _lack(part)
+    if lack:
+        return Finding("Packages", part.name, lack, _install([_plain(part)]), broken=True)
+    return Finding("Packages", part.name, version(part.name))
+
+
+def _lack(part: Requirement) -> str:
+    """Say what is wrong with an installed package; nothing, where it will do."""
+    try:
+        installed = version(part.name)
+    except PackageNotFoundError:
+        return "missing"
+    return "" if part.specifier.contains(installed, prereleases=True) else f"{installed}, needs {part.specifier}"
+
+
+def _plain(part: Requirement) -> str:
+    return f"{part.name}{part.specifier}"
+
+
+def _install(packages: Iterable[str]) -> str:
+    """Return the command that installs packages into the Python that runs."""
+    return shlex.join([sys.executable, "-m", "pip", "install", *packages])
+
+
+def _memory(read: Callable[[Path], str] = Path.read_text) -> str:
+    """Say how much memory is free: of the machine, or less where a container allows less."""
+    try:
+        lines = dict(line.split(":", 1) for line in read(Path("/proc/meminfo")).splitlines())
+        free, total = (int(lines[name].split()[0]) * 1024 for name in ("MemAvailable", "MemTotal"))
+    except (OSError, ValueError, KeyError):
+        return "unknown"
+    try:
+        limit, used = (int(read(Path(f"/sys/fs/cgroup/memory.{name}"))) for name in ("max", "current"))
+        free, total = min(free, limit - used), min(total, limit)
+    except (OSError, ValueError):
+        pass  # no limit
+    return f"{_gib(free)} free of {_gib(total)}"
+
+
+def _gib(n_bytes: int) -> str:
+    return f"{n_bytes / 2**30:.1f} GiB"

@@ -1,0 +1,1 @@
+"""The vector autoregression of latents: its fit, its penalty, its couplings."""

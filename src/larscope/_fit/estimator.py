@@ -1,0 +1,711 @@
+"""`LatentVAR`: fit, transform, forecast, score, save. It wires the parts together and computes nothing itself.
+
+What it says of its conditions is in `larscope._fit.comparing`.
+"""
+
+import copy
+import inspect
+import math
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+import torch
+import xarray as xr
+from jaxtyping import Float
+from lightning.fabric import Fabric
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from rich.progress import Progress
+from torch import Tensor
+
+from larscope._compute.processes import Processes, is_first, spread
+from larscope._dynamics.penalty import (
+    PenaltyChoice,
+    PenaltyCurve,
+    TinyPenaltyWarning,
+    choose_penalty,
+    chosen_runs,
+    trace_penalties,
+)
+from larscope._dynamics.var import HELD_OUT, SparseCoefficients, VARFit
+from larscope._errors import LarscopeError
+from larscope._fit.comparing import ComparesConditions, Series, prepare_showing
+from larscope._fit.evaluation import (
+    Clip,
+    RunEvaluation,
+    SharedCoefficients,
+    clip_run,
+    decode_run,
+    encode_run,
+    evaluate_run,
+    explain_frames,
+    share_coefficients,
+)
+from larscope._fit.preflight import estimate_fit
+from larscope._fit.training import build_var, train
+from larscope._movies.preprocessing import PreparedSession, Preprocessing
+from larscope._movies.session import Session, require_frames
+from larscope._network.autoencoder import Autoencoder
+from larscope._results.folder import SHARED, Result, build_dataset, read_result, split_runs, write_result
+from larscope._results.provenance import describe_inputs, describe_versions, git_commit
+from larscope._settings import REFITTED, Preset, Settings, expand_preset, explain_validation, plain, setting_names
+
+MANY_LATENTS = 1000
+"""Latents from which on a fit warns."""
+
+TINY_PENALTY = 0.05
+"""Share of what chance correlations reach below which a penalty in their units makes a fit warn."""
+
+RUN_COLUMNS = (
+    "condition",
+    "block",
+    "subject",
+    "start",
+    "stop",
+    "frame_rate",
+    "pixel_size",
+    "dataset",
+    "channel",
+    "plane",
+)
+
+TRAINED_BY = ("created", "seconds", "command", "fit", "versions", "git")
+"""What a refit keeps of how its network was trained."""
+
+
+class LatentVAR(ComparesConditions):
+    """Sparse dynamics of the latents of a convolutional autoencoder, learned together (sec. 2).
+
+    Takes every setting of `Settings` as a keyword, under the same name as `larscope fit` does, and `preset`, which
+    stands for several of them that others given beside it win over: `"paper"` is the paper's.
+
+    Attributes
+    ----------
+    coef_
+        One sparse (order, K, K) a run: `coef_[i][k - 1, j, l]` is the effect of latent l on latent j at lag k. Each
+        run's own, whatever `coefficients` says; forecasts and scores follow `coefficients`.
+    scores_
+        One row a run: `reconstruction_error`, `forecast_error` (mean squared, [0, 1] units), `var_error`,
+        `var_explained`, `var_error_heldout`, `n_active`.
+    latents_, forecasts_
+        Series of each run, (T, K) and (T - order, K); NaN where frames were masked.
+    contribution_maps_
+        (runs, height, width): where in the image each run's couplings come from: influence, without unit.
+    mean_frame_
+        (height, width), in [0, 1].
+    runs_
+        The session's table.
+    log_
+        One row a training step.
+    penalty_, choice_
+        The penalty of the fits to single runs, and with `penalty="auto"` what it was chosen from; else None.
+    shared_choice_
+        With `coefficients="condition"`, unless `penalty` is a number: the penalty of the coefficients that runs share,
+        and what it was chosen from; else None.
+    network_, var_, preprocessing_, crop_offset_
+        The fitted parts; `crop_offset_` is the row and column of the crop's first pixel.
+
+    Raises
+    ------
+    LarscopeError
+        A setting is unknown or out of its range.
+
+    Examples
+    --------
+    >>> from larscope import LatentVAR, simulate_session
+    >>> session = simulate_session(n_runs=2, n_frames=80, frame_shape=(48, 48), seed=0)
+    >>> import warnings
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("ignore")  # one epoch is far too short a training
+    ...     model = LatentVAR(order=2, window=32, epochs=1).fit(session)
+    >>> model.coef_[0].shape
+    (2, 36, 36)
+    """
+
+    __signature__ = inspect.Signature(
+        [
+            inspect.Parameter("preset", inspect.Parameter.KEYWORD_ONLY, default="default", annotation=Preset),
+            *inspect.signature(Settings).parameters.values(),
+        ]
+    )
+
+    scores_: pd.DataFrame
+    forecasts_: list[Series]
+    log_: list[dict[str, Any]]
+    choice_: PenaltyChoice | None
+    shared_choice_: PenaltyChoice | None
+    provenance_: dict[str, Any]
+
+    def __init__(self, **settings: Any) -> None:
+        try:
+            super().__init__(**expand_preset(settings))
+        except ValidationError as error:
+            raise explain_validation(error) from None
+
+    @property
+    def penalty_(self) -> float:
+        """The penalty of the fits to single runs: `penalty`, the default, or the number that was chosen."""
+        self._fitted_network()
+        return self.var_.penalty
+
+    def fit(
+        self,
+        session: Session,
+        *,
+        progress: bool = False,
+        checkpoints: str | Path | None = None,
+        cache: str | Path | None = None,
+        max_memory: int | None = None,
+        devices: int = 1,
+        num_nodes: int = 1,
+        strategy: str = "ddp",
+    ) -> Self:
+        """Train the network on a session, then fit and measure the VAR of each whole run.
+
+        Parameters
+        ----------
+        session
+            Runs, each of at least `order + window` frames.
+        progress
+            Show bars with the time left.
+        checkpoints
+            Folder for one checkpoint an epoch; an interrupted fit with the same settings goes on from there.
+        cache
+            Folder for the preprocessed frames, for movies larger than memory; None keeps them in memory. Frames of
+            the same files, preprocessed in the same way, are found there again.
+        max_memory
+            Bytes of resident memory that each process should stay below (see `larscope._fit.preflight.estimate_fit`).
+        devices, num_nodes, strategy
+            How many processes train together, on how many machines (see
+            `larscope._compute.processes.Processes`). Each runs the script that calls this, and has the fitted model in
+            the end; `save` writes in the first alone.
+
+        Raises
+        ------
+        LarscopeError
+            A run is too short, a frame cannot be used, the fit needs more than `max_memory`, or there are not so many
+            devices.
+        """
+        started = time.monotonic()
+        processes = Processes(devices, num_nodes, strategy)
+        processes.share(self.batch_size)
+        estimate = estimate_fit(self, session, cached=cache is not None)
+        if estimate.n_latents > MANY_LATENTS:
+            warnings.warn(
+                f"A VAR of {estimate.n_latents} latents, one for {self.patch} x {self.patch} pixels, has "
+                f"{self.order * estimate.n_latents**2:.2g} coefficients a run: far more than its frames can tell, and "
+                "slow. Use `downscale` or `crop`; the paper had 384 latents.",
+                stacklevel=2,
+            )
+        if self.penalty_scale == "noise" and self.training_penalty < TINY_PENALTY:
+            warnings.warn(
+                f"A penalty of {self.training_penalty:g} is {self.training_penalty:.1%} of what chance correlations "
+                "reach: nearly every coefficient is kept, which is slow and forecasts nothing. The paper's penalties "
+                "are in other units, those of scale='series' and penalty_scale='mean'; preset='paper' has both.",
+                TinyPenaltyWarning,
+                stacklevel=2,
+            )
+        keep_memory = estimate.may_keep_memory(max_memory)
+        fabric = processes.start()
+        progress = progress and fabric.global_rank == 0
+        # the others then find the frames in the cache
+        with fabric.rank_zero_first() if cache else nullcontext():
+            prepared = prepare_showing(
+                session,
+                progress,
+                crop=self.crop,
+                downscale=self.downscale,
+                nan=self.nan,
+                cache=Path(cache) if cache else None,
+            )
+        prepared.require_stretches(self.window, self.order)
+        try:
+            self._build(prepared.preprocessing, prepared.mean_frame())
+            self._learn_shortcut(prepared, progress)
+            self.log_ = train(
+                self.network_,
+                self.var_,
+                prepared,
+                self,
+                Path(checkpoints) if checkpoints else None,
+                progress,
+                keep_memory,
+                processes,
+            )
+            self._fit_runs(prepared, started, progress, fabric)
+        except BaseException:
+            # a half-trained network, or one that is not that of the results of an earlier fit
+            self.__dict__.pop("network_", None)
+            raise
+        return self
+
+    def refit(
+        self, session: Session, *, progress: bool = False, cache: str | Path | None = None, **settings: Any
+    ) -> Self:
+        """Return a new model with the same trained network, its VARs fitted and measured with other settings.
+
+        As `fit`, without its training: the latents stay those that were learned with the settings of that training,
+        which `provenance_["refitted_from"]` keeps. In `"sequential"` training, which does not depend on them, it is
+        what `fit` would have given.
+
+        Parameters
+        ----------
+        session
+            The session of the fit.
+        progress, cache
+            As in `fit`.
+        settings
+            Those to change: `order`, `penalty`, `penalty_scale`, `center`, `scale`, `own_weight`, `coefficients` or
+            `max_distance`.
+
+        Raises
+        ------
+        LarscopeError
+            A setting is unknown, out of its range or needs a training, or the session is another.
+
+        Examples
+        --------
+        >>> from larscope import LatentVAR, simulate_session
+        >>> import warnings
+        >>> session = simulate_session(n_runs=2, n_frames=80, frame_shape=(48, 48), seed=0)
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("ignore")  # one epoch is far too short a training
+        ...     model = LatentVAR(order=2, window=32, epochs=1).fit(session)
+        >>> denser = model.refit(session, penalty=0.2)
+        >>> bool((denser.coef_.n_active > model.coef_.n_active).all())
+        True
+        """
+        started = time.monotonic()
+        network = self._fitted_network()
+        model = type(self)(**{**plain(self), **expand_preset(settings)})
+        for name in setting_names():
+            value = getattr(model, name)
+            if name not in REFITTED and value != getattr(self, name):
+                raise LarscopeError(
+                    f"A refit keeps the trained network: `{name}` is {getattr(self, name)!r} in this one, and another "
+                    f"value needs another training; got {value!r}. Change only {', '.join(REFITTED)}, or call "
+                    f"`fit` on LatentVAR({name}={value!r}, ...)."
+                )
+        self._known_session(session)
+        require_frames(session, model.order + model.window, f"order {model.order} + window {model.window}")
+        how = Path(cache) if cache else None
+        prepared = prepare_showing(session, progress, preprocessing=self.preprocessing_, nan=self.nan, cache=how)
+        self._require_fitted_frames(prepared)
+        model._build(self.preprocessing_, self.mean_frame_)
+        model.network_.load_state_dict(network.state_dict())
+        model.network_.eval()
+        model.log_ = list(self.log_)
+        model._fit_runs(prepared, started, progress, latents=[torch.from_numpy(latent) for latent in self.latents_])
+        trained = {name: self.provenance_[name] for name in TRAINED_BY if name in self.provenance_}
+        first = {**trained, "settings": plain(self)}
+        model.provenance_["refitted_from"] = self.provenance_.get("refitted_from", first)
+        if "checks" in self.provenance_:
+            model.provenance_["checks"] = self.provenance_["checks"]
+        return model
+
+    def transform(self, session: Session) -> list[Series]:
+        """Return the latent series of each run of a session, seen or not, (T, K) each."""
+        network, prepared = self._fitted_network(), self._prepare_new(session)
+        return [encode_run(network, prepared, run, self.window).cpu().numpy() for run in range(len(session))]
+
+    def forecast(self, session: Session) -> list[Float[NDArray[np.float32], "n height width"]]:
+        """Return the one-step-ahead forecasts of frames order .. T - 1 of each run, in the session's [0, 1].
+
+        Each run's coefficients are fitted to its own latents, or with `coefficients="condition"`, are those of its
+        condition in the session of the fit. A frame that is masked, or preceded by a masked one within `order`, is NaN.
+        """
+        network, prepared = self._fitted_network(), self._prepare_new(session)
+        lag = 1 if self.pooling == "previous" else 0
+        forecasts = []
+        for run, (_, fit) in enumerate(self._forecast_runs(prepared)):
+            forecast = np.full((len(fit.forecast), *self.mean_frame_.shape), np.nan, np.float32)
+            for start, images in decode_run(network, prepared, run, fit.forecast, self.window, lag):
+                forecast[start - self.order : start - self.order + len(images)] = images.cpu().numpy()
+            forecasts.append(forecast)
+        return forecasts
+
+    def score(self, session: Session) -> pd.DataFrame:
+        """Return what `scores_` holds, for a session that the network has or has not seen.
+
+        With `coefficients="condition"`, the coefficients are those of the session of the fit: `var_error_heldout` then
+        is of runs, not of parts of runs, that they have not seen.
+        """
+        self._fitted_network()
+        needed = math.ceil((self.order + 1) / (1 - HELD_OUT)) + 1
+        require_frames(session, needed, f"order {self.order}, fitted to the first {1 - HELD_OUT:.0%} of a run")
+        prepared = self._prepare_new(session)
+        latents = self._encode(prepared, progress=False)
+        return _score_table(session, self._evaluate(prepared, latents, self._shared_by_fit(session), progress=False))
+
+    def score_frames(self, session: Session) -> pd.DataFrame:
+        """Return how much of a session's movies one-step-ahead forecasts explain: in pixels, as for any other method.
+
+        One row a run: `forecast_explained`, and `ceiling_explained`, the same with the true latents decoded. See
+        `larscope._fit.evaluation.explain_frames` for the formula. For runs that the fit has not seen, use
+        `coefficients="condition"`: with `"run"`, each run's coefficients are fitted to the frames they then forecast.
+
+        Examples
+        --------
+        >>> from larscope import simulate_session
+        >>> import warnings
+        >>> session = simulate_session(n_runs=2, n_frames=80, frame_shape=(48, 48), seed=0)
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("ignore")  # one epoch is far too short a training
+        ...     model = LatentVAR(order=2, window=32, epochs=1).fit(session)
+        >>> model.score_frames(session).columns.tolist()
+        ['run', 'condition', 'n_frames', 'forecast_explained', 'ceiling_explained']
+        """
+        network, prepared = self._fitted_network(), self._prepare_new(session)
+        rows = []
+        for run, (latent, fit) in enumerate(self._forecast_runs(prepared)):
+            true = latent[self.order :].masked_fill(fit.forecast.isnan(), float("nan"))
+            about = session.runs[run]
+            rows.append(
+                {
+                    "run": about.name,
+                    "condition": about.condition,
+                    "n_frames": about.n_frames,
+                    "forecast_explained": explain_frames(network, prepared, run, fit.forecast, self.window),
+                    "ceiling_explained": explain_frames(network, prepared, run, true, self.window),
+                }
+            )
+        return pd.DataFrame(rows)
+
+    def _forecast_runs(self, prepared: PreparedSession) -> Iterator[tuple[Tensor, VARFit]]:
+        """Yield latents and forecasts of each run, by coefficients of its own or those of its condition in the fit."""
+        shared = self._shared_by_fit(prepared.session)
+        for run, about in enumerate(prepared.session):
+            latent = encode_run(self.network_, prepared, run, self.window)
+            missing = latent.isnan().any(1)
+            with torch.no_grad():
+                if shared is None:
+                    fit = self.var_(latent, missing)
+                else:
+                    fit = self.var_.apply_coef(shared[about.condition].whole, latent, missing)
+            yield latent, fit
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the result folder; of several processes that trained together, the first does."""
+        if not is_first():
+            return Path(folder)
+        state = self._fitted_network().state_dict()
+        weights = {name: value.cpu().contiguous().numpy() for name, value in state.items()}
+        dataset = build_dataset(
+            runs=self.runs_,
+            scores=self.scores_,
+            latents=self.latents_,
+            forecasts=self.forecasts_,
+            coef_shape=self.coef_.shape,
+            coef_index=self.coef_.nonzero,
+            coef_value=self.coef_.value,
+            mean_frame=self.mean_frame_,
+            examples=self._examples,
+            clips=self._clips,
+            curves=self._curves,
+            contribution_maps=self.contribution_maps_,
+            penalty=self.penalty_,
+            tried={**_stack_choice(self.choice_), **_stack_choice(self.shared_choice_, SHARED)},
+            shared_penalty=None if self.shared_choice_ is None else self.shared_choice_.penalty,
+            preprocessing=self.preprocessing_,
+            crop_offset=self.crop_offset_,
+            simulated=self.simulated_,
+        )
+        return write_result(Result(plain(self), self.provenance_, self.log_, weights, dataset), folder)
+
+    def _build(self, preprocessing: Preprocessing, mean_frame: NDArray[np.float32]) -> None:
+        self.preprocessing_ = preprocessing
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            self.network_ = Autoencoder(
+                torch.from_numpy(mean_frame),
+                skip=self.skip,
+                output=self.output,
+                batch_norm=self.batch_norm,
+                precision=self.precision,
+                patch=self.patch,
+                shortcut=self.shortcut,
+            )
+        self.var_ = build_var(self, self.network_.latent_shape)
+
+    def _learn_shortcut(self, prepared: PreparedSession, progress: bool) -> None:
+        if self.network_.shortcut is None:
+            return
+        with Progress(disable=not progress) as bar:
+            task = bar.add_task("Learning the shortcut", total=2 * sum(run.n_frames for run in prepared.runs))
+            self.network_.shortcut.learn(
+                prepared, self.network_.mean_frame, lambda n_frames: bar.advance(task, n_frames)
+            )
+
+    def _fit_runs(
+        self,
+        prepared: PreparedSession,
+        started: float,
+        progress: bool,
+        fabric: Fabric | None = None,
+        latents: Sequence[Tensor] | None = None,
+    ) -> None:
+        """Fit and measure the VAR of each whole run, with a network that is trained: what `fit` and `refit` share."""
+        session = prepared.session
+        if latents is None:
+            latents = self._encode(prepared, progress, fabric)
+        self.choice_ = self.shared_choice_ = None
+        if self.penalty == "auto":
+            self.choice_ = self._choose_penalty(latents, None, progress)
+            self.var_.penalty = self.choice_.penalty
+        evaluations = self._evaluate(prepared, latents, None, progress, fabric)
+        self.crop_offset_ = prepared.preprocessing.offset(session.frame_shape)
+        self.runs_ = _run_table(session)
+        self.scores_ = _score_table(session, evaluations)
+        self.latents_ = [evaluation.latent for evaluation in evaluations]
+        self.forecasts_ = [evaluation.forecast for evaluation in evaluations]
+        self.coef_ = SparseCoefficients.join([evaluation.coef for evaluation in evaluations])
+        self._examples = _stack_examples(evaluations)
+        conditions = [run.condition for run in session]
+        # one clip a condition: they are for looking at, and large
+        shown = [conditions.index(name) for name in dict.fromkeys(conditions)]
+        self._clips = _join_clips(
+            {run: clip_run(self.network_, prepared, run, evaluations[run], self) for run in shown}
+        )
+        tried = chosen_runs(conditions)
+        curves = spread(
+            partial(trace_penalties, self.var_),
+            [torch.from_numpy(self.latents_[run]) for run in tried],
+            "Trying other penalties",
+            progress,
+            fabric,
+        )
+        self._curves = _stack_curves(dict(zip(tried, curves, strict=True)))
+        self.contribution_maps_ = self._map(prepared, range(len(session)), progress, fabric)
+        self._session = session
+        self.simulated_ = session.simulated
+        self.provenance_ = {
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds": round(time.monotonic() - started, 1),
+            "command": sys.argv,
+            "simulated": session.simulated,
+            "inputs": describe_inputs(path for run in session for path in run.files),
+            "seed": self.seed,
+            "versions": describe_versions(),
+            "git": git_commit(),
+            "threads": torch.get_num_threads(),
+            "processes": 1 if fabric is None else fabric.world_size,
+        }
+
+    def _require_fitted_frames(self, prepared: PreparedSession) -> None:
+        """Raise unless the frame that is kept of each run is in the session where it was."""
+        kept = zip(self._examples["example_frame"].tolist(), self._examples["example_observed"], strict=True)
+        for run, (frame, image) in enumerate(kept):
+            about, n_frames = prepared.session.runs[run], len(self.latents_[run])
+            if about.n_frames != n_frames:
+                raise LarscopeError(
+                    f"`session` must be the one that was fitted: {about.label} had {n_frames} frames then, and has "
+                    f"{about.n_frames}. Pass that session."
+                )
+            if not np.allclose(prepared.frames(run, frame, frame + 1)[0], image, atol=1e-6):
+                raise LarscopeError(
+                    f"`session` must be the one that was fitted: frame {frame} of {about.label} is another. Pass that "
+                    "session, or `fit` this one."
+                )
+
+    def _encode(self, prepared: PreparedSession, progress: bool, fabric: Fabric | None = None) -> list[Tensor]:
+        encode = partial(encode_run, self.network_, run=0, window=self.window)
+        return spread(encode, list(prepared.each_run()), "Encoding", progress, fabric)
+
+    def _choose_penalty(
+        self, latents: Sequence[Tensor], conditions: Sequence[str] | None, progress: bool
+    ) -> PenaltyChoice:
+        """Return the penalty that forecasts held-out frames best: of single runs, or of each condition's together."""
+        with Progress(disable=not progress) as bar:
+            task = bar.add_task("Choosing the penalty", total=None)
+
+            def show(n_left: int) -> None:
+                done = bar.tasks[task].completed + 1
+                bar.update(task, completed=done, total=done + n_left)
+
+            return choose_penalty(self.var_, latents, conditions, on_fit=show)
+
+    def _share(
+        self, latents: Sequence[Tensor], conditions: Sequence[str], progress: bool
+    ) -> dict[str, SharedCoefficients]:
+        """Fit each condition's coefficients to all of its runs, with a penalty of their own unless it is given.
+
+        Among more frames more couplings stand out from chance, so what suits one run is too strict for all together.
+        """
+        var = self.var_
+        if self.penalty in (None, "auto"):
+            if self.shared_choice_ is None:
+                self.shared_choice_ = self._choose_penalty(latents, conditions, progress)
+            var = copy.copy(var)
+            var.penalty = self.shared_choice_.penalty
+        return share_coefficients(var, latents, conditions)
+
+    def _evaluate(
+        self,
+        prepared: PreparedSession,
+        latents: Sequence[Tensor],
+        shared: Mapping[str, SharedCoefficients] | None,
+        progress: bool,
+        fabric: Fabric | None = None,
+    ) -> list[RunEvaluation]:
+        """Evaluate every run; coefficients that are shared come from these runs unless they are given."""
+        network, var, settings = self.network_, self.var_, Settings(**plain(self))
+        conditions = [run.condition for run in prepared.session]
+        if shared is None and self.coefficients == "condition":
+            shared = self._share(latents, conditions, progress)
+        of_run = [None if shared is None else shared[condition] for condition in conditions]
+        return spread(
+            lambda one: evaluate_run(network, var, one[0], 0, settings, *one[1:]),
+            list(zip(prepared.each_run(), latents, of_run, strict=True)),
+            "Fitting each run's VAR",
+            progress,
+            fabric,
+        )
+
+    def _shared_by_fit(self, session: Session) -> dict[str, SharedCoefficients] | None:
+        """Return the coefficients of the fit that runs of a session share with those of their condition there."""
+        if self.coefficients == "run":
+            return None
+        for run in session:
+            self._runs_of(run.condition)
+        latents = [torch.from_numpy(latent) for latent in self.latents_]
+        shared = self._share(latents, self.runs_["condition"].tolist(), progress=False)
+        return {name: SharedCoefficients(coefs.whole, coefs.whole) for name, coefs in shared.items()}
+
+
+def load(folder: str | Path) -> LatentVAR:
+    """Read a result folder back into a fitted `LatentVAR`.
+
+    Raises
+    ------
+    LarscopeError
+        The folder is missing, incomplete, or written by a newer version.
+    """
+    result = read_result(folder)
+    dataset = result.dataset
+    model = LatentVAR(**result.settings)
+    model._build(
+        Preprocessing(
+            (int(dataset.attrs["crop"][0]), int(dataset.attrs["crop"][1])),
+            int(dataset.attrs["downscale"]),
+            float(dataset.attrs["intensity_low"]),
+            float(dataset.attrs["intensity_high"]),
+        ),
+        dataset["mean_frame"].to_numpy(),
+    )
+    weights = {name: torch.from_numpy(value) for name, value in result.weights.items()}
+    # before version 4 a shortcut was what it is before it learns
+    begun = {name: value for name, value in model.network_.state_dict().items() if name.startswith("shortcut.")}
+    model.network_.load_state_dict({**begun, **weights})
+    model.network_.eval()
+    model.var_.penalty = result.penalty
+    model.choice_ = _choice_in(dataset, result.penalty)
+    model.shared_choice_ = _choice_in(dataset, result.shared_penalty, SHARED)
+    model.crop_offset_ = (int(dataset.attrs["crop_offset"][0]), int(dataset.attrs["crop_offset"][1]))
+    model.log_ = result.log
+    model.provenance_ = dict(result.provenance)
+    model.simulated_ = bool(dataset.attrs["simulated"])
+    model.runs_ = _columns(dataset, [name for name in ("run", *RUN_COLUMNS, "path", "n_frames") if name in dataset])
+    score_names = [name for name in SCORE_NAMES if name in dataset]
+    model.scores_ = _columns(dataset, ["run", "condition", "n_frames", *score_names])
+    lengths = dataset["n_frames"].to_numpy()
+    model.latents_ = split_runs(dataset["latent_series"].to_numpy(), lengths)
+    model.forecasts_ = split_runs(dataset["forecast_series"].to_numpy(), lengths - model.order)
+    n_latents = dataset.sizes["latent"]
+    index = np.stack([dataset[f"coef_{name}"].to_numpy() for name in ("run", "lag", "target", "source")])
+    index[1] -= 1
+    model.coef_ = SparseCoefficients(
+        (len(lengths), model.order, n_latents, n_latents), index, dataset["coef"].to_numpy()
+    )
+    model.contribution_maps_ = dataset["contribution_map"].to_numpy()
+    model._examples = {f"example_{name}": dataset[f"example_{name}"].to_numpy() for name in EXAMPLE_NAMES}
+    # results of earlier versions have none of these
+    model._clips = {name: dataset[name].to_numpy() for name in CLIP_NAMES if name in dataset}
+    model._curves = {name: dataset[name].to_numpy() for name in CURVE_NAMES if name in dataset}
+    return model
+
+
+SCORE_NAMES = (
+    "reconstruction_error",
+    "forecast_error",
+    "var_error",
+    "var_explained",
+    "var_error_heldout",
+    "n_active",
+)
+
+EXAMPLE_NAMES = ("frame", "observed", "reconstruction", "forecast")
+
+
+CLIP_NAMES = tuple(f"clip_{name}" for name in ("run", "frame", "observed", "reconstruction"))
+
+CURVE_NAMES = ("penalty", *(f"curve_{name}" for name in ("run", "n_active", "explained", "explained_heldout")))
+
+
+TRIED_NAMES = ("tried_penalty", "tried_explained")
+
+
+def _run_table(session: Session) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {
+                "run": run.name,
+                **{name: getattr(run, name) for name in RUN_COLUMNS},
+                "path": None if run.path is None else str(run.path),
+                "n_frames": run.n_frames,
+            }
+            for run in session
+        ]
+    )
+
+
+def _score_table(session: Session, evaluations: Sequence[RunEvaluation]) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {"run": run.name, "condition": run.condition, "n_frames": run.n_frames, **evaluation.scores}
+            for run, evaluation in zip(session, evaluations, strict=True)
+        ]
+    )
+
+
+def _stack_examples(evaluations: Sequence[RunEvaluation]) -> dict[str, NDArray[Any]]:
+    return {f"example_{name}": np.stack([getattr(e.example, name) for e in evaluations]) for name in EXAMPLE_NAMES}
+
+
+def _join_clips(clips: Mapping[int, Clip]) -> dict[str, NDArray[Any]]:
+    run = np.concatenate([np.full(len(clip.frame), run) for run, clip in clips.items()])
+    parts = {name: np.concatenate([getattr(clip, name) for clip in clips.values()]) for name in Clip.__annotations__}
+    return {"clip_run": run, **{f"clip_{name}": part for name, part in parts.items()}}
+
+
+def _stack_curves(curves: Mapping[int, PenaltyCurve]) -> dict[str, NDArray[Any]]:
+    penalty = next(iter(curves.values())).penalty
+    names = ("n_active", "explained", "explained_heldout")
+    stacked = {f"curve_{name}": np.array([getattr(curve, name) for curve in curves.values()]) for name in names}
+    return {"penalty": np.array(penalty), "curve_run": np.array(list(curves)), **stacked}
+
+
+def _stack_choice(choice: PenaltyChoice | None, whose: str = "") -> dict[str, NDArray[Any]]:
+    if choice is None:
+        return {}
+    values = (choice.tried, choice.explained)
+    return {whose + name: np.array(value) for name, value in zip(TRIED_NAMES, values, strict=True)}
+
+
+def _choice_in(dataset: xr.Dataset, penalty: float | None, whose: str = "") -> PenaltyChoice | None:
+    if penalty is None or whose + TRIED_NAMES[0] not in dataset:
+        return None
+    return PenaltyChoice(penalty, *(dataset[whose + name].to_numpy().tolist() for name in TRIED_NAMES))
+
+
+def _columns(dataset: Any, names: Sequence[str]) -> pd.DataFrame:
+    table = pd.DataFrame({name: dataset[name].to_numpy() for name in names})
+    return table.replace({"": None})

@@ -1,0 +1,1 @@
+"""Movies as runs of a session: read, checked, prepared."""

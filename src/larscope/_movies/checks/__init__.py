@@ -1,0 +1,1 @@
+"""The checks of movies: measured in one pass, judged with a number."""

@@ -1,0 +1,283 @@
+"""One pass over a run in bounded memory: everything that the checks of a run need. No judgement, no torch."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped, UInt64
+from numpy.typing import NDArray
+
+from larscope._movies.checks.motion import SMALLEST_SIDE, Stack, estimate_shifts, noise_power
+from larscope._movies.preprocessing import chunk_ranges
+from larscope._movies.session import Run
+
+SAMPLE_FRAMES = 500
+"""Frames of a run that are kept for what is estimated from a sample: motion, noise, clipped values."""
+
+SAMPLE_BYTES = 32 << 20
+"""Size of that sample at most."""
+
+SAMPLE_SIDE = 256
+"""Pixels of the centre that the sample keeps, in both directions."""
+
+SAMPLE_PIXELS = 4_000_000
+"""Pixels of the sample whose values are counted."""
+
+AT_REST = 2.0
+"""Variance of the mean image, in units of that of the activity, that motion needs to be seen in movies below zero."""
+
+LARGEST = 2.0**53
+"""Whole numbers beyond this lose digits as double-precision numbers; no detector counts so far."""
+
+SPIKE = 3.0
+"""A value is apart where it is this many times as frequent as each of the `NEIGHBOURS` values next to it."""
+
+NEIGHBOURS = 5
+
+FEW = 20
+"""Pixels below which frequencies are not compared."""
+
+Frames = Shaped[NDArray[np.generic], "frames height width"]
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What one pass over a run measured.
+
+    Attributes
+    ----------
+    run
+        The run.
+    mean, low, high
+        Of each frame's finite pixels; NaN where it has none.
+    nonfinite, oversized, zeros
+        Pixels of each frame that are NaN or infinite, that are larger than `LARGEST`, and that are zero.
+    digest
+        64 bits of the content of each frame; equal for frames that are equal bit for bit.
+    brightest
+        How many pixels have the highest value of the run.
+    constant, image
+        Which pixels never change; their value, and the lowest of every other pixel.
+    sampled
+        The frames that the following comes from, a crop of their centre.
+    shifts
+        Rows and columns that each of them has moved against their mean; None where that cannot be seen.
+    mean_image
+        Mean of these frames.
+    variance
+        Of the pixels over time, their mean.
+    noise
+        The part of it that neighbouring frames do not share, the median over pixels, which few active ones change.
+    ceiling, clipped_at_zero
+        Whether the highest value, and zero, are far more frequent than the values next to them.
+    """
+
+    run: Run
+    mean: Float[NDArray[np.float64], " frames"]
+    low: Float[NDArray[np.float64], " frames"]
+    high: Float[NDArray[np.float64], " frames"]
+    nonfinite: Int[NDArray[np.int64], " frames"]
+    oversized: Int[NDArray[np.int64], " frames"]
+    zeros: Int[NDArray[np.int64], " frames"]
+    digest: UInt64[NDArray[np.uint64], " frames"]
+    brightest: int
+    constant: Bool[NDArray[np.bool_], "height width"]
+    image: Shaped[NDArray[np.generic], "height width"]
+    sampled: Int[NDArray[np.int64], " sample"]
+    shifts: Float[NDArray[np.float64], "sample 2"] | None
+    mean_image: Float[NDArray[np.float64], "sample_height sample_width"]
+    variance: float
+    noise: float
+    ceiling: bool
+    clipped_at_zero: bool
+
+    @property
+    def n_frames(self) -> int:
+        """Number of frames."""
+        return len(self.mean)
+
+    @property
+    def n_pixels(self) -> int:
+        """Pixels of all frames."""
+        return self.n_frames * self.constant.size
+
+    @property
+    def repeated(self) -> Bool[NDArray[np.bool_], " frames"]:
+        """Which frames are equal, bit for bit, to the one before."""
+        return np.concatenate([[False], self.digest[1:] == self.digest[:-1]])
+
+    @property
+    def uniform(self) -> Bool[NDArray[np.bool_], " frames"]:
+        """Which frames have one value in all pixels."""
+        return np.asarray((self.low == self.high) & (self.nonfinite == 0))
+
+    @property
+    def brightness(self) -> float:
+        """What changes of the mean are measured against.
+
+        The mean itself; where pixels are negative, so that zero is not darkness, the pixels' standard deviation
+        over time if that is larger.
+        """
+        mean = abs(float(np.nanmean(self.mean))) if np.isfinite(self.mean).any() else 0.0
+        return max(mean, float(np.sqrt(self.variance))) if np.nanmin(self.low, initial=0) < 0 else mean
+
+
+def measure_run(run: Run, on_frames: Callable[[int], None] = lambda n_frames: None) -> Measures:
+    """Read a run once, about 32 MiB at a time.
+
+    Parameters
+    ----------
+    run
+        The run.
+    on_frames
+        Called with the number of frames after each part, to show progress.
+
+    Raises
+    ------
+    LarscopeError
+        Frames cannot be read.
+    """
+    height, width = run.movie.shape[1:]
+    sampled = _choose_sample(run)
+    parts: list[tuple[NDArray[Any], ...]] = []
+    sample = []
+    lowest = highest = None
+    top, brightest = -np.inf, 0
+    for start, stop in chunk_ranges(run.movie, run.n_frames):
+        frames = _native(run.read(start, stop))
+        mean, low, high, nonfinite, oversized = _statistics(frames)
+        zeros = height * width - np.count_nonzero(frames, axis=(1, 2))
+        parts.append((mean, low, high, nonfinite, oversized, zeros, _digests(frames)))
+        if (here := float(np.max(high, initial=-np.inf, where=~np.isnan(high)))) >= top:
+            brightest = (brightest if here == top else 0) + int(np.count_nonzero(frames == here))
+            top = here
+        with np.errstate(invalid="ignore"):  # NaN stays NaN
+            below, above = frames.min(axis=0), frames.max(axis=0)
+            lowest = below if lowest is None else np.minimum(lowest, below)
+            highest = above if highest is None else np.maximum(highest, above)
+        sample.append(_centre(frames)[sampled[(sampled >= start) & (sampled < stop)] - start])
+        on_frames(len(frames))
+        del frames  # before the next are read
+    assert lowest is not None  # a run has at least one frame
+    mean, low, high, nonfinite, oversized, zeros, digest = (np.concatenate(part) for part in zip(*parts, strict=True))
+    constant = np.asarray(lowest == highest)
+    kept = np.concatenate(sample)
+    values, counts = _count_values(kept, constant)
+    return Measures(
+        run=run,
+        mean=mean,
+        low=low,
+        high=high,
+        nonfinite=nonfinite,
+        oversized=oversized,
+        zeros=zeros,
+        digest=digest,
+        brightest=brightest,
+        constant=constant,
+        image=lowest,
+        sampled=sampled,
+        **_follow(kept, sampled),
+        ceiling=bool(len(values)) and float(values[-1]) == top and _is_apart(counts, len(counts) - 1),
+        clipped_at_zero=_is_apart(counts, int(np.searchsorted(values, 0))) if 0 in values else False,
+    )
+
+
+def _choose_sample(run: Run) -> Int[NDArray[np.int64], " sample"]:
+    """Choose the frames to keep: all of a short run; else pairs of neighbours, which tell noise, evenly spread."""
+    height, width = (min(side, SAMPLE_SIDE) for side in run.movie.shape[1:])
+    n_sample = min(SAMPLE_FRAMES, SAMPLE_BYTES // max(height * width * run.movie.dtype.itemsize, 1))
+    if run.n_frames <= n_sample:
+        return np.arange(run.n_frames)
+    first = np.linspace(0, run.n_frames - 2, n_sample // 2).astype(np.int64)
+    return np.unique(np.concatenate([first, first + 1]))
+
+
+def _centre(frames: NDArray[Any]) -> NDArray[Any]:
+    """Cut the centre that a sample keeps out of frames, or of one."""
+    top, left = (max(0, (side - SAMPLE_SIDE) // 2) for side in frames.shape[-2:])
+    return frames[..., top : top + SAMPLE_SIDE, left : left + SAMPLE_SIDE]
+
+
+def _native(frames: Frames) -> Frames:
+    """Return frames in one piece and in this machine's byte order, so that equal frames have equal bytes."""
+    return np.ascontiguousarray(frames, dtype=frames.dtype.newbyteorder("="))
+
+
+def _statistics(frames: Frames) -> tuple[NDArray[Any], ...]:
+    """Return mean, lowest and highest pixel, and the numbers of pixels that are not finite or too large."""
+    flat = frames.reshape(len(frames), -1)
+    mean, low, high = np.full((3, len(frames)), np.nan)
+    nonfinite, oversized = np.zeros((2, len(frames)), np.int64)
+    if frames.dtype.kind != "f" and frames.dtype.itemsize < 8:  # every pixel is a number of modest size
+        mean, low, high = flat.mean(axis=1, dtype=np.float64), flat.min(axis=1), flat.max(axis=1)
+        return mean, low.astype(np.float64), high.astype(np.float64), nonfinite, oversized
+    for frame, pixels in enumerate(flat):  # one by one: the masks of all would need more memory than the frames
+        finite = np.isfinite(pixels)
+        nonfinite[frame] = len(pixels) - np.count_nonzero(finite)
+        if nonfinite[frame]:
+            pixels = pixels[finite]
+        if not len(pixels):
+            continue
+        low[frame], high[frame] = pixels.min(), pixels.max()
+        if max(-low[frame], high[frame]) > LARGEST:
+            oversized[frame] = np.count_nonzero(np.abs(pixels.astype(np.float64)) > LARGEST)
+        else:
+            mean[frame] = pixels.mean(dtype=np.float64)
+    return mean, low, high, nonfinite, oversized
+
+
+def _digests(frames: Frames) -> UInt64[NDArray[np.uint64], " frames"]:
+    digests = b"".join(hashlib.blake2b(frame, digest_size=8).digest() for frame in frames)
+    return np.frombuffer(digests, np.uint64)
+
+
+def _count_values(
+    sample: NDArray[Any], constant: NDArray[Any]
+) -> tuple[Shaped[NDArray[np.generic], " values"], Int[NDArray[np.int64], " values"]]:
+    """Return the different finite values of pixels that change, and how often each occurs; without blank frames."""
+    some = sample[:: 1 + sample.size // SAMPLE_PIXELS]
+    some = some[some.min(axis=(1, 2)) != some.max(axis=(1, 2))]
+    pixels = some[:, ~_centre(constant)]
+    return np.unique(pixels[np.isfinite(pixels)], return_counts=True)
+
+
+def _is_apart(counts: Int[NDArray[np.int64], " values"], which: int) -> bool:
+    """Say whether a value is far more frequent than those next to it."""
+    below, above = counts[max(0, which - NEIGHBOURS) : which], counts[which + 1 : which + 1 + NEIGHBOURS]
+    next_to_it = np.concatenate([below, above])
+    if len(next_to_it) < NEIGHBOURS or counts[which] < FEW:
+        return False
+    return bool(counts[which] > SPIKE * next_to_it.max())
+
+
+def _follow(sample: Frames, sampled: Int[NDArray[np.int64], " sample"]) -> dict[str, Any]:
+    """Estimate shifts, variance and noise from a sample."""
+    stack, level = _as_numbers(sample)
+    variance, noise = noise_power(stack, sampled)
+    moving = float(np.mean(variance - noise))
+    # where the baseline was taken off, as in dF/F, little may be left at rest for the active cells to be told from
+    visible = float(np.nanmin(sample, initial=0)) >= 0 or float(stack.mean(axis=0).var()) > AT_REST * moving
+    shifts = None
+    if visible and min(stack.shape[1:]) >= SMALLEST_SIDE and len(stack) >= FEW:
+        shifts = estimate_shifts(stack, float(np.sqrt(noise.mean())))
+    return {
+        "shifts": shifts,
+        "mean_image": level + stack.mean(axis=0, dtype=np.float64),
+        "variance": float(variance.mean()),
+        "noise": float(np.median(noise)),
+    }
+
+
+def _as_numbers(sample: Frames) -> tuple[Stack, float]:
+    """Return frames in single precision, less their level, and the level; pixels that cannot be used are at it."""
+    stack = np.empty(sample.shape, np.float32)
+    level: float | None = None
+    for number, frame in enumerate(sample):
+        pixels = frame.astype(np.float64)
+        usable = np.abs(pixels) <= LARGEST  # NaN is not
+        if level is None and usable.any():
+            level = float(pixels[usable].mean())
+        stack[number] = np.where(usable, pixels - (level or 0.0), 0)
+    return stack, level or 0.0

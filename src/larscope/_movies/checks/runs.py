@@ -1,0 +1,444 @@
+"""The checks of one run: from what was measured to a level, a number, a sentence and what to do. No torch.
+
+`docs/check.md` explains each check and threshold.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
+
+from larscope._movies.checks.findings import Finding, Level
+from larscope._movies.checks.measure import LARGEST, Measures
+from larscope._settings import Settings
+
+MOVED = 1.0
+"""Pixels from which on a shift is residual motion."""
+
+MOVED_SHARE = 0.01
+"""Share of the frames looked at that may have moved."""
+
+TREND = 0.1
+"""Change of the mean over a run, as a share of it, that is a drift."""
+
+TREND_CERTAINTY = 7.0
+"""Standard errors, from the scatter of `TREND_PARTS` parts of the run, that it must exceed: activity comes and goes."""
+
+TREND_PARTS = 10
+
+JUMP = 0.2
+"""Departure of a frame's mean from its neighbours', as a share of the mean, that is a jump."""
+
+JUMP_DEVIATIONS = 10.0
+"""The same in robust standard deviations of such departures."""
+
+SATURATED_SHARE = 1e-5
+"""Share of all pixels that may be at the highest value."""
+
+ZERO_SHARE = 1e-4
+"""Share of all pixels that may be zero, where zero is a value apart."""
+
+FEW_FRAMES = 20
+"""Frames below which trend, jumps and pixels that never change are not judged."""
+
+LEAVE_OUT = "Leave them out with the `start` and `stop` columns, or restore the recording."
+
+
+def check_run(measures: Measures) -> list[Finding]:
+    """Return one finding a check; a run in which nothing ever changes is only told that."""
+    if measures.constant.all() and measures.n_frames > 1:
+        return [_constant_run(measures)]
+    return [check(measures) for check in RUN_CHECKS]
+
+
+def _constant_run(measures: Measures) -> Finding:
+    return Finding(
+        measures.run.name,
+        "constant_frames",
+        "fail",
+        float(measures.n_frames),
+        "frames",
+        0,
+        f"All {measures.n_frames} frames are the same.",
+        "Check that the file holds the recorded movie, or drop the run.",
+    )
+
+
+def check_length(measures: Measures) -> Finding:
+    """Too few frames for the default settings."""
+    default = Settings()
+    needed = default.order + default.window
+    return _finding(
+        measures,
+        "length",
+        measures.n_frames,
+        "frames",
+        f"{measures.n_frames} frames.",
+        f"{measures.n_frames} frames are fewer than a fit needs by default: order + window = {needed}."
+        if measures.n_frames < needed
+        else None,
+        "Drop the run, or lower `order` or `window`.",
+    )
+
+
+def check_finite(measures: Measures) -> Finding:
+    """NaN and infinite pixels."""
+    bad = np.flatnonzero(measures.nonfinite)
+    return _finding(
+        measures,
+        "finite",
+        len(bad),
+        "frames",
+        "All pixels are finite.",
+        f"{measures.nonfinite.sum()} pixels are NaN or infinite, in {_frames(measures, bad)}." if len(bad) else None,
+        f"Choose how to treat them with `--nan`. {LEAVE_OUT}",
+        frame=_first(bad),
+        level="fail",
+    )
+
+
+def check_range(measures: Measures) -> Finding:
+    """Numbers that no detector counts to."""
+    bad = np.flatnonzero(measures.oversized)
+    return _finding(
+        measures,
+        "range",
+        len(bad),
+        "frames",
+        "All pixels are of a size that can be computed with.",
+        f"{measures.oversized.sum()} pixels are larger than {LARGEST:.2g}, beyond which numbers lose digits, in "
+        f"{_frames(measures, bad)}."
+        if len(bad)
+        else None,
+        "No detector counts so far: check how the file was written.",
+        frame=_first(bad),
+        level="fail",
+    )
+
+
+def check_constant_frames(measures: Measures) -> Finding:
+    """Frames with one value in every pixel."""
+    bad = np.flatnonzero(measures.uniform)
+    return _finding(
+        measures,
+        "constant_frames",
+        len(bad),
+        "frames",
+        "No frame is blank.",
+        f"One value ({measures.low[bad[0]]:g}) in every pixel of {_frames(measures, bad)}." if len(bad) else None,
+        f"The shutter was closed, or frames were lost in writing. {LEAVE_OUT}",
+        frame=_first(bad),
+    )
+
+
+def check_repeated_frames(measures: Measures) -> Finding:
+    """Frames equal to the one before, bit for bit."""
+    bad = np.flatnonzero(measures.repeated & ~measures.uniform)
+    return _finding(
+        measures,
+        "repeated_frames",
+        len(bad),
+        "frames",
+        "No frame repeats the one before.",
+        f"Bit for bit the same as the frame before: {_frames(measures, bad)}." if len(bad) else None,
+        f"Acquisition software repeats a frame where it dropped one, and a forecast of it costs nothing. {LEAVE_OUT}",
+        frame=_first(bad),
+    )
+
+
+def check_missing_frames(measures: Measures) -> Finding:
+    """Gaps in the time stamps, where the file has any."""
+    run = measures.run
+    stamps = getattr(run.movie, "timestamps", None)
+    taken = np.empty(0) if stamps is None else np.asarray(stamps, float)[run.start : run.stop]
+    steps = np.diff(taken)
+    usual = float(np.median(steps)) if len(steps) else 0.0
+    if len(taken) != run.n_frames or not 0 < usual < math.inf:
+        said = "The file has no time stamps: frames that were never written cannot be seen."
+        return _finding(measures, "missing_frames", None, "frames", said, None, "")
+    lost = np.maximum(np.nan_to_num(np.rint(steps / usual)) - 1, 0)
+    bad = np.flatnonzero(lost) + 1
+    return _finding(
+        measures,
+        "missing_frames",
+        lost.sum(),
+        "frames",
+        "The time stamps have no gaps.",
+        f"The time stamps leave room for {lost.sum():.0f} more frames, before {_frames(measures, bad)}."
+        if len(bad)
+        else None,
+        "A lag across a gap is longer than it seems. Cut the run at the gaps with the `start` and `stop` columns.",
+        frame=_first(bad),
+    )
+
+
+def check_jumps(measures: Measures) -> Finding:
+    """Single frames, or a few, much brighter or darker than those around them; constant ones apart."""
+    departure = _departures(measures)
+    spread = 1.4826 * float(np.median(np.abs(departure)))
+    limit = max(JUMP, JUMP_DEVIATIONS * spread)
+    bad = np.flatnonzero((np.abs(departure) > limit) & ~measures.uniform)
+    largest = 100 * float(np.abs(departure).max(initial=0))
+    return _finding(
+        measures,
+        "jumps",
+        largest,
+        "% of the mean",
+        f"No frame's mean departs from its neighbours' by more than {largest:.1f} % of the mean.",
+        f"The mean departs from that of the frames around by {largest:.0f} % or less in {_frames(measures, bad)}."
+        if len(bad)
+        else None,
+        f"A flash, a shutter, or a frame that was written in part. {LEAVE_OUT}",
+        frame=_first(bad),
+    )
+
+
+def check_saturation(measures: Measures) -> Finding:
+    """Pixels at the highest value that can be stored, or at another evident ceiling."""
+    top = float(np.nanmax(measures.high, initial=-np.inf))
+    always = measures.n_frames * int(np.count_nonzero(measures.constant & (measures.image == top)))
+    share = (measures.brightest - always) / measures.n_pixels
+    dtype = measures.run.movie.dtype
+    limit = dtype.kind in "iu" and top == np.iinfo(np.dtype(dtype.str)).max
+    clipped = (limit or measures.ceiling) and share > SATURATED_SHARE
+    bad = np.flatnonzero(measures.high == top)
+    what = f"the largest {dtype}" if limit else "a ceiling: the values below are much rarer"
+    return _finding(
+        measures,
+        "saturation",
+        100 * share if limit or measures.ceiling else 0,
+        "% of pixels",
+        "No pixels pile up at the highest value.",
+        f"{_percent(share)} of the pixels are {top:g}, {what}; in {_frames(measures, bad)}." if clipped else None,
+        "The true brightness is lost there. Lower the gain or laser power in the next recording, and read nothing "
+        "into the amplitudes of these cells.",
+        frame=_first(bad),
+    )
+
+
+def check_dead_rows(measures: Measures) -> Finding:
+    """Rows whose pixels never change."""
+    return _check_lines(measures, "rows", np.asarray(measures.constant.all(axis=1)))
+
+
+def check_dead_columns(measures: Measures) -> Finding:
+    """Columns whose pixels never change."""
+    return _check_lines(measures, "columns", np.asarray(measures.constant.all(axis=0)))
+
+
+def _check_lines(measures: Measures, what: str, dead: Bool[NDArray[np.bool_], " lines"]) -> Finding:
+    judged = dead & (measures.n_frames >= FEW_FRAMES)  # a dim pixel may have no photon in fewer frames
+    numbers = np.flatnonzero(judged)
+    values = np.unique(measures.image[judged] if what == "rows" else measures.image[:, judged])
+    value = f" (always {float(values[0]):g})" if len(values) == 1 else ""
+    noun = what if len(numbers) > 1 else what.removesuffix("s")
+    named = f"{noun} {', '.join(str(number) for number in numbers[:5])}{', ...' if len(numbers) > 5 else ''}"
+    return _finding(
+        measures,
+        f"dead_{what}",
+        len(numbers),
+        what,
+        f"All {what} change.",
+        f"{len(numbers)} of {len(dead)} {what} never change{value}: {named}." if len(numbers) else None,
+        "Blank edges come from motion correction or from the scanner: leave them out with `crop`.",
+    )
+
+
+def check_dead_pixels(measures: Measures) -> Finding:
+    """Pixels that never change, outside dead rows and columns."""
+    dead = measures.constant & ~measures.constant.all(axis=1, keepdims=True) & ~measures.constant.all(axis=0)
+    dead &= measures.n_frames >= FEW_FRAMES
+    n_dead = int(dead.sum())
+    row, column = np.argwhere(dead)[0] if n_dead else (0, 0)
+    return _finding(
+        measures,
+        "dead_pixels",
+        n_dead,
+        "pixels",
+        "All other pixels change.",
+        f"{n_dead} more pixels of {dead.size} never change, the first in row {row}, column {column}."
+        if n_dead
+        else None,
+        "They tell nothing; at an edge, leave them out with `crop`.",
+    )
+
+
+def check_zero_pixels(measures: Measures) -> Finding:
+    """Zeros where the values next to zero are much rarer."""
+    always = int(np.count_nonzero(measures.constant & (measures.image == 0)))
+    zeros = np.where(measures.uniform, 0, measures.zeros - always)
+    share = float(zeros.sum()) / measures.n_pixels
+    apart = measures.clipped_at_zero and share > ZERO_SHARE
+    bad = np.flatnonzero(zeros)
+    return _finding(
+        measures,
+        "zero_pixels",
+        100 * share if measures.clipped_at_zero else 0,
+        "% of pixels",
+        "No zeros stand apart from the values next to them.",
+        f"{_percent(share)} of the pixels that change are zero, far more than have the values next to it; in "
+        f"{_frames(measures, bad)}."
+        if apart
+        else None,
+        "Signal clipped at the dark level, edges filled in by motion correction, or photons too few to see. Clipped "
+        "noise is not symmetric; filled edges move: leave them out with `crop`.",
+        frame=_first(bad),
+    )
+
+
+def check_motion(measures: Measures) -> Finding:
+    """Frames that have moved against the mean of the run."""
+    if measures.shifts is None:
+        return _finding(
+            measures,
+            "motion",
+            None,
+            "% of frames",
+            "Too few frames or pixels, or too little at rest, to see motion.",
+            None,
+            "",
+        )
+    distance = np.hypot(*measures.shifts.T)
+    moved = np.flatnonzero(distance > MOVED)
+    share, n_seen = len(moved) / len(distance), len(distance)
+    furthest = f"{distance.max():.1f} pixels (frame {measures.sampled[distance.argmax()]})"
+    looked = f"the {n_seen} frames" if n_seen == measures.n_frames else f"{n_seen} frames looked at"
+    still = f"None of {looked} has moved by more than {MOVED:g} pixel."
+    return _finding(
+        measures,
+        "motion",
+        100 * share,
+        "% of frames",
+        f"{len(moved)} of {looked} have moved by more than {MOVED:g} pixel, at most by {furthest}."
+        if len(moved)
+        else still,
+        f"{len(moved)} of {looked} have moved by more than {MOVED:g} pixel against the run's mean, at most by "
+        f"{furthest}; first {_frame(measures, int(measures.sampled[moved[0]]))}."
+        if share > MOVED_SHARE
+        else None,
+        "Motion looks like activity to the network. Correct it with your usual tool, or leave such frames out with "
+        "the `start` and `stop` columns.",
+        frame=None if not len(moved) else int(measures.sampled[moved[0]]),
+    )
+
+
+def check_trend(measures: Measures) -> Finding:
+    """Bleaching and drift: how much a line through the means of the frames changes over the run."""
+    if measures.n_frames < FEW_FRAMES or not measures.brightness:
+        return _finding(measures, "trend", None, "% of the mean", "Too few frames to see a trend.", None, "")
+    mean = _known_means(measures)
+    change = _slope(mean) * (measures.n_frames - 1) / measures.brightness
+    parts = np.array([part.mean() for part in np.array_split(mean, TREND_PARTS)])
+    certain = abs(_certainty(parts)) > TREND_CERTAINTY
+    said = f"The mean {'rises' if change > 0 else 'falls'} by {_percent(abs(change))} from the first frame to the last"
+    return _finding(
+        measures,
+        "trend",
+        100 * change,
+        "% of the mean",
+        f"{said}.",
+        f"{said}: {'drift' if change > 0 else 'bleaching or drift'}." if abs(change) > TREND and certain else None,
+        "A slow change passes for dynamics. Correct bleaching and focus drift before the fit, or leave the worst "
+        "part out with the `start` and `stop` columns.",
+    )
+
+
+RUN_CHECKS: tuple[Callable[[Measures], Finding], ...] = (
+    check_length,
+    check_finite,
+    check_range,
+    check_constant_frames,
+    check_repeated_frames,
+    check_missing_frames,
+    check_jumps,
+    check_saturation,
+    check_dead_rows,
+    check_dead_columns,
+    check_dead_pixels,
+    check_zero_pixels,
+    check_motion,
+    check_trend,
+)
+"""Every check of a run. To add one: its function, a line here, and a row in `docs/check.md`."""
+
+
+def _finding(
+    measures: Measures,
+    check: str,
+    value: float | None,
+    unit: str,
+    passed: str,
+    problem: str | None,
+    advice: str,
+    frame: int | None = None,
+    level: Level = "warn",
+) -> Finding:
+    """Return the finding of a check that passed, or of one that has a problem to tell."""
+    value = None if value is None else float(value)
+    if problem is None:
+        return Finding(measures.run.name, check, "pass", value, unit, None, passed, "")
+    return Finding(measures.run.name, check, level, value, unit, frame, problem, advice)
+
+
+def _known_means(measures: Measures) -> Float[NDArray[np.float64], " frames"]:
+    """Return the frames' means, interpolated over frames that are blank or have no finite pixel."""
+    frames = np.arange(measures.n_frames)
+    known = np.isfinite(measures.mean) & ~measures.uniform
+    if not known.any():
+        return np.zeros(measures.n_frames)
+    return np.interp(frames, frames[known], measures.mean[known])
+
+
+def _departures(measures: Measures) -> Float[NDArray[np.float64], " frames"]:
+    """Return by how much each frame's mean departs from its neighbours', as a share of the mean.
+
+    From the median of the three before or of the three after, whichever is nearer: a transient, which decays, is not
+    taken for a flash.
+    """
+    if measures.n_frames < FEW_FRAMES or not measures.brightness:
+        return np.zeros(measures.n_frames)
+    mean = _known_means(measures)
+    around = np.pad(mean, 3, mode="reflect")
+    shifted = [around[shift : shift + measures.n_frames] for shift in range(7)]
+    before, after = (mean - np.median(others, axis=0) for others in (shifted[:3], shifted[4:]))
+    nearer = np.where(np.abs(before) < np.abs(after), before, after)
+    return np.where(before * after > 0, nearer, 0) / measures.brightness
+
+
+def _slope(values: Float[NDArray[np.float64], " n"]) -> float:
+    """Return the slope of the line through evenly spaced values."""
+    place = np.arange(len(values)) - (len(values) - 1) / 2
+    return float(place @ values / (place @ place))
+
+
+def _certainty(values: Float[NDArray[np.float64], " n"]) -> float:
+    """Return that slope in units of its standard error."""
+    place = np.arange(len(values)) - (len(values) - 1) / 2
+    slope = _slope(values)
+    rest = values - values.mean() - slope * place
+    error = np.sqrt(rest @ rest / (len(values) - 2) / (place @ place))
+    return slope / float(error) if error else math.copysign(math.inf, slope) if slope else 0.0
+
+
+def _first(frames: Int[NDArray[np.int64], " found"]) -> int | None:
+    return int(frames[0]) if len(frames) else None
+
+
+def _frames(measures: Measures, found: Int[NDArray[np.int64], " found"]) -> str:
+    """Say how many frames, and which is the first, in the run and in its file."""
+    n_found = len(found)
+    if n_found == 1:
+        return f"1 of {measures.n_frames} frames: {_frame(measures, int(found[0]))}"
+    return f"{n_found} of {measures.n_frames} frames, first {_frame(measures, int(found[0]))}"
+
+
+def _frame(measures: Measures, frame: int) -> str:
+    run = measures.run
+    where = f" of {run.path.name}" if run.path else " of the movie"
+    return f"frame {frame}" + (f" (frame {run.start + frame}{where})" if run.start or run.path else "")
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g} %"

@@ -1,0 +1,524 @@
+"""Centre crop, downscale, intensities to [0, 1] (sec. 3.1); the frames that come out, in memory or on disk. No torch.
+
+A movie is read once, a few frames at a time, and what is left of it kept in its file's dtype until a frame is used.
+With a cache folder it is kept there, so that movies may be larger than memory; an entry's name is a digest of
+everything that decided its content.
+"""
+
+import glob
+import hashlib
+import json
+import os
+import shutil
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from itertools import groupby
+from math import prod
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float, Shaped
+from numpy.typing import NDArray
+
+from larscope._compute import workers
+from larscope._errors import LarscopeError
+from larscope._movies.readers.npy import NpyMovie
+from larscope._movies.session import POOLING, ArrayMovie, Movie, Run, Session, times
+from larscope._results.provenance import describe_home, describe_inputs, digest_code, fingerprint
+
+CHUNK_BYTES = 32 << 20
+"""Raw frames of this size are read at once. The same for every memory limit, so that sums round alike."""
+
+LARGEST = 2**53
+"""Whole numbers beyond this are not exact in double precision; no detector counts so far."""
+
+LIBRARIES = ("numpy", "tifffile", "imagecodecs", "h5py", "zarr", "av", "roiextractors")
+"""What decodes frames, as far as it is installed."""
+
+MAX_GAP = 10
+"""Frames in a row that `nan="interpolate"` bridges at most."""
+
+NaN = Literal["error", "mask", "interpolate"]
+Frames = Shaped[NDArray[np.generic], "frames height width"]
+
+
+def _ignore(n_frames: int) -> None:
+    """Show no progress."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Centre crop, nearest-neighbour downscale, and intensities to [0, 1] with one scale for the session.
+
+    `(x - low) / (high - low)`, where `low` and `high` are the extremes of the session that the network was
+    trained on, after the crop. Frames of another session may leave [0, 1]; nothing is clipped.
+
+    Parameters
+    ----------
+    crop
+        Height and width in input pixels, cut from the centre.
+    downscale
+        Every `downscale`-th pixel is kept, as nearest-neighbour interpolation by an integer factor does.
+    low, high
+        Intensities that become 0 and 1.
+    """
+
+    crop: tuple[int, int]
+    downscale: int = 1
+    low: float = 0.0
+    high: float = 1.0
+
+    @property
+    def frame_shape(self) -> tuple[int, int]:
+        """Height and width of the preprocessed frames."""
+        return self.crop[0] // self.downscale, self.crop[1] // self.downscale
+
+    def offset(self, frame_shape: Sequence[int]) -> tuple[int, int]:
+        """Return row and column of the crop's first pixel in frames of a given size."""
+        return (frame_shape[0] - self.crop[0]) // 2, (frame_shape[1] - self.crop[1]) // 2
+
+    def cut(self, frames: Frames) -> Shaped[NDArray[np.generic], "frames cropped_height cropped_width"]:
+        """Crop the centre."""
+        top, left = self.offset(frames.shape[1:])
+        return frames[:, top : top + self.crop[0], left : left + self.crop[1]]
+
+    def shrink(self, frames: Frames) -> Shaped[NDArray[np.generic], "frames small_height small_width"]:
+        """Keep the nearest pixel of every downscaled one."""
+        return frames[:, :: self.downscale, :: self.downscale]
+
+    def normalise(self, frames: Frames) -> Float[NDArray[np.float32], "frames height width"]:
+        """Scale intensities."""
+        scaled = (frames.astype(np.float64) - self.low) / (self.high - self.low)
+        return np.asarray(scaled, dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """The cropped and downscaled frames of a run, in their file's dtype.
+
+    Attributes
+    ----------
+    movie
+        The frames.
+    missing
+        Which frames are masked: `nan="mask"`. Their pixels mean nothing.
+    low, high
+        Extremes after the crop, before downscaling, of the frames that are not missing.
+    """
+
+    movie: Movie
+    missing: Bool[NDArray[np.bool_], " frames"]
+    low: float
+    high: float
+
+    @property
+    def n_frames(self) -> int:
+        """Number of frames, missing ones included."""
+        return self.movie.shape[0]
+
+    @property
+    def stretches(self) -> list[tuple[int, int]]:
+        """Ranges of consecutive frames between the missing ones."""
+        return true_ranges(~self.missing)
+
+    def batches(self, size: int) -> list[tuple[int, int]]:
+        """Ranges of at most `size` consecutive frames, none of them missing."""
+        return [
+            (start, min(start + size, stop)) for first, stop in self.stretches for start in range(first, stop, size)
+        ]
+
+
+@dataclass(frozen=True)
+class PreparedSession:
+    """The frames of a session as the network sees them."""
+
+    session: Session
+    preprocessing: Preprocessing
+    runs: tuple[PreparedRun, ...]
+
+    def frames(self, run: int, start: int = 0, stop: int | None = None) -> Float[NDArray[np.float32], "t h w"]:
+        """Return frames `start` to `stop` of run number `run`, in [0, 1]."""
+        one = self.runs[run]
+        return self.preprocessing.normalise(one.movie.read(start, one.n_frames if stop is None else stop))
+
+    def each_run(self) -> Iterator["PreparedSession"]:
+        """Yield each run alone, without its raw movie: what work on that run needs, wherever it is done."""
+        for about, run in zip(self.session, self.runs, strict=True):
+            alone = replace(about, movie=run.movie, start=0, stop=None)
+            yield replace(self, session=replace(self.session, runs=(alone,)), runs=(run,))
+
+    def require_stretches(self, window: int, order: int) -> None:
+        """Raise unless masked frames have left a window to train on, and in every run a frame to forecast.
+
+        Raises
+        ------
+        LarscopeError
+            No run has `window` consecutive frames, or a run has not `order` + 1.
+        """
+        longest = [max((stop - start for start, stop in run.stretches), default=0) for run in self.runs]
+        for run, about, n_frames in zip(self.runs, self.session, longest, strict=True):
+            if n_frames <= order:
+                raise LarscopeError(
+                    f"Every run needs {order + 1} consecutive frames that are not masked (order {order} + 1); "
+                    f"{about.label} has {n_frames}, with {int(run.missing.sum())} of its {run.n_frames} frames masked. "
+                    "Drop the run, or lower `order`."
+                )
+        if max(longest) < window:
+            raise LarscopeError(
+                f"Training needs {window} consecutive frames that are not masked (`window`) in one run at least; the "
+                f"longest stretch has {max(longest)}. Lower `window`, or use nan='interpolate'."
+            )
+
+    def mean_frame(self) -> Float[NDArray[np.float32], "height width"]:
+        """Return the mean over runs of each run's mean over time: runs weigh equally, whatever their lengths."""
+        means = [_mean_over_time(run) for run in self.runs]
+        return self.preprocessing.normalise(np.mean(means, axis=0)[np.newaxis]).squeeze(axis=0)
+
+
+def prepare(
+    session: Session,
+    crop: tuple[int, int] | None = None,
+    downscale: int = 1,
+    preprocessing: Preprocessing | None = None,
+    *,
+    nan: NaN = "error",
+    cache: Path | None = None,
+    on_frames: Callable[[int], None] = _ignore,
+) -> PreparedSession:
+    """Read and preprocess a session (sec. 3.1; the paper's sizes: `crop=(768, 512)`, `downscale=4`).
+
+    Parameters
+    ----------
+    session
+        Runs to read.
+    crop
+        Height and width in pixels; None takes the largest that three poolings allow after downscaling.
+    downscale
+        Integer factor.
+    preprocessing
+        A finished preprocessing, to treat a new session exactly as the one it came from.
+    nan
+        Frames with NaN or infinite pixels inside the crop: `"error"` refuses them, `"mask"` leaves them out (no
+        window spans one), `"interpolate"` draws those pixels on a line between the nearest whole frames before
+        and after, at most 10 frames apart.
+    cache
+        Folder for the prepared frames, shared by any number of sessions; None keeps them in memory. What is found
+        there is used again only if file contents, settings and larscope's code are the same.
+    on_frames
+        Called with the number of frames read since the last call, to show progress.
+
+    Raises
+    ------
+    LarscopeError
+        A crop that does not fit, NaN or infinite pixels (run, file and first frame are named), a session whose
+        pixels all have one value, a cache that cannot be written, or a file that changes while it is read.
+    """
+    if preprocessing is None:
+        preprocessing = Preprocessing(resolve_crop(session.frame_shape, crop, downscale), downscale)
+        fixed_scale = False
+    else:
+        _require_fit(session.frame_shape, preprocessing.crop)
+        fixed_scale = True
+    if cache is not None and workers.are_open():
+        # a bar cannot travel: it moves on by whole runs
+        store = partial(_find_or_store, folder=cache)
+        stored = workers.hand_out(store, [_Chunks(run, preprocessing, nan) for run in session])
+        runs = []
+        for run in stored:
+            on_frames(run.n_frames)
+            runs.append(run)
+    else:
+        every = [_Chunks(run, preprocessing, nan, on_frames) for run in session]
+        runs = [run.keep_in_memory() if cache is None else _find_or_store(run, cache) for run in every]
+    if not fixed_scale:
+        low, high = min(run.low for run in runs), max(run.high for run in runs)
+        if low == high:
+            raise LarscopeError(
+                f"The frames must vary: every pixel of the session is {low:g} after the crop. "
+                "Check that the files hold the recorded movie."
+            )
+        preprocessing = replace(preprocessing, low=low, high=high)
+    return PreparedSession(session, preprocessing, tuple(runs))
+
+
+def prepared_bytes(session: Session, crop: tuple[int, int] | None, downscale: int) -> int:
+    """Return the size of a session's prepared frames, in memory or on disk, without reading any."""
+    shape = Preprocessing(resolve_crop(session.frame_shape, crop, downscale), downscale).frame_shape
+    return sum(run.n_frames * prod(shape) * run.movie.dtype.itemsize for run in session)
+
+
+def chunk_ranges(movie: Movie, n_frames: int) -> list[tuple[int, int]]:
+    """Return the ranges in which `n_frames` frames of a movie are read: about 32 MiB each."""
+    step = max(1, CHUNK_BYTES // max(prod(movie.shape[1:]) * movie.dtype.itemsize, 1))
+    return [(start, min(start + step, n_frames)) for start in range(0, n_frames, step)]
+
+
+class _Chunks:
+    """The prepared frames of one run, one chunk after the other; what was learnt of them along the way."""
+
+    def __init__(
+        self,
+        run: Run,
+        preprocessing: Preprocessing,
+        nan: NaN,
+        on_frames: Callable[[int], None] = _ignore,
+    ) -> None:
+        self.run = run
+        self.preprocessing = preprocessing
+        self.nan = nan
+        self.on_frames = on_frames
+        self.low, self.high = np.inf, -np.inf
+        self.missing = np.zeros(run.n_frames, dtype=np.bool_)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.run.n_frames, *self.preprocessing.frame_shape
+
+    def __iter__(self) -> Iterator[Frames]:
+        for start, stop in chunk_ranges(self.run.movie, self.run.n_frames):
+            frames = self.preprocessing.cut(self.run.read(start, stop))
+            if frames.dtype.kind == "f":
+                frames = self._treat_nonfinite(frames, start)
+            seen = frames[~self.missing[start:stop]] if self.missing[start:stop].any() else frames
+            if len(seen):
+                self.low, self.high = min(self.low, float(seen.min())), max(self.high, float(seen.max()))
+                self._require_exact(start)
+            self.on_frames(stop - start)
+            yield np.ascontiguousarray(self.preprocessing.shrink(frames))
+        if self.missing.all():
+            raise LarscopeError(
+                f"A run must have frames without NaN: {self.run.label} has none. Drop the run from the session table."
+            )
+
+    def _require_exact(self, start: int) -> None:
+        if max(-self.low, self.high) > LARGEST:
+            raise LarscopeError(
+                f"Pixels must be at most {LARGEST:.0f} in size, beyond which numbers lose digits: {self.run.label} "
+                f"has one of {max(-self.low, self.high):g}, in the frames from {start} on. Check how the file was "
+                "written; `larscope check` names the frame."
+            )
+
+    def _treat_nonfinite(self, frames: Frames, start: int) -> Frames:
+        bad = np.asarray(~np.isfinite(frames).all(axis=(1, 2)))
+        if not bad.any():
+            return frames
+        if self.nan == "error":
+            first = start + int(np.argmax(bad))
+            raise LarscopeError(
+                f"Pixels must be finite: {self.run.label} has NaN or infinite values, first in frame {first} of the "
+                f"run (frame {self.run.start + first} of the movie), in {int(bad.sum())} of the {len(bad)} frames "
+                'read with it. Leave these frames out with nan="mask" (`--nan mask`), bridge them with '
+                'nan="interpolate", or repair them; they are never filled in silently.'
+            )
+        if self.nan == "mask":
+            self.missing[start : start + len(frames)] = bad
+            return frames
+        filled = np.array(frames)
+        for first, last in true_ranges(bad):
+            filled[first:last] = self._bridge(start + first, start + last)
+        return filled
+
+    def _bridge(self, first: int, last: int) -> Frames:
+        """Return frames `first` to `last` with their non-finite pixels on a line between the whole frames around."""
+        before, after = max(0, last - MAX_GAP - 1), min(self.run.n_frames, first + MAX_GAP + 1)
+        around = self.preprocessing.cut(self.run.read(before, after)).astype(np.float64)
+        whole = before + np.flatnonzero(np.isfinite(around).all(axis=(1, 2)))
+        left, right = whole[whole < first], whole[whole >= last]
+        if not (left.size and right.size and right[0] - left[-1] <= MAX_GAP + 1):
+            raise LarscopeError(
+                f'nan="interpolate" bridges at most {MAX_GAP} frames between two whole ones: {self.run.label} has '
+                f'none near enough to frames {first} to {last - 1} of the run. Use nan="mask" (`--nan mask`), or '
+                "cut the run with the `start` and `stop` columns."
+            )
+        step = (np.arange(first, last) - left[-1]) / (right[0] - left[-1])
+        ends = around[left[-1] - before], around[right[0] - before]
+        line = ends[0] + step[:, np.newaxis, np.newaxis] * (ends[1] - ends[0])
+        own = around[first - before : last - before]
+        return np.where(np.isfinite(own), own, line).astype(self.run.movie.dtype)
+
+    def keep_in_memory(self) -> PreparedRun:
+        frames = np.concatenate(list(self))
+        return PreparedRun(ArrayMovie(frames), self.missing, self.low, self.high)
+
+
+FACTS, FRAMES = "facts.json", "frames.npy"
+
+
+def _find_or_store(chunks: _Chunks, folder: Path) -> PreparedRun:
+    """Return a run's prepared frames from the cache, after putting them there unless they are there already.
+
+    A movie without a file has no content to address it by before it is read: its frames are written anew.
+    """
+    files = chunks.run.files
+    if files and (found := _load(folder / _address(chunks))) is not None:
+        chunks.on_frames(chunks.run.n_frames)
+        return found
+    before = fingerprint(files)
+    filling = folder / unfinished(str(threading.get_ident()))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(folder)
+        shutil.rmtree(filling, ignore_errors=True)
+        filling.mkdir()
+        content = _store(chunks, filling)
+        if fingerprint(files) != before:
+            raise LarscopeError(
+                f"A movie must stay as it is while it is read: {chunks.run.label} has changed. Wait until it is whole."
+            )
+        entry = folder / (_address(chunks) if files else content)
+        _move(filling, entry)
+    except OSError as error:
+        raise LarscopeError(
+            f"Prepared frames must be written to {folder}: {error}. Free some space, or pass another `cache`."
+        ) from error
+    finally:
+        shutil.rmtree(filling, ignore_errors=True)
+    stored = _load(entry)
+    if stored is None:
+        raise LarscopeError(f"Prepared frames must stay in {entry} while they are used; they are gone. Start again.")
+    return stored
+
+
+def _address(chunks: _Chunks) -> str:
+    """Return a digest of everything that decides the prepared frames of a run that has files."""
+    run, preprocessing = chunks.run, chunks.preprocessing
+    contents = [(entry["bytes"], entry["sha256"]) for entry in describe_inputs(run.files)]
+    movie = [list(run.movie.shape), run.movie.dtype.str, run.dataset, run.channel, run.plane, run.start, run.stop]
+    decisive = [
+        contents,
+        movie,
+        preprocessing.crop,
+        preprocessing.downscale,
+        chunks.nan,
+        _code(),
+        describe_home(run.movie),
+    ]
+    return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:32]
+
+
+@cache
+def _code() -> str:
+    """Return a digest of the code that reads and prepares frames: this file, the readers and their libraries."""
+    here = Path(__file__)
+    sources = (here, here.with_name("session.py"), *sorted((here.parent / "readers").glob("*.py")))
+    return digest_code(sources, LIBRARIES)
+
+
+def _store(chunks: _Chunks, filling: Path) -> str:
+    """Write a run's prepared frames and what is known of them; return a digest of the frames."""
+    digest = hashlib.sha256()
+    with (filling / FRAMES).open("wb") as file:
+        dtype = chunks.run.movie.dtype
+        header = {"descr": dtype.str, "fortran_order": False, "shape": chunks.shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for frames in chunks:
+            pixels = np.asarray(frames, dtype).tobytes()
+            file.write(pixels)
+            digest.update(pixels)
+        file.flush()
+        os.fsync(file.fileno())
+    facts = {"low": chunks.low, "high": chunks.high, "missing": np.flatnonzero(chunks.missing).tolist()}
+    text = json.dumps(facts)
+    (filling / FACTS).write_text(text, encoding="utf-8")
+    digest.update(text.encode())
+    return digest.hexdigest()[:32]
+
+
+def _load(entry: Path) -> PreparedRun | None:
+    """Return what a cache entry holds; None where there is none, or a damaged one."""
+    try:
+        facts = json.loads((entry / FACTS).read_text(encoding="utf-8"))
+        movie = NpyMovie(entry / FRAMES)
+    except (OSError, ValueError):  # LarscopeError is one
+        return None
+    missing = np.zeros(movie.shape[0], dtype=np.bool_)
+    missing[facts["missing"]] = True
+    return PreparedRun(movie, missing, facts["low"], facts["high"])
+
+
+def _move(filling: Path, entry: Path) -> None:
+    """Give an entry its name, unless another process has just made the same one."""
+    try:
+        filling.rename(entry)
+    except OSError:
+        if _load(entry) is not None:
+            return
+        shutil.rmtree(entry, ignore_errors=True)  # damaged
+        filling.rename(entry)
+
+
+def unfinished(what: str) -> str:
+    """Return a name in the cache for what this process is writing; of no use to others, and cleared away after it."""
+    return f".filling-{socket.gethostname()}-{what}-{os.getpid()}"
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what processes of this machine that were killed had begun to write."""
+    for filling in folder.glob(f".filling-{glob.escape(socket.gethostname())}-*"):
+        try:
+            os.kill(int(filling.name.rpartition("-")[2]), 0)
+        except ProcessLookupError:
+            if filling.is_dir():
+                shutil.rmtree(filling, ignore_errors=True)
+            else:
+                filling.unlink(missing_ok=True)
+        except (PermissionError, ValueError):
+            continue  # somebody else's, and alive
+
+
+def _mean_over_time(run: PreparedRun) -> Float[NDArray[np.float64], "height width"]:
+    total = np.zeros(run.movie.shape[1:])
+    for start, stop in chunk_ranges(run.movie, run.n_frames):
+        total += run.movie.read(start, stop)[~run.missing[start:stop]].sum(axis=0, dtype=np.float64)
+    return total / np.count_nonzero(~run.missing)
+
+
+def true_ranges(which: Bool[NDArray[np.bool_], " n"]) -> list[tuple[int, int]]:
+    """Return the ranges of consecutive true entries.
+
+    >>> true_ranges(np.array([True, True, False, True]))
+    [(0, 2), (3, 4)]
+    """
+    groups = [(value, len(list(group))) for value, group in groupby(which.tolist())]
+    stops = np.cumsum([length for _, length in groups]).tolist()
+    return [(stop - length, stop) for (value, length), stop in zip(groups, stops, strict=True) if value]
+
+
+def resolve_crop(frame_shape: tuple[int, int], crop: tuple[int, int] | None, downscale: int) -> tuple[int, int]:
+    """Return the crop for frames of a given size: the one asked for, or the largest that three poolings allow.
+
+    >>> resolve_crop((100, 70), None, downscale=2)
+    (96, 64)
+    """
+    if min(downscale, *(crop or (1, 1))) < 1:
+        raise LarscopeError(
+            f"`crop` and `downscale` must be positive; got crop={crop}, downscale={downscale}. Pass at least 1."
+        )
+    unit = POOLING * downscale
+    if crop is None:
+        crop = (frame_shape[0] // unit * unit, frame_shape[1] // unit * unit)
+        if 0 in crop:
+            raise LarscopeError(
+                f"Frames must have at least {unit} x {unit} pixels (three poolings, downscale {downscale}); got "
+                f"{times(frame_shape)}. Use a smaller `downscale` or larger frames."
+            )
+    _require_fit(frame_shape, crop)
+    if crop[0] % unit or crop[1] % unit:
+        fitting = (max(crop[0] // unit, 1) * unit, max(crop[1] // unit, 1) * unit)
+        raise LarscopeError(
+            f"`crop` must be multiples of {unit} (three poolings, downscale {downscale}); got {times(crop)}. "
+            f"Pass crop=({fitting[0]}, {fitting[1]})."
+        )
+    return crop
+
+
+def _require_fit(frame_shape: tuple[int, int], crop: tuple[int, int]) -> None:
+    if crop[0] > frame_shape[0] or crop[1] > frame_shape[1]:
+        raise LarscopeError(
+            f"The crop must fit into the frames: got {times(crop)} for frames of {times(frame_shape)} pixels. "
+            "Pass a smaller `crop`."
+        )

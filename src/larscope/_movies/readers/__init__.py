@@ -1,0 +1,1 @@
+"""One reader a file format, and one table of readers (`formats.py`)."""

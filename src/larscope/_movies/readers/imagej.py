@@ -1,0 +1,65 @@
+"""ImageJ's TIFFs: stacks and hyperstacks."""
+
+from pathlib import Path
+
+from larscope._movies.readers.pages import TiffPages, first_texts
+from larscope._movies.readers.reader import square
+from larscope._movies.readers.tiff import Layout, interleave, is_tiff
+
+MICROMETRES = {
+    "nm": 1e-3,
+    "um": 1.0,
+    "µm": 1.0,  # the micro sign
+    "\u03bcm": 1.0,  # the Greek letter
+    "\\u00B5m": 1.0,  # as Java escapes it
+    "micron": 1.0,
+    "microns": 1.0,
+    "mm": 1e3,
+    "cm": 1e4,
+}
+
+
+def is_imagej(path: Path, head: bytes) -> bool:
+    """Return whether a file is a TIFF with ImageJ's description."""
+    return is_tiff(path, head) and first_texts(path)[0].startswith("ImageJ=")
+
+
+def arrange_imagej(path: Path, stack: TiffPages) -> Layout:
+    """Arrange pages as ImageJ's description says.
+
+    The images of a plain stack are its frames, whatever ImageJ calls them: it has one dimension only. A hyperstack
+    says what is what.
+    """
+    says = dict(line.split("=", 1) for line in stack.text().splitlines() if "=" in line)
+
+    def number(key: str) -> int:
+        return int(says[key]) if says.get(key, "").isdecimal() else 1
+
+    sizes = {"T": number("frames"), "Z": number("slices"), "C": number("channels")}
+    if stack.n_samples > 1 and sizes["C"] == stack.n_samples:
+        sizes["C"] = 1  # some writers count a pixel's values as channels
+    n_images = sizes["T"] * sizes["Z"] * sizes["C"]
+    if says.get("hyperstack") != "true" or n_images == 1:
+        sizes = {"T": max(n_images, number("images")), "Z": 1, "C": 1}
+        n_images = sizes["T"]
+    stack.stretch(n_images)
+    order = says.get("order", "czt").upper()[::-1]  # fastest first
+    axes = order if sorted(order) == ["C", "T", "Z"] else "TZC"
+    pages, expected = interleave(stack, {axis: sizes[axis] for axis in axes})
+    return Layout((stack,), pages, expected=expected, frame_rate=_frame_rate(says), pixel_size=_pixel_size(stack, says))
+
+
+def _frame_rate(says: dict[str, str]) -> float | None:
+    try:
+        interval = float(says.get("finterval", "0"))
+    except ValueError:
+        return None
+    in_seconds = says.get("tunit", "sec") in ("s", "sec", "second", "seconds")
+    return 1 / interval if in_seconds and 1e-9 < interval < 1e9 else None
+
+
+def _pixel_size(stack: TiffPages, says: dict[str, str]) -> float | None:
+    unit = MICROMETRES.get(says.get("unit", ""))
+    if unit is None or stack.resolution is None or min(stack.resolution) <= 0:
+        return None
+    return square(*(unit / pixels for pixels in stack.resolution))

@@ -1,0 +1,1 @@
+"""One HTML page and its figures, from a result and its comparisons alone."""

@@ -1,0 +1,215 @@
+"""How it was made: settings, versions, inputs, the command that repeats it, and a methods paragraph to paste."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from larscope._report.section import Section
+from larscope._report.sentences import choices_of
+from larscope._report.style import conditions_of, counted
+from larscope._results.comparison import LEVEL, ComparisonRecord
+from larscope._results.folder import Result
+
+PAPER = (
+    "Kabus et al. (2026) Embedding interpretable l1-regression into neural networks for uncovering temporal structure "
+    "in cell imaging. arXiv 2603.02899."
+)
+EFRON = "Efron, Hastie, Johnstone & Tibshirani (2004) Least angle regression. Annals of Statistics 32, 407-499."
+KINGMA = "Kingma & Ba (2015) Adam: a method for stochastic optimization. ICLR; arXiv 1412.6980."
+PHIPSON = (
+    "Phipson & Smyth (2010) Permutation p-values should never be zero. Statistical Applications in Genetics and "
+    "Molecular Biology 9, 39."
+)
+WESTFALL = "Westfall & Young (1993) Resampling-based multiple testing. Wiley."
+
+TRAINED = {
+    "sequential": "The autoencoder was trained alone, and the autoregression fitted afterwards",
+    "embedded": (
+        "The decoder was trained to render the autoregression's forecasts, whose coefficients were taken as constants"
+    ),
+    "end-to-end": (
+        "The decoder was trained to render the autoregression's forecasts, and gradients flowed through the fit of its "
+        "coefficients"
+    ),
+}
+
+
+def made_section(result: Result, records: Sequence[ComparisonRecord]) -> Section:
+    """Say how a result was made, so that another can repeat and describe it."""
+    return Section(
+        "made",
+        "How was it made?",
+        [],
+        shown={
+            "command": command_of(result.provenance),
+            "repeat": repetition(result),
+            "methods": methods(result, records),
+            "references": references(records),
+            "settings": result.settings,
+            "provenance": result.provenance,
+        },
+    )
+
+
+def command_of(provenance: Mapping[str, Any]) -> str:
+    """Return the command that made a result, as it can be typed again.
+
+    >>> command_of({"command": ["/usr/bin/larscope", "fit", "my movies.csv", "--out", "result"]})
+    "larscope fit 'my movies.csv' --out result"
+    """
+    program, *arguments = provenance["command"] or [""]
+    name = PurePath(program).name
+    start = {"__main__.py": ["python", "-m", "larscope"], "larscope": ["larscope"]}.get(name, ["python", program])
+    return shlex.join([*start, *arguments])
+
+
+def repetition(result: Result) -> str:
+    """Return what makes a result again; a refit begins with the result whose network it has."""
+    if "refitted_from" not in result.provenance:
+        return "larscope fit <session table> --config <result>/config.toml --out <new folder>"
+    trained = result.provenance["refitted_from"]["settings"]
+    changed = [name for name in (*trained, *result.settings) if trained.get(name) != result.settings.get(name)]
+    how = "".join(f", {name}={result.settings.get(name)!r}" for name in dict.fromkeys(changed))
+    return f"larscope.load(<the result that trained the network>).refit(<session>{how})"
+
+
+def methods(result: Result, records: Sequence[ComparisonRecord]) -> str:
+    """Describe the analysis as in a paper; every number is the result's."""
+    return " ".join([*_recordings(result), *_model(result), *_found(result), *_compared(records)])
+
+
+def references(records: Sequence[ComparisonRecord]) -> list[str]:
+    """Return the works that the methods paragraph cites."""
+    return [EFRON, PAPER, KINGMA, *([PHIPSON, WESTFALL] if records else [])]
+
+
+def _recordings(result: Result) -> list[str]:
+    data = result.dataset
+    kind = "Simulated movies" if data.attrs["simulated"] else "Movies"
+    groups = ", ".join(f"{len(runs)} {name}" for name, runs in conditions_of(data).items())
+    height, width = (int(size) for size in data.attrs["crop"])
+    step = int(data.attrs["downscale"])
+    small = f", downscaled by a factor of {step} (nearest neighbour)" if step > 1 else ""
+    n_frames = data["n_frames"].to_numpy()
+    each = f"{n_frames.min()}" if n_frames.min() == n_frames.max() else f"{n_frames.min()} to {n_frames.max()}"
+    gaps = {"mask": " Frames with missing pixels were left out.", "interpolate": " Missing frames were interpolated."}
+    return [
+        f"{kind} of {counted(data['run'], 'run')} ({groups}; {each} frames each, {data.sizes['frame']:,} in all) were "
+        f"analysed with larscope {result.provenance['versions']['larscope']} (Kabus et al. 2026). Frames were cropped "
+        f"to the central {height} x {width} pixels{small}, and their intensities scaled to [0, 1] over the session."
+        f"{gaps.get(result.settings.get('nan', 'error'), '')}"
+    ]
+
+
+def _model(result: Result) -> list[str]:
+    data, chosen = result.dataset, result.settings
+    rows, columns = data["mean_frame"].shape
+    down = len(set(data["latent_row"].to_numpy().tolist()))
+    across = len(set(data["latent_column"].to_numpy().tolist()))
+    skip = " with a skip connection for the mean frame" if chosen["skip"] else ""
+    begin = (
+        ", each of which begins as the first principal component of its patch's changes, with images by ridge "
+        "regression on the nearest nine latents"
+        if chosen["shortcut"]
+        else ""
+    )
+    centred = "centred and " if chosen["center"] else ""
+    scaled = "unit variance each" if chosen["scale"] == "latent" else "unit variance as a series"
+    epochs = 1 + max(row["epoch"] for row in result.log)
+    n_latents = data.sizes["latent"]
+    penalty = {
+        "mean": f"{result.penalty:.4g} ({result.penalty * n_latents:.4g} for each target latent",
+        "target": f"{result.penalty:.4g} (for each target latent",
+        "noise": f"{result.penalty:.4g} sqrt(2 log({chosen['order'] * n_latents}) / n) (for a fit to n frames",
+    }[chosen["penalty_scale"]]
+    begun = ", begun anywhere and anew each epoch" if chosen["window_starts"] == "random" else ""
+    fitted = (
+        "Afterwards coefficients were fitted to each whole run, for couplings, maps and comparisons, and one matrix of "
+        "coefficients to all runs of a condition, for forecasts and errors."
+        if chosen.get("coefficients") == "condition"
+        else "Afterwards coefficients were fitted to each whole run."
+    )
+    return [
+        f"A convolutional autoencoder{skip} compressed each frame of {rows} x {columns} pixels to a map of "
+        f"{down} x {across} = {n_latents} latents{begin}. The latents of a run, {centred}scaled to {scaled}, were "
+        f"modelled by a vector autoregression of order {chosen['order']} with an l1 penalty of {penalty}, "
+        "in units of 1/(2n) squared error), the solution "
+        f"that least angle regression leads to (Efron et al. 2004), computed exactly{_restrictions(chosen)}.",
+        f"{TRAINED[chosen['training']]} ({counted(result.log, 'step')} of Adam, Kingma & Ba 2015, in "
+        f"{counted(range(epochs), 'epoch')}; learning rate {chosen['learning_rate']:g}; "
+        f"{counted(range(chosen['batch_size']), 'window')} of {chosen['window']} frames a step{begun}; seed "
+        f"{chosen['seed']}).{_training(result)} {fitted}{_choice(result)}",
+    ]
+
+
+def _training(result: Result) -> str:
+    """Say which settings of the dynamics were others in training than in the fits after it."""
+    others = result.trained_otherwise.items()
+    said = ", ".join(f"{name.replace('_', ' ')} {'none' if value is None else value}" for name, value in others)
+    return f" In training, other settings of the autoregression were used: {said}." if said else ""
+
+
+def _choice(result: Result) -> str:
+    """Say how penalties were chosen, where they were."""
+    return "".join(
+        (f" The penalty of that matrix, {choice.penalty:.4g}," if choice.shared else " The penalty of these fits")
+        + f" was chosen among {len(choice.tried)} by the squared error of forecasts, one frame ahead, of "
+        f"{choice.held_out}."
+        for choice in choices_of(result)
+        if choice.tried.size
+    )
+
+
+def _restrictions(chosen: Mapping[str, Any]) -> str:
+    """Say what else the fit of the coefficients was told; results of earlier versions lack some settings."""
+    near, own = chosen.get("max_distance"), chosen.get("own_weight", 1.0)
+    local = f", with couplings only between latents at most {near:g} latent pixels apart" if near is not None else ""
+    if own == 0:
+        return f"{local}, a latent's own past free"
+    return local + (f", with a penalty of {own:g} times that on a latent's own past" if own != 1 else "")
+
+
+def _found(result: Result) -> list[str]:
+    data = result.dataset
+    explained, heldout, active = (
+        data[name].to_numpy().astype(float) for name in ("var_explained", "var_error_heldout", "n_active")
+    )
+    said = []
+    if (known := explained[explained == explained]).size:
+        said.append(
+            f"Forecasts one frame ahead explained {known.mean():.0%} of the latents' variance in sample "
+            f"(runs: {known.min():.0%} to {known.max():.0%})"
+        )
+    if (known := heldout[heldout == heldout]).size:
+        said.append(
+            "on the last fifth of each run, with coefficients from the rest, the squared error was "
+            f"{known.mean():.2f} of the squared signal"
+        )
+    said.append(f"a run had {active.mean():.0f} non-zero coefficients on average")
+    text = "; ".join(said) + "."
+    return [text[0].upper() + text[1:]]
+
+
+def _compared(records: Sequence[ComparisonRecord]) -> list[str]:
+    if not records:
+        return []
+    sentences = [
+        "Conditions were compared by swapping coefficients between runs and by the distance of influence vectors, "
+        "with p-values from restricted permutations of the labels (Phipson & Smyth 2010); differences of contribution "
+        f"maps and of single coefficients were corrected by max-T at {LEVEL} (Westfall & Young 1993)."
+    ]
+    for record in records:
+        summary = record.summary
+        swap, influence = summary["tests"]["swap"], summary["tests"]["influence"]
+        members = {summary[side]: summary["runs"][summary[side]] for side in ("first", "second")}
+        sizes = " against ".join(f"{name} ({counted(runs, 'run')})" for name, runs in members.items())
+        sentences.append(
+            f"{sizes}: errors under the other group's coefficients exceeded those under another run of the same "
+            f"group by {swap['effect_size']:.1f}% (p = {swap['pvalue']:.2g}; rank-sum over pairs, not independent: "
+            f"p = {swap['pvalue_ranksum']:.2g}); influence vectors: p = {influence['pvalue']:.2g} (rank-sum: "
+            f"p = {influence['pvalue_ranksum']:.2g}); smallest p that this design can reach: {swap['min_pvalue']:.2g}; "
+            f"{summary['map']['n_different']:,} of {summary['map']['n_pixels']:,} pixels and "
+            f"{summary['edges']['n_different']:,} of {summary['edges']['n_tested']:,} coefficients differed."
+        )
+    return sentences

@@ -1,0 +1,261 @@
+"""The outcome of one comparison as files: `result/comparisons/<first>-<second>/`. No torch, no pickle.
+
+====================  ==================================================================
+`comparison.json`     both tests: p-values, effect sizes, who traded labels, warnings
+`comparison.nc`       contribution maps and their difference; permuted statistics; pairs of runs; edges
+`edges.csv`           every tested coefficient with its image positions, most significant first
+`*.png`               figures (`larscope._report.comparison`)
+====================  ==================================================================
+"""
+
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+from larscope._errors import LarscopeError
+from larscope._results.folder import MAP_UNITS, read_dataset, write_dataset, write_json
+from larscope._results.schema import SCHEMA_VERSION, update
+from larscope._statistics.comparison import Comparison
+from larscope._statistics.maps import EdgeDifferences
+from larscope._statistics.permutation import MaxT
+
+LEVEL = 0.05
+"""p-value up to which a pixel or an edge counts as different."""
+
+ARRAYS = ("permuted", "inter", "intra", "intra_condition")
+"""What of a `Comparison` goes into `comparison.nc`; the rest goes into `comparison.json`."""
+
+FILES = ("comparison.json", "comparison.nc", "edges.csv")
+
+
+@dataclass(frozen=True)
+class ComparisonRecord:
+    """What the folder of a comparison holds.
+
+    Attributes
+    ----------
+    summary
+        `first` and `second`, the groups' names; `runs`, those in each; `tests`, the numbers and warnings of the
+        `swap` and the `influence` test; `simulated`.
+    dataset
+        Arrays: see `docs/result.md`.
+    edges
+        One row a tested coefficient.
+    """
+
+    summary: Mapping[str, Any]
+    dataset: xr.Dataset
+    edges: pd.DataFrame
+
+
+def build_record(
+    *,
+    first: str,
+    second: str,
+    runs: Mapping[str, Sequence[str]],
+    tests: Mapping[str, Comparison],
+    maps: Mapping[str, Float[NDArray[np.floating], "height width"]],
+    difference: MaxT,
+    edges: EdgeDifferences,
+    mean_frame: Float[NDArray[np.floating], "height width"],
+    rows: Float[NDArray[np.floating], " height"],
+    columns: Float[NDArray[np.floating], " width"],
+    simulated: bool,
+    options: Mapping[str, Any],
+    warnings: Sequence[str] = (),
+) -> ComparisonRecord:
+    """Name and describe everything that a comparison found.
+
+    Parameters
+    ----------
+    first, second
+        Names of the groups; differences are first minus second.
+    runs
+        Names of the runs of each group.
+    tests
+        `"swap"` and `"influence"`.
+    maps
+        Mean contribution map of each group.
+    difference, edges
+        Where the groups differ.
+    mean_frame, rows, columns
+        The static image, and where its pixels' centres lie in input pixels.
+    simulated, options, warnings
+        Whether the session was simulated; how the comparison was made; what limits the maps.
+    """
+    arrays = {f"{name}_{key}": getattr(test, key) for name, test in tests.items() for key in ARRAYS}
+    table = pd.DataFrame(edges.columns())
+    summary = {
+        "first": first,
+        "second": second,
+        "simulated": simulated,
+        "runs": {name: list(members) for name, members in runs.items()},
+        "options": dict(options),
+        "tests": {name: _scalars(test) for name, test in tests.items()},
+        "map": {
+            "n_pixels": int(difference.pvalue.size),
+            "n_different": int((difference.pvalue <= LEVEL).sum()),
+            "smallest_pvalue": float(difference.pvalue.min()),
+            "min_pvalue": difference.min_pvalue,
+        },
+        "edges": {
+            "n_tested": len(table),
+            "n_different": int((table["pvalue"] <= LEVEL).sum()),
+            "smallest_pvalue": float(table["pvalue"].min()) if len(table) else None,
+        },
+        "warnings": list(warnings),
+    }
+    image = ("row", "column")
+    dataset = xr.Dataset(
+        {
+            "map_first": (image, maps[first]),
+            "map_second": (image, maps[second]),
+            "difference": (image, difference.difference),
+            "difference_statistic": (image, difference.statistic),
+            "difference_pvalue": (image, difference.pvalue),
+            "mean_frame": (image, mean_frame),
+            **{name: (f"{name.removesuffix('_condition')}_number", value) for name, value in arrays.items()},
+            **{f"edge_{_column(name, first, second)}": ("edge", table[name].to_numpy()) for name in table},
+        },
+        coords={"row": rows, "column": columns},
+        attrs={
+            "title": f"larscope comparison of {first} and {second}" + (" (simulated session)" if simulated else ""),
+            "first": first,
+            "second": second,
+            "simulated": int(simulated),
+        },
+    )
+    for name in ("map_first", "map_second", "difference"):
+        dataset[name].attrs["units"] = MAP_UNITS
+    for name in image:
+        dataset[name].attrs["units"] = "input pixels"
+    return ComparisonRecord(summary, dataset, table)
+
+
+def write_record(record: ComparisonRecord, result: str | Path) -> Path:
+    """Write a comparison into its folder inside a result folder, each file whole or not at all; return the folder.
+
+    Raises
+    ------
+    LarscopeError
+        The folder lies outside the result, or cannot be written.
+    """
+    folder = record_folder(result, record.summary["first"], record.summary["second"])
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(folder / "comparison.json") as path:
+            write_json({"schema_version": SCHEMA_VERSION, **record.summary}, path)
+        with replacing(folder / "comparison.nc") as path:
+            write_dataset(record.dataset, path)
+        with replacing(folder / "edges.csv") as path:
+            record.edges.to_csv(path, index=False, float_format="%.6g")
+    except OSError as error:
+        raise LarscopeError(
+            f"The comparison must be written to {folder}: {error}. Free some space, or copy the result to a folder "
+            "that can be written."
+        ) from error
+    return folder
+
+
+def read_record(folder: str | Path) -> ComparisonRecord:
+    """Read the folder of a comparison.
+
+    Raises
+    ------
+    LarscopeError
+        A file is missing, cannot be read, or was written by a newer larscope.
+    """
+    folder = Path(folder)
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        raise LarscopeError(
+            f"Expected a comparison at {folder}; it lacks {', '.join(missing)}. Run `larscope compare` again."
+        )
+    try:
+        summary = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
+        version = summary.pop("schema_version", 1)
+        edges = pd.read_csv(folder / "edges.csv")
+    except (OSError, ValueError, AttributeError) as error:
+        raise LarscopeError(
+            f"Expected a whole comparison at {folder}; it cannot be read: {error}. Run `larscope compare` again."
+        ) from error
+    return ComparisonRecord(
+        update(summary, version, folder / "comparison.json"),
+        read_dataset(folder / "comparison.nc"),
+        update(edges, version, folder / "edges.csv"),
+    )
+
+
+def find_records(result: str | Path) -> list[Path]:
+    """Return the folders of all complete comparisons of a result, by name."""
+    folders = sorted((Path(result) / "comparisons").glob("*/"))
+    return [folder for folder in folders if all((folder / name).is_file() for name in FILES)]
+
+
+def record_folder(result: str | Path, first: str, second: str) -> Path:
+    """Return where the comparison of two groups is kept: always inside the result, whatever the groups are called.
+
+    Letters, digits, `_` and spaces of the names are kept; where others had to go, a digest of both names is
+    added, so that no two comparisons share a folder.
+
+    >>> record_folder("result", "familiar", "novel").name
+    'familiar-novel'
+    >>> record_folder("result", "../../etc", "a/b").name
+    'etc-a_b-6c12a914'
+    """
+    kept = [re.sub(r"[^A-Za-z0-9_ ]+", "_", name).strip("_ ")[:40] or "group" for name in (first, second)]
+    name = "-".join(kept)
+    if kept != [first, second]:
+        name += "-" + hashlib.sha256(json.dumps([first, second]).encode()).hexdigest()[:8]
+    return require_inside(Path(result) / "comparisons" / name, result)
+
+
+def require_inside(path: Path, result: str | Path) -> Path:
+    """Return a path inside a result folder, unless a link leads it out: a stranger may have put one there."""
+    if not path.resolve().is_relative_to(Path(result).resolve()):
+        raise LarscopeError(
+            f"Everything is kept inside its result folder: {path} is a link to {path.resolve()}. Remove the link."
+        )
+    return path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a path to write to, which becomes `path` once the block has succeeded."""
+    filling = path.with_name(f".{path.name}.writing-{os.getpid()}")
+    filling.unlink(missing_ok=True)  # a link that someone put there would be written through
+    try:
+        yield filling
+        filling.replace(path)
+    finally:
+        filling.unlink(missing_ok=True)
+
+
+def _scalars(test: Comparison) -> dict[str, Any]:
+    """Return what of a comparison is not an array, as JSON knows it."""
+    values = {field.name: getattr(test, field.name) for field in fields(test) if field.name not in ARRAYS}
+    return {name: _for_json(value) for name, value in values.items()}
+
+
+def _for_json(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_for_json(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _column(name: str, first: str, second: str) -> str:
+    """Name an edge's variable without the groups' names, which NetCDF may not take."""
+    return {f"mean_{first}": "mean_first", f"mean_{second}": "mean_second"}.get(name, name)

@@ -1,0 +1,389 @@
+"""The result folder: written once, read by report, viewer and export alike. No torch, no pickle.
+
+====================  ==================================================================
+`config.toml`         the settings, as `larscope fit --config` reads them
+`provenance.json`     inputs with their hashes, versions, seed, time taken
+`log.jsonl`           one line a training step
+`model.safetensors`   the network's weights
+`results.nc`          latents, forecasts, coefficients and errors; readable in R and MATLAB
+====================  ==================================================================
+"""
+
+import json
+import math
+import os
+import shutil
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import tomli_w
+import xarray as xr
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from larscope._errors import LarscopeError
+from larscope._movies.preprocessing import Preprocessing
+from larscope._results.schema import SCHEMA_VERSION, update
+from larscope._settings import DEFAULT_PENALTY, REFITTED, Settings, plain
+
+PACKED = ("clip_observed", "clip_reconstruction")
+"""Images that are for looking at: kept with 16 bits."""
+
+FILES = ("config.toml", "provenance.json", "log.jsonl", "model.safetensors", "results.nc")
+
+MAP_UNITS = "influence (sum of absolute couplings)"
+
+SHARED = "shared_"
+"""Begins the names of what is said of the coefficients that runs share."""
+
+ATTRIBUTES = ("title", "simulated", "order", "crop", "crop_offset", "downscale", "intensity_low", "intensity_high")
+"""Attributes that `results.nc` has had in every version."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a result folder holds.
+
+    Attributes
+    ----------
+    settings
+        Every setting of the fit that is not None.
+    provenance
+        How it was made.
+    log
+        One entry a training step.
+    weights
+        The network's parameters and buffers by name.
+    dataset
+        Everything else; see `docs/result.md` for its variables.
+    """
+
+    settings: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    log: list[dict[str, Any]]
+    weights: Mapping[str, NDArray[Any]]
+    dataset: xr.Dataset
+
+    @property
+    def penalty(self) -> float:
+        """The penalty of the fits to single runs: a setting, or the number that `penalty="auto"` chose."""
+        attributes = self.dataset.attrs
+        # results of earlier versions have the setting alone
+        return float(attributes["penalty"] if "penalty" in attributes else self.settings["penalty"])
+
+    @property
+    def shared_penalty(self) -> float | None:
+        """The penalty that was chosen for the coefficients that the runs of a condition share, if one was."""
+        penalty = self.dataset.attrs.get("shared_penalty")
+        return None if penalty is None else float(penalty)
+
+    @property
+    def training(self) -> Mapping[str, Any]:
+        """The settings that the network was trained with: of a refit, those of another result."""
+        trained = dict(self.provenance.get("refitted_from", {}).get("settings", self.settings))
+        return trained | ({"penalty": DEFAULT_PENALTY} if trained.get("penalty", "auto") == "auto" else {})
+
+    @property
+    def trained_otherwise(self) -> dict[str, Any]:
+        """What settings of the dynamics were in training that are others in the fits after it."""
+        trained, fitted = self.training, {**self.settings, "penalty": self.penalty}
+        # a training fits each window by itself, whatever `coefficients` says
+        names = [name for name in REFITTED if name != "coefficients" and trained.get(name) != fitted.get(name)]
+        return {name: trained.get(name) for name in names}
+
+
+def write_result(result: Result, folder: str | Path) -> Path:
+    """Write a result folder, whole or not at all: it is filled under another name and then renamed.
+
+    Raises
+    ------
+    LarscopeError
+        `folder` exists and is not empty, or cannot be written.
+    """
+    folder = Path(folder)
+    require_free(folder)
+    filling = folder.with_name(f".{folder.name}.writing-{os.getpid()}")
+    try:
+        filling.mkdir(parents=True)
+        version = {"schema_version": SCHEMA_VERSION}
+        (filling / "config.toml").write_text(tomli_w.dumps({**version, **result.settings}), encoding="utf-8")
+        write_json({**version, **result.provenance}, filling / "provenance.json")
+        log = [{**version, **row} for row in result.log[:1]] + result.log[1:]
+        (filling / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log), encoding="utf-8")
+        weights = {name: np.ascontiguousarray(value) for name, value in result.weights.items()}
+        metadata = {name: str(value) for name, value in version.items()}
+        (filling / "model.safetensors").write_bytes(save(weights, metadata))
+        write_dataset(result.dataset, filling / "results.nc")
+        publish_result(filling, folder)
+    except OSError as error:
+        raise LarscopeError(
+            f"The result must be written to {folder}: {error}. Nothing was left behind; free some space or pass "
+            "another folder."
+        ) from error
+    finally:
+        shutil.rmtree(filling, ignore_errors=True)
+    return folder
+
+
+def read_result(folder: str | Path) -> Result:
+    """Read a result folder.
+
+    Raises
+    ------
+    LarscopeError
+        The folder is missing or incomplete, or was written by a newer larscope.
+    """
+    folder = Path(folder)
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        raise LarscopeError(
+            f"Expected a result folder at {folder}; it lacks {', '.join(missing)}. "
+            "Pass the folder that `larscope fit --out` wrote."
+        )
+    try:
+        return _read_files(folder)
+    except LarscopeError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        raise LarscopeError(
+            f"Expected a whole result at {folder}; it cannot be read: {error}. Restore the folder, or fit again."
+        ) from error
+
+
+def _read_files(folder: Path) -> Result:
+    config, provenance, log, model, results = (folder / name for name in FILES)
+    made_with = json.loads(provenance.read_text(encoding="utf-8"))
+    version = made_with.pop("schema_version")  # that of a file of 0.1.0 that does not say its own
+    settings = tomllib.loads(config.read_text(encoding="utf-8"))
+    rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    with safe_open(model, framework="numpy") as file:
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
+        weights_version = (file.metadata() or {}).get("schema_version", version)
+    settings = update(settings, settings.pop("schema_version", version), config)
+    if "seed" not in settings:
+        raise ValueError(f"{config} was cut off: it ends before `seed`, the last setting")
+    return Result(
+        provenance=update(made_with, version, provenance),
+        settings={**plain(Settings()), **settings},
+        log=update(rows, rows[0].pop("schema_version", version) if rows else version, log),
+        weights=update(weights, weights_version, model),
+        dataset=_require_whole(read_dataset(results), results),
+    )
+
+
+def _require_whole(dataset: xr.Dataset, path: Path) -> xr.Dataset:
+    missing = [name for name in ATTRIBUTES if name not in dataset.attrs]
+    if missing:
+        raise LarscopeError(
+            f"Expected a whole result in {path}; it lacks {', '.join(missing)}. Restore it, or fit again."
+        )
+    return dataset
+
+
+def publish_result(finished: Path, folder: Path) -> None:
+    """Give a finished result folder its place, in one step: where there was nothing, or an empty folder.
+
+    Raises
+    ------
+    LarscopeError
+        `folder` holds something, or cannot be written.
+    """
+    require_free(folder)
+    try:
+        if folder.is_dir():
+            folder.rmdir()
+        finished.rename(folder)
+    except OSError as error:
+        raise LarscopeError(
+            f"The result must be moved to {folder}: {error}. It is whole in {finished}: move it yourself, or give the "
+            "same command again."
+        ) from error
+
+
+def find_fit(folder: Path) -> str | None:
+    """Return which fit made the result in a folder (`identify_fit`); None without a result."""
+    try:
+        found: str | None = json.loads((folder / "provenance.json").read_text(encoding="utf-8")).get("fit")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return found
+
+
+def require_free(folder: str | Path) -> None:
+    """Raise unless a result can be written to `folder`: it does not exist, or is an empty folder."""
+    folder = Path(folder)
+    if folder.is_dir() and any(folder.iterdir()):
+        what = "another result" if (folder / "results.nc").is_file() else "other files"
+        raise LarscopeError(
+            f"The result needs a folder of its own; {folder} holds {what}. Pass another `--out`, or remove it first."
+        )
+    if folder.is_dir() and folder.is_mount():
+        raise LarscopeError(
+            f"The result needs a folder that can be renamed; {folder} is a mount point. Pass one in it."
+        )
+    if folder.exists() and not folder.is_dir():
+        raise LarscopeError(f"The result needs a folder; {folder} is a file. Pass another `--out`.")
+    # the nearest folder that exists must take the new one
+    parent = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    if not os.access(parent, os.W_OK):
+        raise LarscopeError(f"The result must be written to {folder}; {parent} is read-only. Pass another `--out`.")
+
+
+def write_dataset(dataset: xr.Dataset, path: Path) -> None:
+    """Write NetCDF with compressed arrays, which says its version."""
+    encoding = {
+        name: {"zlib": True, "complevel": 4, **(_packing(variable) if name in PACKED else {})}
+        for name, variable in dataset.data_vars.items()
+        if variable.ndim and variable.dtype.kind in "fiu"
+    }
+    dataset.assign_attrs(schema_version=SCHEMA_VERSION).to_netcdf(path, engine="h5netcdf", encoding=encoding)
+
+
+def read_dataset(path: Path) -> xr.Dataset:
+    """Read NetCDF of this or an older version.
+
+    Raises
+    ------
+    LarscopeError
+        A newer larscope wrote it, or it cannot be read.
+    """
+    try:
+        dataset = xr.load_dataset(path, engine="h5netcdf")
+    except (OSError, ValueError, KeyError) as error:
+        raise LarscopeError(
+            f"Expected NetCDF at {path}; it cannot be read: {error}. Restore the file, or make it again."
+        ) from error
+    current: xr.Dataset = update(dataset, dataset.attrs.pop("schema_version", 1), path)
+    return current
+
+
+def _packing(images: xr.DataArray) -> dict[str, Any]:
+    """Return how images become 16-bit integers; readers of NetCDF turn them back into intensities."""
+    low, high = float(images.min()), float(images.max())
+    levels = 2**16 - 1
+    scale = (high - low or 1.0) / (levels - 1)
+    return {"dtype": "uint16", "scale_factor": scale, "add_offset": low, "_FillValue": levels}
+
+
+def build_dataset(
+    *,
+    runs: pd.DataFrame,
+    scores: pd.DataFrame,
+    latents: Sequence[NDArray[Any]],
+    forecasts: Sequence[NDArray[Any]],
+    coef_shape: tuple[int, int, int, int],
+    coef_index: NDArray[Any],
+    coef_value: NDArray[Any],
+    mean_frame: NDArray[Any],
+    examples: Mapping[str, NDArray[Any]],
+    clips: Mapping[str, NDArray[Any]],
+    curves: Mapping[str, NDArray[Any]],
+    contribution_maps: NDArray[Any],
+    penalty: float,
+    shared_penalty: float | None,
+    tried: Mapping[str, NDArray[Any]],
+    preprocessing: Preprocessing,
+    crop_offset: tuple[int, int],
+    simulated: bool,
+) -> xr.Dataset:
+    """Name and describe everything that `results.nc` holds.
+
+    Parameters
+    ----------
+    runs, scores
+        One row a run.
+    latents, forecasts
+        Series of each run, (T, K) and (T - order, K); joined along time in the file.
+    coef_shape, coef_index, coef_value
+        The non-zero coefficients of all runs: (runs, order, K, K); run, lag - 1, target and source of each; values.
+    mean_frame
+        (height, width).
+    examples
+        `example_frame` (runs,) and images (runs, height, width) by name.
+    clips
+        Consecutive frames of some runs: `clip_run` and `clip_frame` say whose, images (frames, height, width).
+    curves
+        `penalty`, `curve_run`, and measures of these runs at these penalties, (runs, penalties).
+    contribution_maps
+        (runs, height, width).
+    penalty, shared_penalty, tried
+        The penalty of the fits to single runs, and the one that was chosen for coefficients that runs share, kept as
+        attributes; where one was chosen, `tried_penalty` and `tried_explained`, or the same after `SHARED`.
+    preprocessing, crop_offset, simulated
+        Kept as attributes; `crop_offset` is the row and column of the crop's first pixel.
+    """
+    latent = np.arange(latents[0].shape[1])
+    patch = math.isqrt(mean_frame.size // len(latent))
+    latents_across = mean_frame.shape[1] // patch
+    per_run = {name: ("run", _for_netcdf(runs[name])) for name in runs.columns if name != "run"}
+    per_run |= {name: ("run", scores[name].to_numpy()) for name in scores.columns if name not in runs.columns}
+    images = {name: (("run", "row", "column")[: image.ndim], image) for name, image in examples.items()}
+    # the centre of a latent's patch, in pixels of the preprocessed frame
+    centre = {"latent_row": latent // latents_across, "latent_column": latent % latents_across}
+    coefficients = dict(zip(("coef_run", "coef_lag", "coef_target", "coef_source"), coef_index, strict=True))
+    coefficients["coef_lag"] = coefficients["coef_lag"] + 1
+    dataset = xr.Dataset(
+        {
+            **per_run,
+            **images,
+            **{name: (("clip", "row", "column")[: value.ndim], value) for name, value in clips.items()},
+            **{
+                name: (("curve", "penalty")[: value.ndim], value) for name, value in curves.items() if name != "penalty"
+            },
+            **{name: (name.rpartition("_")[0], value) for name, value in tried.items()},
+            "latent_series": (("frame", "latent"), np.concatenate(latents), {"long_name": "latents of all runs"}),
+            "forecast_series": (("forecast_frame", "latent"), np.concatenate(forecasts)),
+            "mean_frame": (("row", "column"), mean_frame),
+            "contribution_map": (("run", "row", "column"), contribution_maps),
+            **{name: ("entry", value) for name, value in coefficients.items()},
+            "coef": ("entry", coef_value, {"long_name": "effect of latent coef_source on coef_target at coef_lag"}),
+            **{name: ("latent", index * patch + (patch - 1) / 2) for name, index in centre.items()},
+        },
+        coords={"run": _for_netcdf(runs["run"]), "latent": latent}
+        | ({"penalty": curves["penalty"]} if "penalty" in curves else {}),
+        attrs={
+            "title": "larscope result" + (" of a simulated session" if simulated else ""),
+            "simulated": int(simulated),
+            "order": coef_shape[1],
+            "penalty": penalty,
+            **({} if shared_penalty is None else {"shared_penalty": shared_penalty}),
+            "crop": list(preprocessing.crop),
+            "crop_offset": list(crop_offset),
+            "downscale": preprocessing.downscale,
+            "intensity_low": preprocessing.low,
+            "intensity_high": preprocessing.high,
+        },
+    )
+    for name in ("reconstruction_error", "forecast_error"):
+        dataset[name].attrs["units"] = "mean squared difference, intensities in [0, 1]"
+    dataset["contribution_map"].attrs["units"] = MAP_UNITS
+    for name in clips.keys() & set(PACKED):
+        dataset[name].attrs["units"] = "intensity, [0, 1] of the session"
+    for name in ("latent_row", "latent_column"):
+        dataset[name].attrs["units"] = "pixels of the preprocessed frame"
+    return dataset
+
+
+def split_runs(joined: NDArray[Any], lengths: NDArray[Any]) -> list[NDArray[Any]]:
+    """Cut series that were joined along time into those of the runs."""
+    return np.split(joined, np.cumsum(lengths)[:-1])
+
+
+def _for_netcdf(column: pd.Series) -> NDArray[Any]:
+    """NetCDF has no missing text: an absent cell becomes empty, an absent number NaN."""
+    if column.dtype.kind in "iuf":
+        return np.asarray(column)
+    if all(value is None or isinstance(value, float) for value in column):
+        return np.asarray(column, dtype=np.float64)
+    return np.array(["" if pd.isna(value) else str(value) for value in column], dtype=object)
+
+
+def write_json(content: Mapping[str, Any], path: Path) -> None:
+    """Write JSON that a person can read too."""
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

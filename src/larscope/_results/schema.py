@@ -1,0 +1,73 @@
+"""The version of everything in a result folder, and how files of older versions are read.
+
+Each file says its `schema_version`: a key of `config.toml`, `provenance.json`, `comparison.json` and the first line of
+`log.jsonl`; an attribute of each `.nc`; metadata of `model.safetensors`. A CSV cannot say it and goes with its folder.
+
+To change what a file holds: raise `SCHEMA_VERSION`, and add to `MIGRATIONS` what makes of the old content the new one.
+A new setting needs a migration only where its default is not what older versions did: a missing key takes the default.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from larscope._errors import LarscopeError
+
+SCHEMA_VERSION = 5
+
+MIGRATIONS: dict[tuple[str, int], Callable[[Any], Any]] = {
+    ("config.toml", 1): lambda settings: {
+        "window_starts": "fixed",
+        "patch": 8,
+        "output": "leaky",
+        "pooling": "target",
+        "own_weight": 1.0,
+        "coefficients": "run",
+        "scale": "series",
+        "penalty": 0.005,
+        "penalty_scale": "mean",
+        "precision": "float32",
+        "nan": "error",
+        **settings,
+    },
+    ("config.toml", 2): lambda settings: {"shortcut": False, **settings},
+}
+"""For a file's name and the version that it was written in, what turns its content into that of the next version."""
+
+
+def update(content: Any, version: Any, path: Path) -> Any:
+    """Return what a file holds as the newest version would have written it.
+
+    Parameters
+    ----------
+    content
+        What was read, without its version: the argument and outcome of the functions in `MIGRATIONS`.
+    version
+        The file's `schema_version`.
+    path
+        The file.
+
+    Raises
+    ------
+    LarscopeError
+        A newer larscope wrote the file, or what it says is no version.
+    """
+    from larscope import __version__
+
+    try:
+        written = int(version)
+    except (TypeError, ValueError):
+        written = 0
+    if written < 1:
+        raise LarscopeError(
+            f"{path}: `schema_version` must be a whole number from 1 on; got {version!r}. Restore the file, or make "
+            "it again."
+        )
+    if written > SCHEMA_VERSION:
+        raise LarscopeError(
+            f"{path} was written by a newer larscope, in version {written} of its format; this one, {__version__}, "
+            f"reads up to version {SCHEMA_VERSION}. Update larscope."
+        )
+    for step in range(written, SCHEMA_VERSION):
+        content = MIGRATIONS.get((path.name, step), lambda same: same)(content)
+    return content

@@ -1,0 +1,20 @@
+r"""Compare conditions: are their dynamics different, and by how much.
+
+Section 2.3 of arXiv 2603.02899, on arrays: latent series and their VAR coefficients, one of each a run.
+
+Both tests start from a number for every pair of runs (`swap_deltas`, `influence_distances`), large where two
+runs differ, and ask whether pairs *between* conditions (inter) differ more than pairs *within* one (intra):
+
+.. math:: T = mean(inter) - mean(intra)
+
+where mean(intra) is the average of the conditions' own means, each condition counting alike. For squared
+distances T then estimates the squared distance between the conditions' centres whatever their spreads; pooling
+all pairs, the larger condition would dominate, and with unequal spreads T would not be zero without a
+difference (Anderson et al. 2017).
+
+Pairs are of runs that only chance and condition can set apart: `larscope._statistics.permutation.comparable_pairs`.
+
+Pairs that share a run are not independent, so T is compared with its values under permuted condition labels
+(`larscope._statistics.permutation`). The paper's rank-sum test over pairs, which treats them as independent, is
+reported beside it.
+"""

@@ -1,0 +1,478 @@
+"""Influence vectors and contribution maps: which latents drive others, where, and where conditions differ.
+
+Section 2.4 of arXiv 2603.02899. Everything here works on arrays; the decoder comes in as a callable.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from larscope._errors import LarscopeError
+from larscope._statistics.permutation import MaxT, exchangeable_units, max_t, permute_labels
+
+__all__ = [
+    "EdgeDifferences",
+    "contribution_map",
+    "decoder_response",
+    "difference_map",
+    "edge_differences",
+    "influence",
+    "latent_positions",
+    "printed_map",
+]
+
+Coefs = Float[np.ndarray, "runs order K K"] | Sequence[Float[np.ndarray, "order K K"]]
+"""Coefficients, one array (order, K, K) a run."""
+
+Decode = Callable[[Float[np.ndarray, "maps K"]], Float[np.ndarray, "maps height width"]]
+
+
+@dataclass(frozen=True)
+class EdgeDifferences:
+    """Coefficients that could differ between two conditions, one entry an edge.
+
+    Attributes
+    ----------
+    lag, source, target
+        The edge: effect of latent `source` on latent `target`, `lag` frames later.
+    source_position, target_position
+        Row and column of the two latents in the image, in input pixels.
+    mean_first, mean_second
+        Mean coefficient in each condition, over all its runs.
+    difference
+        First minus second, which is tested: of these means; with blocks or subjects within which labels trade, within
+        them, whatever sets them apart (`larscope._statistics.permutation.MaxT`).
+    statistic, pvalue
+        Standardised difference and its p-value, corrected for the number of edges by max-T.
+    conditions
+        Names of the first and the second condition.
+    """
+
+    lag: Int[np.ndarray, " edges"]
+    source: Int[np.ndarray, " edges"]
+    target: Int[np.ndarray, " edges"]
+    source_position: Float[np.ndarray, "edges 2"]
+    target_position: Float[np.ndarray, "edges 2"]
+    mean_first: Float[np.ndarray, " edges"]
+    mean_second: Float[np.ndarray, " edges"]
+    difference: Float[np.ndarray, " edges"]
+    statistic: Float[np.ndarray, " edges"]
+    pvalue: Float[np.ndarray, " edges"]
+    conditions: tuple[str, str]
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """Return the table's columns by name, most significant edge first; `pandas.DataFrame` takes them."""
+        order = np.lexsort((-np.abs(self.statistic), self.pvalue))
+        columns = {
+            "lag": self.lag,
+            "source": self.source,
+            "target": self.target,
+            "source_row": self.source_position[:, 0],
+            "source_column": self.source_position[:, 1],
+            "target_row": self.target_position[:, 0],
+            "target_column": self.target_position[:, 1],
+            f"mean_{self.conditions[0]}": self.mean_first,
+            f"mean_{self.conditions[1]}": self.mean_second,
+            "difference": self.difference,
+            "statistic": self.statistic,
+            "pvalue": self.pvalue,
+        }
+        return {name: column[order] for name, column in columns.items()}
+
+
+def influence(
+    coef: Float[np.ndarray, "order K K"],
+    direction: Literal["outflow", "inflow"] = "outflow",
+    exclude_radius: float = 0.0,
+    grid: tuple[int, int] | None = None,
+) -> Float[np.ndarray, " K"]:
+    r"""Sum the absolute couplings of each latent with the others, over lags.
+
+    .. math::
+        c_l = \sum_k \sum_{j \ne l} |a_{k,jl}| \quad\text{(outflow)}, \qquad
+        c_j = \sum_k \sum_{l \ne j} |a_{k,jl}| \quad\text{(inflow)}
+
+    where :math:`a_{k,jl}`, `coef[k-1, j, l]`, is the effect of latent l on latent j at lag k. Section 2.4 of
+    the paper speaks of outflow and prints :math:`\sum_l |a_{jl}|`, which is what j receives; both are here.
+
+    Parameters
+    ----------
+    coef
+        Coefficients of one run.
+    direction
+        "outflow": what a latent does to others. "inflow": what others do to it (the paper's printed formula).
+    exclude_radius
+        Leave out couplings between latents at most this far apart (latent pixels, Euclidean). One cell that
+        covers two neighbouring latents looks like a coupling of the two; 1.5 leaves out the eight neighbours.
+        The diagonal is always left out.
+    grid
+        Height and width of the latent map, K = height * width; needed with `exclude_radius`.
+
+    Returns
+    -------
+    c
+        One non-negative number a latent, shape (K,), without unit.
+
+    Raises
+    ------
+    LarscopeError
+        If `coef` is not (order, K, K), `direction` is unknown, or `grid` is missing or does not match K.
+
+    Examples
+    --------
+    >>> coef = np.zeros((1, 3, 3))
+    >>> coef[0, 2, 0] = -0.5  # latent 0 acts on latent 2
+    >>> influence(coef), influence(coef, direction="inflow")
+    (array([0.5, 0. , 0. ]), array([0. , 0. , 0.5]))
+    """
+    check_coefs([coef])
+    if direction not in ("outflow", "inflow"):
+        raise LarscopeError(f"`direction` must be 'outflow' or 'inflow': got {direction!r}. Choose one of the two.")
+    coupling = np.abs(np.asarray(coef, float)).sum(axis=0)
+    coupling[_is_near(len(coupling), exclude_radius, grid)] = 0
+    return np.asarray(coupling.sum(axis=0 if direction == "outflow" else 1))
+
+
+def decoder_response(
+    decode: Decode,
+    latent_mean: Float[np.ndarray, " K"],
+    sigma_z: Float[np.ndarray, " K"],
+    grid: tuple[int, int],
+    gain: float = 1.0,
+) -> Float[np.ndarray, "9 height width"]:
+    r"""How the decoder's image changes when single latents are moved.
+
+    .. math:: r_l = (\mathrm{decode}(\bar z + gain \cdot \sigma_l e_l)
+                    - \mathrm{decode}(\bar z - gain \cdot \sigma_l e_l)) / 2
+
+    A latent reaches no further than the eight patches around its own (of a patch's 8 pixels, two unpoolings and three
+    3 x 3 convolutions reach 7), so latents three apart are moved at once and nine pairs of images show all of them.
+
+    Parameters
+    ----------
+    decode
+        Takes latent maps (maps, K) and returns the decoder's images (maps, height, width).
+    latent_mean, sigma_z
+        Mean and standard deviation of each latent.
+    grid
+        Height and width of the latent map.
+    gain
+        How many standard deviations a latent is moved.
+
+    Returns
+    -------
+    response
+        In each pixel, the :math:`r_l` of the nine latents whose patches are the pixel's own and those around it. Its
+        order is of use to `contribution_map` only. A mean over runs is a response too.
+
+    Examples
+    --------
+    >>> response = decoder_response(lambda z: z.reshape(-1, 2, 2), np.zeros(4), np.full(4, 0.5), grid=(2, 2))
+    >>> response.sum(axis=0)
+    array([[0.5, 0.5],
+           [0.5, 0.5]])
+    """
+    moved = gain * sigma_z * (_kind(grid) == np.arange(9)[:, None])
+    images = np.asarray(decode(np.concatenate([latent_mean + moved, latent_mean - moved])))
+    return np.asarray((images[:9] - images[9:]) / 2)
+
+
+def contribution_map(
+    c: Float[np.ndarray, " K"], response: Float[np.ndarray, "9 height width"], grid: tuple[int, int]
+) -> Float[np.ndarray, "height width"]:
+    r"""Show an influence vector as an image: in each pixel, the mean influence of the latents that it shows.
+
+    .. math:: \text{map}(x) = \sum_l c_l r_l(x)^2 \Big/ \sum_l r_l(x)^2
+
+    with the decoder's response :math:`r_l` to one standard deviation of latent l, so that latents count by their share
+    in the pixel's variance. Neither sign nor scale of the latents matters, nor how bright or lively a place is.
+
+    Parameters
+    ----------
+    c
+        Influence vector, from `influence`, of coefficients between latents of unit variance.
+    response
+        From `decoder_response`.
+    grid
+        Height and width of the latent map.
+
+    Returns
+    -------
+    map
+        In units of `c`; zero where no latent shows.
+
+    Raises
+    ------
+    LarscopeError
+        If `response` does not have the size of nine images over `grid`.
+
+    Examples
+    --------
+    >>> response = decoder_response(lambda z: z.reshape(-1, 2, 2), np.zeros(4), np.ones(4), grid=(2, 2))
+    >>> contribution_map(np.array([0.0, 0.7, 0.0, 0.0]), response, grid=(2, 2))
+    array([[0. , 0.7],
+           [0. , 0. ]])
+    """
+    height, width = response.shape[1:]
+    if len(response) != 9 or height % grid[0] or width % grid[1] or grid[0] * grid[1] != len(c):
+        raise LarscopeError(
+            f"`response` must be nine images that {grid[0]} x {grid[1]} latents divide into patches, and `c` of as "
+            f"many latents: got shapes {response.shape} and {np.shape(c)}. Pass what `decoder_response` returned."
+        )
+    energy = np.square(response)
+    total = energy.sum(axis=0)
+    weighted = (np.asarray(c, float)[_reaching(grid, (height, width))] * energy).sum(axis=0)
+    return np.asarray(np.divide(weighted, total, out=np.zeros_like(weighted), where=total > 0))
+
+
+def printed_map(
+    c: Float[np.ndarray, " K"], decode: Decode, mean_frame: Float[np.ndarray, "height width"], gain: float = 1.0
+) -> Float[np.ndarray, "height width"]:
+    r"""Decode an influence vector by the paper's printed formula (sec. 2.4).
+
+    .. math:: \Omega(c) = (\mathrm{decode}(gain \cdot c) + 1) \, \bar x
+
+    It depends on the sign and scale that training happened to give the latents, and mostly shows the mean frame.
+
+    Parameters
+    ----------
+    c
+        Influence vector, from `influence`.
+    decode
+        As in `decoder_response`; returns residuals about the mean frame.
+    mean_frame
+        The mean frame, intensities in [0, 1].
+    gain
+        Factor of `c`.
+
+    Raises
+    ------
+    LarscopeError
+        If `decode` returns images of another size than `mean_frame`.
+
+    Examples
+    --------
+    >>> printed_map(np.array([0.0, 1.0]), lambda z: z.reshape(-1, 1, 2), np.full((1, 2), 0.5))
+    array([[0.5, 1. ]])
+    """
+    images = np.asarray(decode(gain * np.asarray(c, float)[None]))
+    if images.shape != (1, *np.shape(mean_frame)):
+        raise LarscopeError(
+            f"`decode` must return one image of the mean frame's size a map, {(1, *np.shape(mean_frame))}: got "
+            f"{images.shape}. Average over pooling indices and drop the channel axis inside `decode`."
+        )
+    return np.asarray((images[0] + 1) * mean_frame)
+
+
+def latent_positions(
+    grid: tuple[int, int], frame_shape: tuple[int, int], offset: tuple[int, int] = (0, 0)
+) -> Float[np.ndarray, "K 2"]:
+    """Row and column, in input pixels, of the centre of each latent's patch of the image.
+
+    Latents are numbered row by row over the latent map; pixel centres are whole numbers.
+
+    Parameters
+    ----------
+    grid
+        Height and width of the latent map.
+    frame_shape
+        Height and width that the map covers: of the crop, in input pixels before downscaling.
+    offset
+        Row and column of the crop's first pixel.
+
+    Examples
+    --------
+    >>> latent_positions((1, 2), (8, 16), offset=(0, 100))
+    array([[  3.5, 103.5],
+           [  3.5, 111.5]])
+    """
+    row, column = (
+        start + (np.arange(n) + 0.5) * size / n - 0.5 for n, size, start in zip(grid, frame_shape, offset, strict=True)
+    )
+    return np.stack(np.meshgrid(row, column, indexing="ij"), axis=-1).reshape(-1, 2)
+
+
+def difference_map(
+    maps: Float[np.ndarray, "runs height width"],
+    condition: Sequence[Hashable],
+    block: Sequence[Hashable] | None = None,
+    subject: Sequence[Hashable] | None = None,
+    n_permutations: int = 9999,
+    seed: int = 0,
+) -> MaxT:
+    """Difference of two conditions' mean contribution maps, and where it is significant.
+
+    Parameters
+    ----------
+    maps
+        One map a run, from `larscope._statistics.maps.contribution_map`.
+    condition, block, subject, n_permutations, seed
+        As in `coefficient_swap_test`; exactly two conditions. The difference is that of the condition of the
+        first run minus the other.
+
+    Returns
+    -------
+    test
+        `test.difference` is the map, within blocks or subjects where labels trade within them; `test.pvalue <= 0.05`
+        is its significance mask: if the conditions do not differ anywhere, it is empty with probability 0.95
+        (`larscope._statistics.permutation.max_t`).
+
+    Raises
+    ------
+    LarscopeError
+        If there are more than two conditions or the numbers of runs do not match.
+
+    Examples
+    --------
+    >>> maps = np.random.default_rng(0).normal(size=(12, 8, 8))
+    >>> maps[6:, 4, 4] += 8
+    >>> np.argwhere(difference_map(maps, ["a"] * 6 + ["b"] * 6).pvalue <= 0.05)
+    array([[4, 4]])
+    """
+    units = exchangeable_units(condition, block, subject)
+    return max_t(np.asarray(maps), permute_labels(units, n_permutations, seed))
+
+
+def edge_differences(
+    coefs: Coefs,
+    condition: Sequence[Hashable],
+    grid: tuple[int, int],
+    frame_shape: tuple[int, int],
+    block: Sequence[Hashable] | None = None,
+    subject: Sequence[Hashable] | None = None,
+    n_permutations: int = 9999,
+    seed: int = 0,
+    *,
+    offset: tuple[int, int] = (0, 0),
+    min_runs: int = 2,
+) -> EdgeDifferences:
+    """Test every coefficient for a difference between two conditions, corrected for their number by max-T.
+
+    Parameters
+    ----------
+    coefs
+        One array (order, K, K) a run; `SparseCoefficients` will do.
+    condition, block, subject, n_permutations, seed
+        As in `coefficient_swap_test`; exactly two conditions. The difference is that of the condition of the
+        first run minus the other.
+    grid
+        Height and width of the latent map.
+    frame_shape, offset
+        Height and width of the part of the frames that was analysed, and where it begins, in input pixels: see
+        `latent_positions`.
+    min_runs
+        Test only coefficients that are non-zero in at least this many runs, whatever their condition.
+
+    Returns
+    -------
+    edges
+        See `EdgeDifferences`.
+
+    Raises
+    ------
+    LarscopeError
+        If shapes do not match or there are more than two conditions.
+
+    Examples
+    --------
+    >>> coefs = np.random.default_rng(0).normal(0, 0.1, (12, 1, 2, 2))
+    >>> coefs[:6, 0, 1, 0] += 2.0  # latent 0 acts on latent 1 in the first six runs
+    >>> edges = edge_differences(coefs, ["a"] * 6 + ["b"] * 6, grid=(1, 2), frame_shape=(8, 16))
+    >>> found = edges.pvalue <= 0.05
+    >>> edges.source[found], edges.target[found], edges.source_position[found]
+    (array([0]), array([1]), array([[3.5, 3.5]]))
+    """
+    units = exchangeable_units(condition, block, subject)
+    check_coefs(coefs, len(units.label))
+    n_lags, n_latents, _ = coefs[0].shape
+    if grid[0] * grid[1] != n_latents:
+        raise LarscopeError(
+            f"`grid` must be the height and width of the map of {n_latents} latents: got {grid}. "
+            "Pass the shape of the encoder's output."
+        )
+    values, position = _values_by_edge(coefs, min_runs)
+    lag, target, source = np.unravel_index(position, (n_lags, n_latents, n_latents))
+    test = max_t(values, permute_labels(units, n_permutations, seed))
+    place = latent_positions(grid, frame_shape, offset)
+    return EdgeDifferences(
+        lag=lag + 1,
+        source=source,
+        target=target,
+        source_position=place[source],
+        target_position=place[target],
+        mean_first=values[units.label == 0].mean(axis=0),
+        mean_second=values[units.label == 1].mean(axis=0),
+        difference=test.difference,
+        statistic=test.statistic,
+        pvalue=test.pvalue,
+        conditions=(units.conditions[0], units.conditions[1]),
+    )
+
+
+def check_coefs(coefs: Coefs, n_runs: int = 1) -> None:
+    """Raise unless there is one (order, K, K) array of finite numbers a run, all of one shape."""
+    if len(coefs) != n_runs:
+        raise LarscopeError(
+            f"`coefs` must have one entry a run: got {len(coefs)} for {n_runs} runs. "
+            "Pass coefficients and conditions of the same runs, in the same order."
+        )
+    shapes = [np.shape(coef) for coef in coefs]
+    for run, shape in enumerate(shapes):
+        if len(shape) != 3 or shape[1] != shape[2] or shape != shapes[0]:
+            raise LarscopeError(
+                f"Coefficients must be one (order, K, K) array a run, all of one shape: got {shape} for run {run} "
+                f"and {shapes[0]} for run 0. Fit all runs with the same order and the same encoder."
+            )
+        if not np.isfinite(coefs[run]).all():
+            raise LarscopeError(
+                f"Coefficients must be finite: got NaN or infinite ones for run {run}. Leave that run out."
+            )
+
+
+def _values_by_edge(coefs: Coefs, min_runs: int) -> tuple[Float[np.ndarray, "runs edges"], Int[np.ndarray, " edges"]]:
+    """Coefficients that are non-zero in at least `min_runs` runs, and their place in the flattened array."""
+    found = np.zeros(np.size(coefs[0]), int)
+    for coef in coefs:
+        found += np.ravel(coef) != 0
+    place = np.flatnonzero(found >= min_runs)
+    return np.stack([np.ravel(coef)[place] for coef in coefs]), place
+
+
+def _kind(grid: tuple[int, int]) -> Int[np.ndarray, " K"]:
+    """Return a number from 0 to 8 for each latent, such that those of one number are three apart."""
+    row, column = np.divmod(np.arange(grid[0] * grid[1]), grid[1])
+    return np.asarray(3 * (row % 3) + column % 3)
+
+
+def _reaching(grid: tuple[int, int], frame_shape: tuple[int, int]) -> Int[np.ndarray, "9 height width"]:
+    """Return, for each number of `_kind`, the latent of that number that reaches a pixel.
+
+    Beyond the edges of the grid there is none: any will do, since none responds there.
+    """
+
+    def nearest(n_patches: int, size: int) -> Int[np.ndarray, "3 size"]:
+        patch = np.arange(size) * n_patches // size
+        # the one of patch - 1, patch and patch + 1 that leaves each of the remainders 0, 1 and 2
+        reaching = patch + (np.arange(3)[:, None] - patch + 1) % 3 - 1
+        return np.asarray(reaching.clip(0, n_patches - 1))
+
+    rows, columns = (nearest(n, size) for n, size in zip(grid, frame_shape, strict=True))
+    latent = rows[:, None, :, None] * grid[1] + columns[None, :, None, :]
+    return np.asarray(latent.reshape(9, *frame_shape))
+
+
+def _is_near(n_latents: int, radius: float, grid: tuple[int, int] | None) -> Bool[np.ndarray, "K K"]:
+    """Pairs of latents at most `radius` apart on the latent map; the diagonal always."""
+    if radius <= 0:
+        return np.eye(n_latents, dtype=bool)
+    if grid is None or grid[0] * grid[1] != n_latents:
+        raise LarscopeError(
+            f"`exclude_radius` needs `grid`, height and width of the map of {n_latents} latents: "
+            f"got grid={grid}. Pass the shape of the latent map, or exclude_radius=0."
+        )
+    row, column = np.divmod(np.arange(n_latents), grid[1])
+    squared = (row[:, None] - row) ** 2 + (column[:, None] - column) ** 2
+    return np.asarray(squared <= radius**2)

@@ -1,0 +1,174 @@
+"""A number for every pair of runs, and the statistics over them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import scipy.stats
+from jaxtyping import Bool, Float, Int
+
+from larscope._compute.workers import hand_out
+from larscope._statistics.permutation import ExchangeableUnits, Labelings, pvalue, resample_units
+
+LABELINGS_AT_ONCE = 1024
+"""Labelings that are one piece of work."""
+
+N_RESAMPLES = 2000
+"""Bootstrap samples behind an effect size's interval."""
+
+
+@dataclass(frozen=True)
+class PairDistances:
+    """How much every two runs differ.
+
+    Attributes
+    ----------
+    value
+        The number that is tested, for series s (row) and run r (column); zero on the diagonal.
+    relative
+        Excess error as a share of the run's own error, from which the effect size is computed; None for
+        influence distances, whose effect size is relative to the distances within conditions.
+    symmetric
+        True when (s, r) and (r, s) are the same number, so that a pair counts once.
+    """
+
+    value: Float[np.ndarray, "runs runs"]
+    relative: Float[np.ndarray, "runs runs"] | None
+    symmetric: bool
+
+    def of(self, runs: Int[np.ndarray, " chosen"]) -> "PairDistances":
+        """Keep some of the runs."""
+        block = np.ix_(runs, runs)
+        relative = None if self.relative is None else self.relative[block]
+        return PairDistances(self.value[block], relative, self.symmetric)
+
+
+def split_pairs(
+    pairs: PairDistances, label: Int[np.ndarray, " runs"]
+) -> tuple[Float[np.ndarray, " intra"], Float[np.ndarray, " inter"], Int[np.ndarray, " intra"]]:
+    """Return the pairs within conditions, those between them, and which condition each of the former lies within."""
+    different = np.triu(np.ones_like(pairs.value, bool), 1) if pairs.symmetric else ~np.eye(len(label), dtype=bool)
+    same = label[:, None] == label
+    within = np.broadcast_to(label[:, None], same.shape)[different & same]
+    return pairs.value[different & same], pairs.value[different & ~same], within
+
+
+def mean_inter_and_intra(
+    value: Float[np.ndarray, "runs runs"],
+    comparable: Bool[np.ndarray, "runs runs"],
+    labels: Int[np.ndarray, "#labelings runs"],
+    weights: Int[np.ndarray, "#labelings runs"] | None = None,
+) -> tuple[Float[np.ndarray, " _"], Float[np.ndarray, " _"]]:
+    """Mean over comparable pairs between and within conditions, every condition counting alike.
+
+    A pair counts as often as its runs' weights multiplied.
+    """
+    weight = np.ones(labels.shape) if weights is None else weights.astype(float)
+    symmetrised = np.where(comparable, (value + value.T) / 2, 0)
+    members = [weight * (labels == c) for c in range(labels.max() + 1)]
+    sums = [member @ symmetrised for member in members]
+    counts = [member @ comparable for member in members]
+    inter, intra = [], []
+    with np.errstate(invalid="ignore"):  # without pairs, a mean is nan
+        for c, member in enumerate(members):
+            intra.append((sums[c] * member).sum(axis=1) / (counts[c] * member).sum(axis=1))
+            for other in members[c + 1 :]:
+                inter.append((sums[c] * other).sum(axis=1) / (counts[c] * other).sum(axis=1))
+        return _mean_of_known(inter), _mean_of_known(intra)
+
+
+def permuted_statistics(
+    value: Float[np.ndarray, "runs runs"], comparable: Bool[np.ndarray, "runs runs"], labelings: Labelings
+) -> Float[np.ndarray, " labelings"]:
+    """Return mean(inter) - mean(intra) under each labeling."""
+    labels = labelings.labels
+    parts = (labels[start : start + LABELINGS_AT_ONCE] for start in range(0, len(labels), LABELINGS_AT_ONCE))
+    return np.concatenate(list(hand_out(partial(_statistics, value, comparable), parts)))
+
+
+def _statistics(
+    value: Float[np.ndarray, "runs runs"],
+    comparable: Bool[np.ndarray, "runs runs"],
+    labels: Int[np.ndarray, "labelings runs"],
+) -> Float[np.ndarray, " labelings"]:
+    return np.asarray(np.subtract(*mean_inter_and_intra(value, comparable, labels)))
+
+
+def _mean_of_known(values: Sequence[Float[np.ndarray, " _"]]) -> Float[np.ndarray, " _"]:
+    known = np.isfinite(values)
+    return np.asarray(np.where(known, values, 0).sum(axis=0) / known.sum(axis=0))
+
+
+def effect_size(
+    pairs: PairDistances,
+    comparable: Bool[np.ndarray, "runs runs"],
+    labels: Int[np.ndarray, "#labelings runs"],
+    weights: Int[np.ndarray, "#labelings runs"] | None = None,
+) -> Float[np.ndarray, " _"]:
+    """Effect size in percent: see `Comparison`."""
+    if pairs.relative is not None:
+        return np.asarray(100 * np.subtract(*mean_inter_and_intra(pairs.relative, comparable, labels, weights)))
+    inter, intra = mean_inter_and_intra(pairs.value, comparable, labels, weights)
+    return np.asarray(100 * (inter / np.where(intra > 0, intra, np.nan) - 1))
+
+
+def effect_interval(
+    pairs: PairDistances, comparable: Bool[np.ndarray, "runs runs"], units: ExchangeableUnits, seed: int
+) -> tuple[float, float]:
+    """Percentile interval over bootstrap samples, without those that hold no pairs."""
+    effects = effect_size(pairs, comparable, units.label[None], resample_units(units, N_RESAMPLES, seed))
+    known = effects[np.isfinite(effects)]
+    if not known.size:
+        return float("nan"), float("nan")
+    low, high = np.quantile(known, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def ranksum_pvalue(inter: Float[np.ndarray, " inter"], intra: Float[np.ndarray, " intra"]) -> float:
+    """One-sided rank-sum test, which takes pairs for independent."""
+    test = scipy.stats.mannwhitneyu(inter, intra, alternative="greater")  # type: ignore[attr-defined]
+    return float(test.pvalue)
+
+
+def anosim_r(
+    distance: Float[np.ndarray, "runs runs"],
+    comparable: Bool[np.ndarray, "runs runs"],
+    label: Int[np.ndarray, " runs"],
+) -> float:
+    """Clarke's R over comparable pairs: mean rank between conditions minus that within them, scaled to [-1, 1]."""
+    first, second = np.nonzero(np.triu(comparable, 1))
+    rank = scipy.stats.rankdata(distance[first, second])
+    same = label[first] == label[second]
+    return float((rank[~same].mean() - rank[same].mean()) / (len(rank) / 2))
+
+
+def permdisp_pvalue(squared: Float[np.ndarray, "runs runs"], labelings: Labelings) -> float:
+    """Permutation p-value of a one-way analysis of variance of the distances to the centres."""
+    if np.bincount(labelings.units.label).min() < 3:  # two are equally far from their centre
+        return float("nan")
+    distance = distance_to_center(squared, labelings.units.label)
+    centred = distance - distance.mean()
+    between = np.zeros(len(labelings.labels))
+    for c in range(len(labelings.units.conditions)):
+        member = labelings.labels == c
+        between += (member @ centred) ** 2 / member.sum(axis=1)
+    return pvalue(between)
+
+
+def distance_to_center(
+    squared: Float[np.ndarray, "runs runs"], label: Int[np.ndarray, " runs"]
+) -> Float[np.ndarray, " runs"]:
+    r"""Distance of each run to the centre of its condition, from squared distances alone.
+
+    :math:`d_s^2 = mean_r D_{sr} - mean_{r,r'} D_{rr'} / 2`, over the n runs of the condition, times
+    n / (n - 1): a centre computed from few runs lies too close to them.
+    """
+    distance = np.empty(len(label))
+    for c in np.unique(label):
+        inside = label == c
+        group = squared[np.ix_(inside, inside)]
+        n = len(group)
+        centred = group.mean(axis=1) - group.mean() / 2
+        distance[inside] = np.sqrt(np.maximum(centred, 0) * n / max(n - 1, 1))
+    return distance

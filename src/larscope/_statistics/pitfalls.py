@@ -1,0 +1,131 @@
+"""What makes a p-value mislead: shared coefficients are refused, all else is said in words."""
+
+import hashlib
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from larscope._errors import LarscopeError
+from larscope._statistics.maps import Coefs, influence
+from larscope._statistics.pairs import mean_inter_and_intra
+from larscope._statistics.permutation import (
+    ExchangeableUnits,
+    Labelings,
+    comparable_pairs,
+    exchangeable_units,
+    permute_labels,
+    pvalue,
+)
+
+
+def condition_imbalances(
+    latents: Sequence[Float[np.ndarray, "_frames K"]],
+    condition: Sequence[Hashable],
+    block: Sequence[Hashable] | None = None,
+    subject: Sequence[Hashable] | None = None,
+) -> tuple[str, ...]:
+    """Say where conditions differ in run length or signal-to-noise, either of which changes lasso coefficients.
+
+    Signal-to-noise of a run: power of the centred latents over their noise, minus one, where the noise is the
+    power that the upper half of the frequencies would have if it filled the whole spectrum. It does not
+    change when a series is rescaled. It is reported when the conditions' geometric means differ by more than a
+    fifth and more than permuted labels explain (p <= 0.05, or the smallest that the design can reach).
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> latents = [rng.normal(size=(n, 3)) for n in (100, 100, 200, 200)]
+    >>> condition_imbalances(latents, ["a", "a", "b", "b"])[0][:49]
+    'Runs differ in length by condition (a 100, b 200 '
+    """
+    units = exchangeable_units(condition, block, subject)
+    found = []
+    n_there = [np.count_nonzero(np.isfinite(z).all(axis=1)) for z in latents]
+    length = _mean_by_condition(np.array(n_there, float), units)
+    if length.max() > 1.05 * length.min():
+        found.append(
+            f"Runs differ in length by condition ({_by_name(units, length)} frames on average), and coefficients "
+            "fitted on more frames differ from those fitted on fewer. Fit every run on the same number of frames."
+        )
+    ratio = np.array([np.log(_signal_to_noise(np.asarray(z, float))) for z in latents])
+    mean = _mean_by_condition(ratio, units)
+    labelings = permute_labels(units, 999)
+    distance = (ratio[:, None] - ratio) ** 2
+    permuted = np.subtract(*mean_inter_and_intra(distance, comparable_pairs(units), labelings.labels))
+    if np.ptp(mean) > np.log(1.2) and pvalue(permuted) <= max(0.05, labelings.min_pvalue):
+        found.append(
+            f"Signal-to-noise differs by condition ({_by_name(units, np.exp(mean))}), and noisier observations give "
+            "other coefficients under the same dynamics. A small p-value may come from the noise alone."
+        )
+    return tuple(found)
+
+
+def _signal_to_noise(latent: Float[np.ndarray, "frames K"]) -> float:
+    there = latent[np.isfinite(latent).all(axis=1)]
+    power = np.abs(np.fft.rfft(there - there.mean(axis=0), axis=0)) ** 2
+    fast = power[len(power) // 2 :].mean(axis=0).sum()
+    whole = power[1:].mean(axis=0).sum()
+    tiny = np.finfo(float).tiny
+    return float(max(whole - fast, 1e-3 * whole, tiny) / max(fast, tiny))
+
+
+def _mean_by_condition(value: Float[np.ndarray, " runs"], units: ExchangeableUnits) -> np.ndarray:
+    return np.array([value[units.label == c].mean() for c in range(len(units.conditions))])
+
+
+def _by_name(units: ExchangeableUnits, value: Float[np.ndarray, " conditions"]) -> str:
+    return ", ".join(f"{name} {v:.3g}" for name, v in zip(units.conditions, value, strict=True))
+
+
+def unreachable(labelings: Labelings) -> tuple[str, ...]:
+    """Say in words when no outcome could be significant."""
+    if labelings.min_pvalue <= 0.05:
+        return ()
+    _, first = np.unique(labelings.units.unit, return_index=True)
+    counts = np.bincount(labelings.units.label[first])
+    sides = " against ".join(f"{n} {c}" for n, c in zip(counts, labelings.units.conditions, strict=True))
+    return (
+        f"With {sides} no p-value can be below {labelings.min_pvalue:.3g}, so this design cannot reach 0.05 "
+        f"whatever the data say. {labelings.units.description} Record more units that can trade labels.",
+    )
+
+
+def spread_differs(shift: float, spread: float) -> tuple[str, ...]:
+    """Say where a small p-value for a shift may come from a difference in spread."""
+    if not (shift <= 0.05 and spread <= 0.05):
+        return ()
+    return (
+        f"Runs vary more in one condition than in another (PERMDISP p = {spread:.2g}), so the small p-value may come "
+        "from their spread as well as from a shift. Look at the pairs within each condition.",
+    )
+
+
+def silent_runs(coefs: Coefs) -> tuple[str, ...]:
+    """Say which runs have no coefficients."""
+    silent = [run for run, coef in enumerate(coefs) if not np.any(coef)]
+    return _without("coefficients", "say nothing about dynamics", silent)
+
+
+def uncoupled_runs(coefs: Coefs) -> tuple[str, ...]:
+    """Say which runs have no couplings between latents."""
+    uncoupled = [run for run, coef in enumerate(coefs) if not influence(coef).any()]
+    return _without("couplings between latents", "have no influence", uncoupled)
+
+
+def _without(what: str, so: str, runs: list[int]) -> tuple[str, ...]:
+    return (f"Runs {runs} (counted from 0) have no {what}: they {so}. Lower the penalty.",) if runs else ()
+
+
+def check_fitted_separately(coefs: Coefs, units: ExchangeableUnits) -> None:
+    """Refuse coefficients that runs of one condition share."""
+    seen: dict[tuple[int, bytes], int] = {}
+    for run, coef in enumerate(coefs):
+        key = (int(units.label[run]), hashlib.sha256(np.ascontiguousarray(coef).tobytes()).digest())
+        if key in seen and np.any(coef):
+            raise LarscopeError(
+                f"Coefficients must be fitted to each run alone: got identical ones for runs {seen[key]} and {run} of "
+                f"condition {units.conditions[key[0]]!r}. With shared coefficients every difference within a "
+                "condition is zero and any labels would look significant; fit each run for the comparison."
+            )
+        seen[key] = run

@@ -1,0 +1,260 @@
+"""The coefficient-swap test: forecast every run with the coefficients of every other."""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import scipy.sparse
+from jaxtyping import Float
+
+from larscope._errors import LarscopeError
+from larscope._statistics.comparison import Comparison, compare_pairs, warned
+from larscope._statistics.maps import Coefs, check_coefs
+from larscope._statistics.pairs import PairDistances
+from larscope._statistics.permutation import exchangeable_units
+from larscope._statistics.pitfalls import check_fitted_separately, condition_imbalances, silent_runs
+
+
+def coefficient_swap_test(
+    latents: Sequence[Float[np.ndarray, "_frames K"]],
+    coefs: Coefs,
+    condition: Sequence[Hashable],
+    block: Sequence[Hashable] | None = None,
+    relative: bool = True,
+    center: bool = True,
+    n_permutations: int = 9999,
+    seed: int = 0,
+    *,
+    subject: Sequence[Hashable] | None = None,
+    equal_length: bool = True,
+    scale: Literal["series", "latent"] = "series",
+) -> Comparison:
+    r"""Test whether forecasts get worse under coefficients from the other condition.
+
+    With E[s, r] the error of series s under the coefficients of run r (`swap_errors`),
+
+    .. math::
+        \Delta[s, r] = E[s, r] / E[s, s] - 1 \quad\text{(default)}, \qquad
+        \Delta[s, r] = E[s, r] - E[s, s] \quad\text{(relative=False, section 2.3)}
+
+    over ordered pairs of different runs. A raw Delta grows with the noise of the run it is measured on; the
+    relative one does not.
+
+    Parameters
+    ----------
+    latents
+        One series (frames, K) a run.
+    coefs
+        One array (order, K, K) a run, fitted to that run alone, on the same number of frames in every run;
+        `SparseCoefficients` will do.
+    condition, block, subject
+        Design of the session, one entry a run: see `larscope._statistics.permutation.exchangeable_units`.
+    relative
+        False for the paper's Delta.
+    center
+        Subtract each series' mean over time, as the fit did.
+    n_permutations, seed
+        How many labelings to draw where there are more than 10,000, and from which seed.
+    equal_length
+        Measure every run on as many frames as the shortest one has.
+    scale
+        The `scale` of the fit: see `larscope.SparseVAR`.
+
+    Returns
+    -------
+    comparison
+        See `Comparison`.
+
+    Raises
+    ------
+    LarscopeError
+        If shapes do not match, two runs of a condition have identical coefficients, or no condition has two
+        runs.
+
+    Warns
+    -----
+    ComparisonWarning
+        If the design cannot reach p = 0.05, or if run length or signal-to-noise differ by condition.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> coefs = np.array([[[[0.5, a], [0.0, 0.5]]] for a in rng.normal([0.8] * 5 + [-0.8] * 5, 0.05)])
+    >>> latents = np.zeros((10, 200, 2))
+    >>> for z, coef in zip(latents, coefs):
+    ...     for t in range(1, 200):
+    ...         z[t] = coef[0] @ z[t - 1] + rng.normal(size=2)
+    >>> test = coefficient_swap_test(latents, coefs, ["a"] * 5 + ["b"] * 5)
+    >>> test.units, round(test.pvalue, 3)
+    ('Labels are permuted over runs (5 a, 5 b): 252 labelings.', 0.008)
+    """
+    units = exchangeable_units(condition, block, subject)
+    check_coefs(coefs, len(units.label))
+    check_fitted_separately(coefs, units)
+    _check_latents(latents, coefs)
+    pairs = swap_deltas(latents, coefs, relative, center, equal_length, scale)
+    found = compare_pairs(pairs, condition, block, subject, n_permutations, seed, warn=False)
+    noticed = condition_imbalances(latents, condition, block, subject) + silent_runs(coefs)
+    return warned(replace(found, warnings=found.warnings + noticed))
+
+
+def swap_deltas(
+    latents: Sequence[Float[np.ndarray, "_frames K"]],
+    coefs: Coefs,
+    relative: bool = True,
+    center: bool = True,
+    equal_length: bool = True,
+    scale: Literal["series", "latent"] = "series",
+) -> PairDistances:
+    """Excess error of every run under the coefficients of every run, relative to its own error or raw.
+
+    See `coefficient_swap_test` for the formula and `swap_errors` for the parameters.
+
+    Raises
+    ------
+    LarscopeError
+        If a run is forecast without error by its own coefficients, so that nothing can be relative to it.
+
+    Examples
+    --------
+    >>> latents = [np.array([[1.0], [2.0], [3.0]]), np.array([[1.0], [1.0], [2.0]])]
+    >>> coefs = [np.array([[[2.0]]]), np.array([[[1.0]]])]
+    >>> swap_deltas(latents, coefs, center=False).value
+    array([[0., 1.],
+           [0., 0.]])
+    """
+    errors = swap_errors(latents, coefs, center, equal_length, scale)
+    own = errors.diagonal()[:, None]
+    if (own <= 0).any():
+        run = int(np.argmin(own))
+        raise LarscopeError(
+            f"Every run must vary beyond what its coefficients forecast: got error {own[run, 0]} in run {run}. "
+            "Leave the run out if its latents are constant, or check that they are those of the fit."
+        )
+    excess = errors - own
+    return PairDistances(excess / own if relative else excess, excess / own, symmetric=False)
+
+
+def swap_errors(
+    latents: Sequence[Float[np.ndarray, "_frames K"]],
+    coefs: Coefs,
+    center: bool = True,
+    equal_length: bool = True,
+    scale: Literal["series", "latent"] = "series",
+) -> Float[np.ndarray, "runs runs"]:
+    r"""Forecast every run with the coefficients of every run.
+
+    .. math::
+        E[s, r] = \frac{1}{T - p} \sum_{t=p+1}^{T} \| z^{(s)}_t - \hat z_t \|^2, \qquad
+        \hat z_t = \sigma_z \sum_{k=1}^{p} A^{(r)}_k \, z^{(s)}_{t-k} / \sigma_z
+
+    With one scale :math:`\sigma_z` for the whole series it cancels; with one for each latent
+    (`scale="latent"`, if the fit had it) it does not.
+
+    Parameters
+    ----------
+    latents
+        One series (frames, K) a run; a frame that is NaN in all latents is missing, and errors leave it out.
+    coefs
+        One array (order, K, K) a run.
+    center
+        Subtract each series' mean over time first.
+    equal_length
+        Keep of every run as many frames, from its start, as the shortest one has.
+    scale
+        The `scale` of the fit.
+
+    Returns
+    -------
+    errors
+        E[s, r], in squared units of the latents.
+
+    Raises
+    ------
+    LarscopeError
+        If shapes do not match or a run has too few frames.
+
+    Examples
+    --------
+    >>> latents = [np.array([[1.0], [2.0], [4.0]]), np.array([[1.0], [1.0], [1.0]])]
+    >>> coefs = [np.array([[[2.0]]]), np.array([[[1.0]]])]
+    >>> swap_errors(latents, coefs, center=False)
+    array([[0. , 2.5],
+           [1. , 0. ]])
+    """
+    _check_latents(latents, coefs)
+    order = len(coefs[0])
+    series_of = equally_long(latents) if equal_length else latents
+    matrices = [_coef_matrix(coef) for coef in coefs]
+    errors = np.empty((len(latents), len(coefs)))
+    for s, latent in enumerate(series_of):
+        series = np.asarray(latent, float).T
+        if center:
+            series = series - np.nanmean(series, axis=1, keepdims=True)
+        sigma = _root_mean_square(series) if scale == "latent" else 1.0
+        lags = _lagged(series / sigma, order)
+        there = np.isfinite(lags).all(axis=0) & np.isfinite(series[:, order:]).all(axis=0)
+        lags, target = lags[:, there], series[:, order:][:, there]
+        for r, matrix in enumerate(matrices):
+            residual = target - sigma * (matrix @ lags)
+            errors[s, r] = np.vdot(residual, residual) / target.shape[1]
+    return errors
+
+
+def equally_long(latents: Sequence[Float[np.ndarray, "_frames K"]]) -> list[Float[np.ndarray, "_frames K"]]:
+    """Cut every series to as many frames, from its start, as the shortest has: not counting missing (NaN) ones.
+
+    >>> [len(z) for z in equally_long([np.array([[1.0], [2.0]]), np.array([[1.0], [np.nan], [2.0], [3.0]])])]
+    [2, 3]
+    """
+    there = [np.cumsum(np.isfinite(latent).all(axis=1)) for latent in latents]
+    shortest = min(count[-1] for count in there)
+    return [latent[: int(np.searchsorted(count, shortest)) + 1] for latent, count in zip(latents, there, strict=True)]
+
+
+def _check_latents(latents: Sequence[Any], coefs: Coefs) -> None:
+    if len(latents) != len(coefs):
+        raise LarscopeError(
+            f"`latents` must have one series a run: got {len(latents)} series and {len(coefs)} arrays of coefficients. "
+            "Pass both for the same runs, in the same order."
+        )
+    n_lags, n_latents, _ = coefs[0].shape
+    for run, latent in enumerate(latents):
+        shape = np.shape(latent)
+        if len(shape) != 2 or shape[1] != n_latents or shape[0] <= n_lags:
+            raise LarscopeError(
+                f"`latents` must be series (frames, K) with K={n_latents} and more than order={n_lags} frames: "
+                f"got shape {shape} for run {run}. Drop the run, or pass the latents that the coefficients "
+                "were fitted to."
+            )
+        missing = np.isnan(latent).all(axis=1)
+        if not np.isfinite(np.asarray(latent)[~missing]).all():
+            raise LarscopeError(
+                f"`latents` must be finite, or NaN in all latents of a missing frame: got NaN or infinity in run "
+                f"{run}. Drop those frames or the run."
+            )
+        there = np.lib.stride_tricks.sliding_window_view(~missing, n_lags + 1).all(axis=1)
+        if not there.any():
+            raise LarscopeError(
+                f"Every run needs {n_lags + 1} consecutive frames: run {run} has too many missing. Drop the run."
+            )
+
+
+def _lagged(series: Float[np.ndarray, "K frames"], order: int) -> Float[np.ndarray, "p n"]:
+    """Stack the series' past, lag by lag: the transpose of `larscope._dynamics.var.lag_matrix`."""
+    n_frames = series.shape[1]
+    return np.concatenate([series[:, order - k : n_frames - k] for k in range(1, order + 1)])
+
+
+def _root_mean_square(series: Float[np.ndarray, "K frames"]) -> Float[np.ndarray, "K 1"]:
+    """Scale of each latent; 1 for one that does not vary."""
+    scale = np.sqrt(np.nanmean(series**2, axis=1, keepdims=True))
+    return np.asarray(np.where(scale > 0, scale, 1.0))
+
+
+def _coef_matrix(coef: Float[np.ndarray, "order K K"]) -> Any:
+    """Coefficients as one matrix (K, order * K), row the target, column the source lag by lag; sparse if few."""
+    matrix = np.concatenate(list(np.asarray(coef, float)), axis=1)
+    few = np.count_nonzero(matrix) < 0.05 * matrix.size
+    return scipy.sparse.csr_array(matrix) if few else matrix  # type: ignore[no-untyped-call]
