@@ -23,7 +23,7 @@ from scipy.ndimage import distance_transform_edt
 from sklearn.metrics import average_precision_score
 
 from larscope import LatentVAR, SparseVAR, influence, load, simulate_session
-from larscope._dynamics.var import fit_couplings
+from larscope._dynamics.couplings import fit_couplings
 from larscope._fit.evaluation import respond
 from larscope._fit.training import ShortTrainingWarning
 from larscope._movies.preprocessing import prepare

@@ -14,44 +14,20 @@ import larscope
 SOURCE = Path(larscope.__file__).parent
 
 FLOORS = [
-    {"errors", "compiled", "memory"},
-    {"schema", "layers", "workers"},
-    {"settings", "lasso", "permutation", "session", "groups"},
-    {"var", "io", "simulate", "config", "provenance"},
-    {"preprocessing"},
-    {"result", "shortcut", "influence", "checkpoints", "penalties", "quality", "processes"},
-    {"network", "comparison"},
-    {"training", "evaluation", "stability"},
-    {"record", "preflight"},
-    {"conditions", "report", "nwb", "doctor"},
-    {"estimator"},
-    {"view", "sweep"},
-    {"cli", "sklearn"},
+    {"_errors"},
+    {"_settings", "_storage", "_compute"},
+    {"lasso"},
+    {"_dynamics", "_statistics"},
+    {"_movies"},
+    {"_simulate", "_network", "_results"},
+    {"_fit", "_report"},
+    {"_view"},
+    {"_cli"},
     {"__main__", "__init__"},
 ]
 FLOOR = {name: height for height, names in enumerate(FLOORS) for name in names}
 
-TORCH_FREE = (
-    "errors",
-    "memory",
-    "schema",
-    "settings",
-    "config",
-    "session",
-    "preprocessing",
-    "io",
-    "quality",
-    "simulate",
-    "result",
-    "provenance",
-    "permutation",
-    "workers",
-    "groups",
-    "report",
-    "nwb",
-    "doctor",
-    "cli",
-)
+TORCH_FREE = ("_errors", "_storage", "_settings", "_statistics", "_movies", "_simulate", "_results", "_report")
 
 
 MODULES = {
@@ -99,21 +75,21 @@ def test_is_free_of_torch(name):
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_comparison_and_influence_take_arrays_and_callables():
-    paths = [path for path in MODULES.values() if home(path) in {"comparison", "influence"}]
-    assert not set().union(*map(imports, paths)) & {"training", "estimator", "session", "network"}
+def test_statistics_take_arrays_and_callables():
+    paths = [path for path in MODULES.values() if home(path) == "_statistics"]
+    assert set().union(*map(imports, paths)) <= {"_statistics", "_errors", "_compute"}
 
 
 def test_report_needs_only_a_result():
-    for path in (SOURCE / "report").glob("*.py"):
-        assert imports(path) <= {"report", "result", "record"}
+    for path in (SOURCE / "_report").glob("*.py"):
+        assert imports(path) <= {"_report", "_results", "_storage"}
 
 
 @pytest.mark.parametrize("name", larscope.__all__)
 def test_public_names_are_what_they_say_whatever_was_imported_before(name):
     importlib.import_module("larscope.lasso.path")
     importlib.import_module("larscope._statistics.maps")
-    assert getattr(larscope, name).__name__ == name
+    assert getattr(larscope, name).__name__.rpartition(".")[2] == name
 
 
 def test_an_unknown_name_is_an_attribute_error():

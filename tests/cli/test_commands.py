@@ -11,10 +11,12 @@ import pytest
 import xarray as xr
 from typer.testing import CliRunner
 
-from larscope import LatentVAR, cli, load, read_session, training
+from larscope import LatentVAR, load, read_session
+from larscope._cli.commands import app
 from larscope._cli.terminal import console
 from larscope._dynamics.stability import find_edges
 from larscope._errors import LarscopeError
+from larscope._fit import training
 from larscope._movies.session import Run
 from larscope._results.folder import read_result
 from larscope._settings import setting_names
@@ -24,7 +26,7 @@ FIT = ["--order", "2", "--window", "32", "--penalty", "0.002", "--epochs", "2"]
 
 def larscope(*arguments: object):
     console.width = 100  # not that of whatever terminal the tests run in
-    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def edit(table, old, new):

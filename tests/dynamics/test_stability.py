@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from larscope._dynamics.couplings import fit_couplings
 from larscope._dynamics.stability import describe_stability, find_in_conditions, find_pixels
-from larscope._dynamics.var import SparseVAR, fit_couplings
+from larscope._dynamics.var import SparseVAR
 from larscope._report.stability import describe_stability as describe
 from larscope._report.stability import plot_stability
 from larscope._results.folder import write_dataset

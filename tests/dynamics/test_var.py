@@ -7,12 +7,11 @@ from sklearn.linear_model import Lasso as SklearnLasso
 from statsmodels.tsa.api import VAR
 from statsmodels.tsa.vector_ar.util import get_var_endog
 
+from larscope._dynamics.coefficients import SparseCoefficients
+from larscope._dynamics.couplings import condense, fit_couplings
 from larscope._dynamics.var import (
-    SparseCoefficients,
     SparseVAR,
     complete_rows,
-    condense,
-    fit_couplings,
     from_design_layout,
     lag_matrix,
     measure,

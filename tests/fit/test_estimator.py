@@ -9,8 +9,8 @@ import torch
 from blinking import blinking_movie
 
 from larscope import LarscopeError, LatentVAR, SparseVAR, coefficient_swap_test, load
+from larscope._dynamics.couplings import fit_couplings
 from larscope._dynamics.penalty import TinyPenaltyWarning, choose_penalty
-from larscope._dynamics.var import fit_couplings
 from larscope._fit.training import ShortTrainingWarning
 from larscope._movies.preprocessing import prepare
 from larscope._movies.session import ArrayMovie, Run, Session

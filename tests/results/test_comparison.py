@@ -11,8 +11,8 @@ import xarray as xr
 from larscope._errors import LarscopeError
 from larscope._report.comparison import COMPARISON_FIGURES, describe_comparison
 from larscope._results.comparison import build_record, find_records, read_record, record_folder, write_record
+from larscope._statistics.differences import difference_map, edge_differences
 from larscope._statistics.influences import influence_test
-from larscope._statistics.maps import difference_map, edge_differences
 from larscope._statistics.swap import coefficient_swap_test
 
 NASTY = "$\\frac{<script>alert(1)</script>[bold]../../x"

@@ -10,7 +10,8 @@ import pytest
 import tomli_w
 from typer.testing import CliRunner
 
-from larscope import LarscopeError, LatentVAR, cli, load
+from larscope import LarscopeError, LatentVAR, load
+from larscope._cli.commands import app
 from larscope._results.config import config_schema, read_config
 from larscope._settings import plain, setting_names
 
@@ -18,7 +19,7 @@ VALIDATOR = jsonschema.Draft202012Validator(config_schema())
 
 
 def larscope(*arguments: object):
-    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 @pytest.fixture

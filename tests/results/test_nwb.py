@@ -17,7 +17,8 @@ from pynwb.file import Subject
 from pynwb.ophys import OpticalChannel, TwoPhotonSeries
 from typer.testing import CliRunner
 
-from larscope import LarscopeError, cli
+from larscope import LarscopeError
+from larscope._cli.commands import app
 from larscope._results.comparison import read_record
 from larscope._results.folder import Result, read_result, write_result
 from larscope._results.nwb import write_nwb
@@ -399,10 +400,10 @@ def test_missing_pynwb_is_said_with_the_command_that_installs_it(metadata, tmp_p
 def test_the_command(metadata, tmp_path):
     result = shutil.copytree(RESULT, tmp_path / "result")
     arguments = ["export", str(result), "--nwb", str(tmp_path / "out.nwb")]
-    refused = CliRunner().invoke(cli.app, arguments)
+    refused = CliRunner().invoke(app, arguments)
     assert refused.exit_code == 2
     assert "NWB requires" in refused.stderr
-    done = CliRunner().invoke(cli.app, [*arguments, "--metadata", str(metadata())])
+    done = CliRunner().invoke(app, [*arguments, "--metadata", str(metadata())])
     assert done.exit_code == 0, done.output
     assert (tmp_path / "out.nwb").stat().st_size > 100_000
 
@@ -413,10 +414,10 @@ def test_from_nwb_to_nwb(tmp_path):
     rows = ["path,condition,start,stop", "movie.nwb,familiar,0,75", "movie.nwb,novel,75,150"]
     (tmp_path / "session.csv").write_text("\n".join(rows))
     fit = ["fit", str(tmp_path / "session.csv"), "--out", str(tmp_path / "result"), "--order", "2", "--window", "32"]
-    done = CliRunner().invoke(cli.app, [*fit, "--epochs", "1", "--penalty", "0.002"])
+    done = CliRunner().invoke(app, [*fit, "--epochs", "1", "--penalty", "0.002"])
     assert done.exit_code == 0, done.output
     path = tmp_path / "out.nwb"
-    done = CliRunner().invoke(cli.app, ["export", str(tmp_path / "result"), "--nwb", str(path)])
+    done = CliRunner().invoke(app, ["export", str(tmp_path / "result"), "--nwb", str(path)])
     assert done.exit_code == 0, done.output
     assert [line for line in complaints(path) if "SUGGESTION" not in line] == []
     with pynwb.NWBHDF5IO(path, "r") as source:

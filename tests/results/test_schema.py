@@ -14,12 +14,14 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
-from larscope import LarscopeError, cli, load, schema
+from larscope import LarscopeError, load
+from larscope._cli.commands import app
 from larscope._report.page import write_report
 from larscope._report.stability import read_stability
+from larscope._results import schema
 from larscope._results.comparison import read_record, write_record
 from larscope._results.folder import FILES, read_result, write_dataset, write_result
-from larscope._results.schema import SCHEMA_VERSION, update
+from larscope._results.schema import SCHEMA_VERSION, migrate
 
 RESULTS = Path(__file__).parent / "kept"
 COMPARISON = "comparisons/familiar-novel"
@@ -93,7 +95,7 @@ def test_an_old_result_is_reported_and_compared(old):
     assert "familiar against novel" in page
     assert "Trained 2 times" in page
     before = read_record(old / COMPARISON).summary["tests"]
-    done = CliRunner().invoke(cli.app, ["compare", str(old), "familiar", "novel", "--permutations", "99"])
+    done = CliRunner().invoke(app, ["compare", str(old), "familiar", "novel", "--permutations", "99"])
     assert done.exit_code == 0, done.output
     after = read_record(old / COMPARISON).summary["tests"]
     for test, numbers in before.items():
@@ -110,7 +112,7 @@ def test_every_file_says_its_version(session, tmp_path):
     out = tmp_path / "result"
     fit = ["fit", str(tmp_path / "session.csv"), "--out", str(out), "--window", "32", "--epochs", "1", "--seeds", "2"]
     for command in (fit, ["compare", str(out), "familiar", "novel", "--permutations", "9"]):
-        done = CliRunner().invoke(cli.app, command)
+        done = CliRunner().invoke(app, command)
         assert done.exit_code == 0, done.output
     said = versions(out)
     assert said.keys() >= {*FILES, "stability.nc", f"{COMPARISON}/comparison.nc", f"{COMPARISON}/comparison.json"}
@@ -156,7 +158,7 @@ def test_a_newer_file_is_refused_with_words(name, tmp_path):
         (read_result(folder), read_stability(folder), read_record(folder / COMPARISON))
     for part in (str(folder / name), "newer larscope", "99", f"up to version {SCHEMA_VERSION}", "Update larscope"):
         assert part in str(error.value)
-    done = CliRunner().invoke(cli.app, ["report", str(folder)])
+    done = CliRunner().invoke(app, ["report", str(folder)])
     assert done.exit_code == 2
     assert "Update larscope" in " ".join(done.stderr.split())
 
@@ -164,7 +166,7 @@ def test_a_newer_file_is_refused_with_words(name, tmp_path):
 @pytest.mark.parametrize("version", ["x", 0, -1, None, [1]])
 def test_what_is_no_version_is_refused(version):
     with pytest.raises(LarscopeError, match=re.escape(f"got {version!r}")):
-        update({}, version, Path("config.toml"))
+        migrate({}, version, Path("config.toml"))
 
 
 def test_migrations_run_in_order_from_the_version_that_wrote_the_file(old, monkeypatch):

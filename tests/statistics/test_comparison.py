@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from statsmodels.stats.multitest import multipletests
 
-from larscope._dynamics.var import SparseCoefficients, SparseVAR
+from larscope._dynamics.coefficients import SparseCoefficients
+from larscope._dynamics.var import SparseVAR
 from larscope._errors import LarscopeError
 from larscope._statistics.comparison import ComparisonWarning, compare_pairs
 from larscope._statistics.contrasts import contrast_table

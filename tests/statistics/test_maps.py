@@ -9,15 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from larscope._network.autoencoder import Decoder, EncoderBlock
-from larscope._statistics.maps import (
-    contribution_map,
-    decoder_response,
-    difference_map,
-    edge_differences,
-    influence,
-    latent_positions,
-    printed_map,
-)
+from larscope._statistics.differences import difference_map, edge_differences
+from larscope._statistics.maps import contribution_map, decoder_response, influence, latent_positions, printed_map
 
 GRID = (3, 4)
 

@@ -21,7 +21,6 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
-from larscope import __version__
 from larscope._results.provenance import git_commit
 
 PURPOSE = {
@@ -117,7 +116,7 @@ def describe(findings: Iterable[Finding]) -> str:
 
 def _examine_machine(folder: Path) -> Iterable[Finding]:
     commit = git_commit()
-    yield Finding("This machine", "larscope", __version__ + (f", commit {commit}" if commit else ""))
+    yield Finding("This machine", "larscope", version("larscope") + (f", commit {commit}" if commit else ""))
     yield Finding("This machine", "Python", f"{platform.python_version()}, {sys.executable}")
     yield Finding("This machine", "system", f"{platform.system()} {platform.release()}, {platform.machine()}")
     yield Finding("This machine", "cores", f"{len(os.sched_getaffinity(0))} usable of {os.cpu_count()}")

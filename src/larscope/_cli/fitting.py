@@ -136,8 +136,7 @@ def _fit_whole(
 
 def check_once(session: Any, cache: Path | None) -> list[dict[str, Any]]:
     """Check the movies, unless the cache holds what was found in them before; say what is wrong with them."""
-    from larscope._movies.checks.cached import find_checks, keep_checks
-    from larscope._movies.checks.check import check_session
+    from larscope._movies.checks.check import check_session, find_checks, keep_checks
     from larscope._movies.checks.findings import describe_findings
     from larscope._results.checkpoints import identify_session
 
@@ -199,8 +198,8 @@ def _train_again(
 
 def prepare_sweep(points: list[Any], session: Any, out: Path) -> list[Any]:
     """Refuse what no fit could do, prepare the frames of all fits, and return those that are not there yet."""
-    from larscope._fit.comparing import prepare_showing
     from larscope._fit.preflight import estimate_fit, require_disk, size
+    from larscope._movies.preprocessing import prepare_showing
     from larscope._results.checkpoints import identify_fit
     from larscope._results.folder import find_fit, require_free
 

@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from larscope._dynamics.var import SparseVAR, complete_rows, condense, first_part, lag_matrix, rounding_energy
+from larscope._dynamics.couplings import condense
+from larscope._dynamics.var import SparseVAR, complete_rows, first_part, lag_matrix, rounding_energy
 
 FACTORS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 """The penalties of a curve, in units of the one that was chosen."""

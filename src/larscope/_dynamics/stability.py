@@ -13,7 +13,8 @@ import xarray as xr
 from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 
-from larscope._dynamics.var import SparseVAR, fit_couplings
+from larscope._dynamics.couplings import fit_couplings
+from larscope._dynamics.var import SparseVAR
 
 TOP_PIXELS = 0.05
 """A pixel is found in a condition if its map is among this share of highest pixels there: by chance, as often."""

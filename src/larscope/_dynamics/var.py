@@ -10,14 +10,12 @@ With a squared loss and an entrywise penalty this separates into K lassos that s
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
-from numpy.typing import NDArray
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from larscope._errors import LarscopeError
@@ -336,98 +334,6 @@ class SparseVAR(nn.Module):
         return f"order={self.order}, penalty={self.penalty}, gradient={self.gradient!r}"
 
 
-def fit_couplings(var: SparseVAR, latents: Sequence[Float[Tensor, "_T K"]]) -> list[Float[Tensor, "order K K"]]:
-    r"""Fit couplings between latents of unit variance: selected on all series together, measured in each by itself.
-
-    A lasso over the stacked series selects couplings; a latent's own past is free. The penalty of target j,
-
-    .. math:: \alpha_j = s_j \sqrt{2 \log(p) / n},
-
-    with :math:`s_j` what its own past leaves unexplained, is the largest correlation that p series of noise are
-    expected to reach in n frames. Least squares on what was selected then gives each series' own coefficients, not
-    shrunk (the relaxed lasso of Meinshausen 2007). Which condition a series belongs to is not looked at, so that
-    conditions can be compared.
-
-    Parameters
-    ----------
-    var
-        Its `order` and `max_distance` are used; its penalty and scale are not.
-    latents
-        Series; frames that are NaN are missing.
-
-    Examples
-    --------
-    >>> _ = torch.manual_seed(0)
-    >>> runs = [torch.randn(200, 3, dtype=torch.float64) for _ in range(2)]
-    >>> for latent in runs:
-    ...     latent[1:, 2] += latent[:-1, 0]  # latent 0 acts on latent 2
-    >>> [(coef.abs() > 0.3).nonzero().tolist() for coef in fit_couplings(SparseVAR(order=1), runs)]
-    [[[0, 2, 0]], [[0, 2, 0]]]
-    """
-    unit = SparseVAR(var.order, scale="latent", penalty_scale="target")
-
-    def rows_of(latent: Float[Tensor, "T K"]) -> tuple[Float[Tensor, "n p"], Float[Tensor, "n K"]]:
-        return unit.stack([latent.double()], [latent.isnan().any(1)])
-
-    design, target, n = condense(rows_of(latent) for latent in latents)
-    p, n_latents = design.shape[1], target.shape[1]
-    own = torch.eye(n_latents, dtype=torch.bool, device=target.device).repeat(var.order, 1)
-    noise = (target - design @ _least_squares(design, target, own)).square().mean(0).sqrt()
-    alpha = noise * math.sqrt(2 * math.log(p) / n)
-    found = lasso(design, target, alpha, gradient=None, weights=(~own).to(design), mask=var.mask) != 0
-    return [from_design_layout(_least_squares(*rows_of(latent), found | own), var.order) for latent in latents]
-
-
-def condense(
-    blocks: Iterable[tuple[Float[Tensor, "_n p"], Float[Tensor, "_n K"]]],
-) -> tuple[Float[Tensor, "m p"], Float[Tensor, "m K"], int]:
-    """Return a regression of at most p + K rows with the solutions of all blocks' rows, and how many those are.
-
-    It is the triangular factor of design and target, scaled so that means over its rows are means over all rows. No
-    more than twice as many rows, and those of a block, are held at once.
-
-    Examples
-    --------
-    >>> _ = torch.manual_seed(0)
-    >>> X, y = torch.randn(100, 3, dtype=torch.float64), torch.randn(100, 2, dtype=torch.float64)
-    >>> design, target, n = condense([(X[:50], y[:50]), (X[50:], y[50:])])
-    >>> design.shape, target.shape, n
-    (torch.Size([5, 3]), torch.Size([5, 2]), 100)
-    >>> torch.allclose(design.T @ target / 5, X.T @ y / 100)
-    True
-    """
-    kept: list[Tensor] = []
-    n_rows = n_features = 0
-    for design, target in blocks:
-        n_rows, n_features = n_rows + len(design), design.shape[1]
-        kept.append(torch.cat([design, target], dim=1))
-        if sum(map(len, kept)) > 2 * kept[0].shape[1]:
-            kept = [_triangular(kept)]
-    size = kept[0].shape[1]
-    if sum(map(len, kept)) > size:
-        kept = [_triangular(kept)]
-    rows = torch.cat(kept)
-    if n_rows > len(rows):
-        rows *= (len(rows) / n_rows) ** 0.5
-    return rows[:, :n_features].contiguous(), rows[:, n_features:].contiguous(), n_rows
-
-
-def _triangular(blocks: Sequence[Float[Tensor, "_n s"]]) -> Float[Tensor, "m s"]:
-    """Return the triangular factor of stacked blocks, of as many rows as columns."""
-    factor: Tensor = torch.linalg.qr(torch.cat(list(blocks)).double(), mode="r").R
-    return factor
-
-
-def _least_squares(
-    design: Float[Tensor, "n p"], target: Float[Tensor, "n K"], allowed: Bool[Tensor, "p K"]
-) -> Float[Tensor, "p K"]:
-    weights = design.new_zeros(allowed.shape)
-    for j, columns in enumerate(allowed.T):
-        # gelsd: what is constant in a series, or allowed more often than it has rows, leaves it without full rank
-        weights[columns, j] = torch.linalg.lstsq(design[:, columns], target[:, j], driver="gelsd").solution
-    return weights
-
-
 def rounding_energy(latent: Float[Tensor, "*batch T K"]) -> Float[Tensor, "*batch T K"]:
     """Return the squared size of rounding errors in a series, generously."""
     return latent.square() * (64 * torch.finfo(latent.dtype).eps) ** 2
@@ -518,75 +424,3 @@ def complete_rows(missing: Bool[Tensor, " T"], order: int) -> Bool[Tensor, " n"]
     """
     gone = torch.stack([missing[order - k : len(missing) - k] for k in range(order + 1)])
     return ~gone.any(dim=0)
-
-
-class SparseCoefficients(Sequence[Float[NDArray[np.floating[Any]], "order K K"]]):
-    """The coefficients of several runs, stored as their non-zero entries; indexing densifies one run.
-
-    Parameters
-    ----------
-    shape
-        Runs, order, K, K.
-    nonzero
-        For every non-zero entry: run, lag - 1, target latent, source latent.
-    value
-        Its coefficient.
-
-    Examples
-    --------
-    >>> dense = np.zeros((2, 1, 3, 3)); dense[0, 0, 1, 2] = 0.5
-    >>> coefs = SparseCoefficients.from_dense(dense)
-    >>> len(coefs), coefs.n_active.tolist(), float(coefs[0][0, 1, 2])
-    (2, [1, 0], 0.5)
-    """
-
-    def __init__(
-        self,
-        shape: tuple[int, int, int, int],
-        nonzero: Shaped[NDArray[np.integer[Any]], "4 entries"],
-        value: Float[NDArray[np.floating[Any]], " entries"],
-    ) -> None:
-        self.shape = shape
-        self.nonzero = np.asarray(nonzero, dtype=np.int32).reshape(4, -1)
-        self.value = np.asarray(value)
-
-    @classmethod
-    def from_dense(cls, coefs: Iterable[Float[NDArray[np.floating[Any]], "order K K"]]) -> "SparseCoefficients":
-        """Collect the non-zero entries of each run, one run in memory at a time."""
-        indices, values, shapes = [], [], []
-        for run, coef in enumerate(coefs):
-            entries = np.nonzero(coef)
-            indices.append(np.stack([np.full(len(entries[0]), run), *entries]))
-            values.append(coef[entries])
-            shapes.append(coef.shape)
-        return cls((len(shapes), *shapes[0]), np.concatenate(indices, axis=1), np.concatenate(values))
-
-    @classmethod
-    def join(cls, parts: Sequence["SparseCoefficients"]) -> "SparseCoefficients":
-        """Put the runs of several one after the other."""
-        first = np.cumsum([0, *(len(part) for part in parts)])
-        shift = [np.array([[start], [0], [0], [0]]) for start in first[:-1]]
-        nonzero = [part.nonzero + by for part, by in zip(parts, shift, strict=True)]
-        shape = (int(first[-1]), *parts[0].shape[1:])
-        return cls(shape, np.concatenate(nonzero, axis=1), np.concatenate([part.value for part in parts]))
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, run: Any) -> Any:
-        if isinstance(run, slice):
-            return [self[i] for i in range(*run.indices(len(self)))]
-        if not -len(self) <= run < len(self):
-            raise IndexError(f"run {run} of {len(self)}")
-        entries = self.nonzero[0] == run % len(self)
-        coef = np.zeros(self.shape[1:], self.value.dtype)
-        coef[tuple(self.nonzero[1:, entries])] = self.value[entries]
-        return coef
-
-    def __iter__(self) -> Iterator[Float[NDArray[np.floating[Any]], "order K K"]]:
-        return (self[run] for run in range(len(self)))
-
-    @property
-    def n_active(self) -> Shaped[NDArray[np.integer[Any]], " runs"]:
-        """Number of non-zero coefficients of each run."""
-        return np.bincount(self.nonzero[0], minlength=len(self))

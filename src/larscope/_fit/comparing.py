@@ -12,29 +12,24 @@ import torch
 from jaxtyping import Float
 from lightning.fabric import Fabric
 from numpy.typing import NDArray
-from rich.progress import Progress
 
 from larscope._compute.processes import spread
-from larscope._dynamics.var import SparseCoefficients, SparseVAR, fit_couplings
+from larscope._dynamics.coefficients import SparseCoefficients
+from larscope._dynamics.couplings import fit_couplings
+from larscope._dynamics.var import SparseVAR
 from larscope._errors import LarscopeError, suggest
 from larscope._fit.evaluation import RESPONSE_FRAMES, map_as_printed, respond
-from larscope._movies.preprocessing import PreparedSession, Preprocessing, prepare
+from larscope._movies.preprocessing import PreparedSession, Preprocessing, prepare_showing
 from larscope._movies.session import Session, require_frames
 from larscope._network.autoencoder import Autoencoder
 from larscope._results.comparison import ComparisonRecord, build_record
 from larscope._settings import Settings
 from larscope._statistics.comparison import Comparison, ComparisonWarning
 from larscope._statistics.contrasts import Contrast, correct_contrasts
+from larscope._statistics.differences import EdgeDifferences, difference_map, edge_differences
 from larscope._statistics.groups import Groups, group_members, groups_by
 from larscope._statistics.influences import influence_test
-from larscope._statistics.maps import (
-    EdgeDifferences,
-    contribution_map,
-    difference_map,
-    edge_differences,
-    influence,
-    latent_positions,
-)
+from larscope._statistics.maps import contribution_map, influence, latent_positions
 from larscope._statistics.permutation import MaxT
 from larscope._statistics.pitfalls import condition_imbalances
 from larscope._statistics.swap import coefficient_swap_test, equally_long
@@ -476,10 +471,3 @@ class ComparesConditions(Settings):
         if not hasattr(self, "network_"):
             raise LarscopeError("This LatentVAR is not fitted yet: call `fit(session)` first, or `larscope.load`.")
         return self.network_
-
-
-def prepare_showing(session: Session, progress: bool, **how: Any) -> PreparedSession:
-    """Prepare a session with a bar over its frames."""
-    with Progress(disable=not progress) as bar:
-        task = bar.add_task("Reading", total=sum(run.n_frames for run in session))
-        return prepare(session, on_frames=lambda n_frames: bar.advance(task, n_frames), **how)

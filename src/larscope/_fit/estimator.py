@@ -28,6 +28,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from larscope._compute.processes import Processes, is_first, spread
+from larscope._dynamics.coefficients import SparseCoefficients
 from larscope._dynamics.penalty import (
     PenaltyChoice,
     PenaltyCurve,
@@ -36,9 +37,9 @@ from larscope._dynamics.penalty import (
     chosen_runs,
     trace_penalties,
 )
-from larscope._dynamics.var import HELD_OUT, SparseCoefficients, VARFit
+from larscope._dynamics.var import HELD_OUT, VARFit
 from larscope._errors import LarscopeError
-from larscope._fit.comparing import ComparesConditions, Series, prepare_showing
+from larscope._fit.comparing import ComparesConditions, Series
 from larscope._fit.evaluation import (
     Clip,
     RunEvaluation,
@@ -52,12 +53,13 @@ from larscope._fit.evaluation import (
 )
 from larscope._fit.preflight import estimate_fit
 from larscope._fit.training import build_var, train
-from larscope._movies.preprocessing import PreparedSession, Preprocessing
+from larscope._movies.preprocessing import PreparedSession, Preprocessing, prepare_showing
 from larscope._movies.session import Session, require_frames
 from larscope._network.autoencoder import Autoencoder
 from larscope._results.folder import SHARED, Result, build_dataset, read_result, split_runs, write_result
-from larscope._results.provenance import describe_inputs, describe_versions, git_commit
+from larscope._results.provenance import describe_versions, git_commit
 from larscope._settings import REFITTED, Preset, Settings, expand_preset, explain_validation, plain, setting_names
+from larscope._storage import describe_inputs
 
 MANY_LATENTS = 1000
 """Latents from which on a fit warns."""

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from larscope._compute.memory import keep_freed_memory
-from larscope._dynamics.var import SparseCoefficients, SparseVAR, complete_rows, first_part, measure
+from larscope._dynamics.coefficients import SparseCoefficients
+from larscope._dynamics.var import SparseVAR, complete_rows, first_part, measure
 from larscope._movies.preprocessing import PreparedSession, true_ranges
 from larscope._network.autoencoder import Autoencoder
 from larscope._settings import Settings

@@ -18,17 +18,18 @@ from functools import cache, partial
 from itertools import groupby
 from math import prod
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 from numpy.typing import NDArray
+from rich.progress import Progress
 
 from larscope._compute import workers
 from larscope._errors import LarscopeError
 from larscope._movies.readers.npy import NpyMovie
 from larscope._movies.session import POOLING, ArrayMovie, Movie, Run, Session, times
-from larscope._results.provenance import describe_home, describe_inputs, digest_code, fingerprint
+from larscope._storage import describe_home, describe_inputs, digest_code, fingerprint
 
 CHUNK_BYTES = 32 << 20
 """Raw frames of this size are read at once. The same for every memory limit, so that sums round alike."""
@@ -522,3 +523,10 @@ def _require_fit(frame_shape: tuple[int, int], crop: tuple[int, int]) -> None:
             f"The crop must fit into the frames: got {times(crop)} for frames of {times(frame_shape)} pixels. "
             "Pass a smaller `crop`."
         )
+
+
+def prepare_showing(session: Session, progress: bool, **how: Any) -> PreparedSession:
+    """Prepare a session with a bar over its frames."""
+    with Progress(disable=not progress) as bar:
+        task = bar.add_task("Reading", total=sum(run.n_frames for run in session))
+        return prepare(session, on_frames=lambda n_frames: bar.advance(task, n_frames), **how)

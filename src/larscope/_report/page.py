@@ -27,8 +27,9 @@ from larscope._report.section import Picture, Section
 from larscope._report.sentences import describe, describe_dynamics, describe_training
 from larscope._report.stability import read_stability, stability_section
 from larscope._report.training import training_section
-from larscope._results.comparison import ComparisonRecord, find_records, read_record, replacing, require_inside
+from larscope._results.comparison import ComparisonRecord, find_records, read_record
 from larscope._results.folder import Result, read_result
+from larscope._storage import replacing, require_inside
 
 DPI = 110
 

@@ -13,8 +13,9 @@ from typing import Any
 
 from larscope._errors import LarscopeError
 from larscope._movies.session import Session
-from larscope._results.provenance import describe_inputs, describe_versions
+from larscope._results.provenance import describe_versions
 from larscope._settings import Settings, plain
+from larscope._storage import describe_inputs
 
 
 def identify_fit(settings: Settings, session: Session, n_seeds: int = 1) -> str:

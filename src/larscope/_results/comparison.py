@@ -11,10 +11,8 @@
 import hashlib
 import json
 import math
-import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -27,10 +25,11 @@ from numpy.typing import NDArray
 
 from larscope._errors import LarscopeError
 from larscope._results.folder import MAP_UNITS, read_dataset, write_dataset, write_json
-from larscope._results.schema import SCHEMA_VERSION, update
+from larscope._results.schema import SCHEMA_VERSION, migrate
 from larscope._statistics.comparison import Comparison
-from larscope._statistics.maps import EdgeDifferences
+from larscope._statistics.differences import EdgeDifferences
 from larscope._statistics.permutation import MaxT
+from larscope._storage import replacing, require_inside
 
 LEVEL = 0.05
 """p-value up to which a pixel or an edge counts as different."""
@@ -193,9 +192,9 @@ def read_record(folder: str | Path) -> ComparisonRecord:
             f"Expected a whole comparison at {folder}; it cannot be read: {error}. Run `larscope compare` again."
         ) from error
     return ComparisonRecord(
-        update(summary, version, folder / "comparison.json"),
+        migrate(summary, version, folder / "comparison.json"),
         read_dataset(folder / "comparison.nc"),
-        update(edges, version, folder / "edges.csv"),
+        migrate(edges, version, folder / "edges.csv"),
     )
 
 
@@ -221,27 +220,6 @@ def record_folder(result: str | Path, first: str, second: str) -> Path:
     if kept != [first, second]:
         name += "-" + hashlib.sha256(json.dumps([first, second]).encode()).hexdigest()[:8]
     return require_inside(Path(result) / "comparisons" / name, result)
-
-
-def require_inside(path: Path, result: str | Path) -> Path:
-    """Return a path inside a result folder, unless a link leads it out: a stranger may have put one there."""
-    if not path.resolve().is_relative_to(Path(result).resolve()):
-        raise LarscopeError(
-            f"Everything is kept inside its result folder: {path} is a link to {path.resolve()}. Remove the link."
-        )
-    return path
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a path to write to, which becomes `path` once the block has succeeded."""
-    filling = path.with_name(f".{path.name}.writing-{os.getpid()}")
-    filling.unlink(missing_ok=True)  # a link that someone put there would be written through
-    try:
-        yield filling
-        filling.replace(path)
-    finally:
-        filling.unlink(missing_ok=True)
 
 
 def _scalars(test: Comparison) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from larscope._errors import LarscopeError
-from larscope._results.schema import SCHEMA_VERSION, update
+from larscope._results.schema import SCHEMA_VERSION, migrate
 from larscope._settings import PRESET, PRESETS, Settings, expand_preset, explain_validation
 
 
@@ -38,7 +38,7 @@ def read_config(path: str | Path, options: Mapping[str, Any] | None = None) -> d
         raise LarscopeError(
             f"Expected settings in TOML; {path} cannot be read: {error}. Pass the `config.toml` of a result."
         ) from error
-    content = update(content, content.pop("schema_version", SCHEMA_VERSION), path)
+    content = migrate(content, content.pop("schema_version", SCHEMA_VERSION), path)
     try:
         settings = {**expand_preset(content), **options}
     except LarscopeError as error:

@@ -29,7 +29,7 @@ from safetensors.numpy import save
 
 from larscope._errors import LarscopeError
 from larscope._movies.preprocessing import Preprocessing
-from larscope._results.schema import SCHEMA_VERSION, update
+from larscope._results.schema import SCHEMA_VERSION, migrate
 from larscope._settings import DEFAULT_PENALTY, REFITTED, Settings, plain
 
 PACKED = ("clip_observed", "clip_reconstruction")
@@ -165,14 +165,14 @@ def _read_files(folder: Path) -> Result:
     with safe_open(model, framework="numpy") as file:
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
         weights_version = (file.metadata() or {}).get("schema_version", version)
-    settings = update(settings, settings.pop("schema_version", version), config)
+    settings = migrate(settings, settings.pop("schema_version", version), config)
     if "seed" not in settings:
         raise ValueError(f"{config} was cut off: it ends before `seed`, the last setting")
     return Result(
-        provenance=update(made_with, version, provenance),
+        provenance=migrate(made_with, version, provenance),
         settings={**plain(Settings()), **settings},
-        log=update(rows, rows[0].pop("schema_version", version) if rows else version, log),
-        weights=update(weights, weights_version, model),
+        log=migrate(rows, rows[0].pop("schema_version", version) if rows else version, log),
+        weights=migrate(weights, weights_version, model),
         dataset=_require_whole(read_dataset(results), results),
     )
 
@@ -259,7 +259,7 @@ def read_dataset(path: Path) -> xr.Dataset:
         raise LarscopeError(
             f"Expected NetCDF at {path}; it cannot be read: {error}. Restore the file, or make it again."
         ) from error
-    current: xr.Dataset = update(dataset, dataset.attrs.pop("schema_version", 1), path)
+    current: xr.Dataset = migrate(dataset, dataset.attrs.pop("schema_version", 1), path)
     return current
 
 

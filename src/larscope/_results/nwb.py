@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from larscope import __version__
 from larscope._errors import LarscopeError, suggest
 from larscope._results.comparison import ComparisonRecord, find_records, read_record
 from larscope._results.folder import Result, read_result, split_runs
@@ -261,7 +261,8 @@ def _add_results(file: Any, result: Result, comparisons: Sequence[ComparisonReco
     settings = ", ".join(f"{name}={value}" for name, value in result.settings.items())
     module = file.create_processing_module(
         name="ophys",
-        description=f"Sparse dynamics that larscope {__version__} found in {simulated} (arXiv 2603.02899): {settings}.",
+        description=f"Sparse dynamics that larscope {version('larscope')} found in {simulated} (arXiv 2603.02899): "
+        f"{settings}.",
     )
     data, runs = result.dataset, _runs_table(result)
     tables = [runs, _latents_table(data), *_series_tables(data, runs)]

@@ -8,6 +8,7 @@ A new setting needs a migration only where its default is not what older version
 """
 
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +36,14 @@ MIGRATIONS: dict[tuple[str, int], Callable[[Any], Any]] = {
 """For a file's name and the version that it was written in, what turns its content into that of the next version."""
 
 
-def update(content: Any, version: Any, path: Path) -> Any:
+def migrate(content: Any, found: Any, path: Path) -> Any:
     """Return what a file holds as the newest version would have written it.
 
     Parameters
     ----------
     content
         What was read, without its version: the argument and outcome of the functions in `MIGRATIONS`.
-    version
+    found
         The file's `schema_version`.
     path
         The file.
@@ -52,21 +53,19 @@ def update(content: Any, version: Any, path: Path) -> Any:
     LarscopeError
         A newer larscope wrote the file, or what it says is no version.
     """
-    from larscope import __version__
-
     try:
-        written = int(version)
+        written = int(found)
     except (TypeError, ValueError):
         written = 0
     if written < 1:
         raise LarscopeError(
-            f"{path}: `schema_version` must be a whole number from 1 on; got {version!r}. Restore the file, or make "
+            f"{path}: `schema_version` must be a whole number from 1 on; got {found!r}. Restore the file, or make "
             "it again."
         )
     if written > SCHEMA_VERSION:
         raise LarscopeError(
-            f"{path} was written by a newer larscope, in version {written} of its format; this one, {__version__}, "
-            f"reads up to version {SCHEMA_VERSION}. Update larscope."
+            f"{path} was written by a newer larscope, in version {written} of its format; this one, "
+            f"{version('larscope')}, reads up to version {SCHEMA_VERSION}. Update larscope."
         )
     for step in range(written, SCHEMA_VERSION):
         content = MIGRATIONS.get((path.name, step), lambda same: same)(content)

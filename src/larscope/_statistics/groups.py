@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 
 from larscope._errors import LarscopeError, suggest
 
-__all__ = ["Groups", "group_members", "groups_by", "parse_group", "select_runs"]
-
 Groups = Mapping[str, Sequence[bool] | Bool[NDArray[np.bool_], " runs"]]
 """For each group's name, which runs are in it."""
 

@@ -22,18 +22,6 @@ from jaxtyping import Bool, Float, Int
 from larscope._compute.workers import hand_out
 from larscope._errors import LarscopeError
 
-__all__ = [
-    "ExchangeableUnits",
-    "Labelings",
-    "MaxT",
-    "comparable_pairs",
-    "exchangeable_units",
-    "max_t",
-    "permute_labels",
-    "pvalue",
-    "resample_units",
-]
-
 MAX_ENUMERATED = 10_000
 """Up to this many labelings are all visited; beyond it they are drawn."""
 

@@ -25,7 +25,7 @@ from larscope._movies.preprocessing import PreparedSession, prepare
 from larscope._movies.readers.formats import open_movie
 from larscope._movies.session import Run, Session
 from larscope._movies.table import read_session
-from larscope._results.provenance import describe_inputs
+from larscope._storage import describe_inputs
 
 DECODED_FRAMES = 16
 """Frames decoded at once: few, so that the first is soon there."""

@@ -19,7 +19,8 @@ __all__ = [
 ]
 
 # `larscope.lasso` is the function and the door to the names beside it: `larscope.lasso(X, y, alpha)` works, and so does
-# `larscope.lasso.LassoInfo`, whichever was imported first. A module that can be called would do the same for Python,
-# but not for torch.compile.
+# `from larscope.lasso import LassoInfo`, whichever comes first. A module that can be called would serve Python as well,
+# but torch.compile cannot trace one.
 lasso.__dict__.update(globals())
+lasso.__name__ = __name__
 sys.modules[__name__] = lasso  # type: ignore[assignment]

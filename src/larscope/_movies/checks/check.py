@@ -1,14 +1,20 @@
 """The check of a whole session: every run once, then all of them together. No torch."""
 
+import json
 from collections.abc import Callable, Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 from larscope._errors import LarscopeError, interrupts_as_such
 from larscope._movies.checks.findings import Finding
 from larscope._movies.checks.measure import Measures, measure_run
 from larscope._movies.checks.runs import check_run
 from larscope._movies.checks.sessions import check_table, check_together
+from larscope._movies.preprocessing import unfinished
 from larscope._movies.session import Run
 from larscope._movies.table import BrokenRun
+from larscope._storage import digest_code
 
 
 def check_session(
@@ -21,8 +27,8 @@ def check_session(
     Parameters
     ----------
     session
-        A `Session`, or the runs that `read_runs` opened: a run that is broken, or breaks while it is read, is told among
-        the findings and hides nothing of the others.
+        A `Session`, or the runs that `read_runs` opened: a run that is broken, or breaks while it is read, is told
+        among the findings and hides nothing of the others.
     on_frames
         Called with the number of frames after each part, to show progress.
 
@@ -62,3 +68,40 @@ def check_session(
 
 def _unreadable(name: str, error: LarscopeError) -> Finding:
     return Finding(name, "readable", "fail", None, "", None, str(error), "Restore the file, or drop the run.")
+
+
+def find_checks(folder: Path, session: str) -> list[dict[str, Any]] | None:
+    """Return the findings (`describe_findings`) kept for a session; None where there are none, or damaged ones.
+
+    `session` is a digest of its table and of its movies' contents.
+    """
+    try:
+        found: list[dict[str, Any]] = json.loads(_place(folder, session).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found
+
+
+def keep_checks(findings: list[dict[str, Any]], folder: Path, session: str) -> None:
+    """Keep findings in a cache folder, whole or not at all."""
+    place = _place(folder, session)
+    folder.mkdir(parents=True, exist_ok=True)
+    writing = folder / unfinished("checks")
+    try:
+        writing.write_text(json.dumps(findings), encoding="utf-8")
+        writing.rename(place)
+    finally:
+        writing.unlink(missing_ok=True)
+
+
+def _place(folder: Path, session: str) -> Path:
+    return folder / f"checks-{session}-{_code()[:12]}.json"
+
+
+@cache
+def _code() -> str:
+    """Return a digest of what checks movies: the code beside this file and that of the readers."""
+    here = Path(__file__).parent
+    return digest_code(
+        [*sorted(here.glob("*.py")), *sorted((here.parent / "readers").glob("*.py"))], ("numpy", "scipy")
+    )

@@ -3,9 +3,10 @@
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from math import isclose
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from larscope._errors import LarscopeError, suggest
 from larscope._movies.session import Movie
@@ -134,3 +135,14 @@ def square(x: float, y: float) -> float | None:
 def unbelievable(n_bytes: int, packed: int) -> bool:
     """Return whether so many bytes cannot have been packed into so few: a damaged header would exhaust the memory."""
     return n_bytes > LARGE and n_bytes > MOST_PACKED * packed
+
+
+def load_library(name: str, extra: str, path: Path) -> Any:
+    """Import a library that an extra of larscope brings, or say how to install it."""
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise LarscopeError(
+            f"Reading {path} needs the package {name}, which cannot be imported ({error}). Install it with: "
+            f'pip install "larscope[{extra}]"'
+        ) from error

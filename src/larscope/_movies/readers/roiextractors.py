@@ -9,8 +9,7 @@ from jaxtyping import Shaped
 from numpy.typing import NDArray
 
 from larscope._errors import LarscopeError, suggest
-from larscope._movies.readers.optional import load_library
-from larscope._movies.readers.reader import Request, choose
+from larscope._movies.readers.reader import Request, choose, load_library
 
 PREFIX = "roiextractors:"
 """Begins a `dataset` that names one of roiextractors' classes, such as `roiextractors:ThorTiffImagingExtractor`."""

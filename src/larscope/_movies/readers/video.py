@@ -10,8 +10,7 @@ from jaxtyping import Shaped
 from numpy.typing import NDArray
 
 from larscope._errors import LarscopeError
-from larscope._movies.readers.optional import load_library
-from larscope._movies.readers.reader import Request, choose, unbelievable
+from larscope._movies.readers.reader import Request, choose, load_library, unbelievable
 
 GREY = {"gray": "u1", "gray10le": "<u2", "gray12le": "<u2", "gray16le": "<u2", "gray16be": ">u2"}
 """Pixel formats of one value, and how they are stored."""

@@ -13,8 +13,7 @@ from jaxtyping import Shaped
 from numpy.typing import NDArray
 
 from larscope._errors import LarscopeError, suggest
-from larscope._movies.readers.optional import load_library
-from larscope._movies.readers.reader import Request, unbelievable
+from larscope._movies.readers.reader import Request, load_library, unbelievable
 
 METADATA = (".zarray", "zarr.json")
 GROUPS = (".zgroup", ".zmetadata")
