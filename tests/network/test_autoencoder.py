@@ -191,7 +191,7 @@ def test_bfloat16_is_for_the_convolutions_of_training_alone():
         assert latent.dtype == torch.float32
         assert all(parameter.grad.dtype == torch.float32 for parameter in network.parameters())
     assert losses[0] != losses[1]
-    # each convolution rounds its input and its weights once; which pixel is a maximum may flip, so gradients have no bound
+    # each convolution rounds its input and weights once; gradients have no bound, since a maximum may move
     n_convolutions = sum(isinstance(module, Convolution) for module in low.modules())
     torch.testing.assert_close(*losses, rtol=2 * n_convolutions * torch.finfo(torch.bfloat16).eps, atol=0)
     low.load_state_dict(exact.state_dict())
