@@ -18,7 +18,7 @@ from larscope._movies.session import Session
 from larscope._report.data import data_section
 from larscope._report.dynamics import dynamics_section, mean_edges
 from larscope._report.maps import maps_of, where_section
-from larscope._report.methods import command_of, methods_section, repetition
+from larscope._report.methods import command_of, describe_methods, methods_section, repetition
 from larscope._report.page import write_report
 from larscope._report.penalty import curves_of, penalty_section, plot_curves
 from larscope._report.sentences import describe, loss_change
