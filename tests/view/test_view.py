@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import http.client
 import json
 import queue
 import signal
@@ -340,6 +341,25 @@ def url(exhibit):
     server.io_loop.add_callback(stop)
     thread.join(10)
     exhibit.close()
+
+
+@pytest.mark.parametrize("path", ["", "report.html", "ws"])
+@pytest.mark.parametrize("host", ["evil.com", "localhost.evil.com", "evil.com:{port}", "127.0.0.1.evil.com"])
+def test_a_page_of_a_stranger_whose_name_leads_here_gets_nothing(url, result, path, host):
+    port = int(url.split(":")[2].strip("/"))
+    connection = http.client.HTTPConnection("localhost", port, timeout=20)
+    connection.request("GET", f"/{path}", headers={"Host": host.format(port=port)})
+    assert connection.getresponse().status == 403
+    connection.close()
+
+
+@pytest.mark.parametrize("host", ["localhost", "localhost:{port}", "127.0.0.1:{port}", "[::1]:{port}"])
+def test_this_machine_gets_the_report_by_any_of_its_own_names(url, result, host):
+    port = int(url.split(":")[2].strip("/"))
+    connection = http.client.HTTPConnection("localhost", port, timeout=20)
+    connection.request("HEAD", "/report.html", headers={"Host": host.format(port=port)})
+    assert connection.getresponse().status != 403
+    connection.close()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # tornado leaves its socket open then

@@ -1,7 +1,7 @@
 """What larscope finds on this machine: versions, devices, memory, and the command that installs what is missing.
 
 Needs nothing but the standard library and `packaging`, and tries torch in a process of its own: so it can speak where
-an import fails or crashes.
+an import fails or crashes. Without psutil it does not know the memory.
 """
 
 import json
@@ -57,7 +57,8 @@ print(json.dumps({"BLAS": f"{blas['name']} {blas['version']} in numpy"}))
 NUMBA = """
 import json, numba
 numba.njit(lambda x: x + 1)(1)
-print(json.dumps({"compiler": f"numba {numba.__version__}"}))
+from larscope._compute.compiler import describe_cache
+print(json.dumps({"compiler": f"numba {numba.__version__}", "compiled code": describe_cache()}))
 """
 
 WIDTH = 79
@@ -119,7 +120,7 @@ def _examine_machine(folder: Path) -> Iterable[Finding]:
     yield Finding("This machine", "larscope", version("larscope") + (f", commit {commit}" if commit else ""))
     yield Finding("This machine", "Python", f"{platform.python_version()}, {sys.executable}")
     yield Finding("This machine", "system", f"{platform.system()} {platform.release()}, {platform.machine()}")
-    yield Finding("This machine", "cores", f"{len(os.sched_getaffinity(0))} usable of {os.cpu_count()}")
+    yield Finding("This machine", "cores", _cores())
     yield Finding("This machine", "memory", _memory())
     disk = shutil.disk_usage(folder)
     yield Finding("This machine", "disk", f"{_gib(disk.free)} free of {_gib(disk.total)} in {folder}")
@@ -195,17 +196,25 @@ def _plain(part: Requirement) -> str:
 
 
 def _install(packages: Iterable[str]) -> str:
-    """Return the command that installs packages into the Python that runs."""
-    return shlex.join([sys.executable, "-m", "pip", "install", *packages])
+    """Return the command that installs packages into the Python that runs, as this system's shell takes it."""
+    command = [sys.executable, "-m", "pip", "install", *packages]
+    return subprocess.list2cmdline(command) if platform.system() == "Windows" else shlex.join(command)
+
+
+def _cores() -> str:
+    """Say how many cores this process may use: on macOS all."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{usable} usable of {os.cpu_count()}"
 
 
 def _memory(read: Callable[[Path], str] = Path.read_text) -> str:
-    """Say how much memory is free: of the machine, or less where a container allows less."""
+    """Say how much memory is free: of the machine, or less where a container allows less, which psutil does not see."""
     try:
-        lines = dict(line.split(":", 1) for line in read(Path("/proc/meminfo")).splitlines())
-        free, total = (int(lines[name].split()[0]) * 1024 for name in ("MemAvailable", "MemTotal"))
-    except (OSError, ValueError, KeyError):
+        import psutil
+    except ImportError:
         return "unknown"
+    memory = psutil.virtual_memory()
+    free, total = memory.available, memory.total
     try:
         limit, used = (int(read(Path(f"/sys/fs/cgroup/memory.{name}"))) for name in ("max", "current"))
         free, total = min(free, limit - used), min(total, limit)
