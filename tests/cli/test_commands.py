@@ -120,6 +120,7 @@ def test_ctrl_c_is_one_even_where_compiled_code_or_a_reader_makes_another_error_
     assert larscope("check", table).exit_code == 130
 
 
+@pytest.mark.posix
 def test_a_ctrl_c_that_is_lost_stops_the_fit_before_the_result_is_put_in_place(table, tmp_path, monkeypatch):
     class Stopping:
         def __del__(self):

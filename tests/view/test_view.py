@@ -381,6 +381,7 @@ def test_without_panel_the_command_says_what_to_install(result, monkeypatch):
     assert "pip install 'larscope[view]'" in done.stderr
 
 
+@pytest.mark.posix
 def test_the_command_serves_this_machine_only_until_ctrl_c(result):
     command = [sys.executable, "-m", "larscope", "view", str(result), "--port", "0", "--no-browser"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

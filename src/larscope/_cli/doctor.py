@@ -61,6 +61,8 @@ from larscope._compute.compiler import describe_cache
 print(json.dumps({"compiler": f"numba {numba.__version__}", "compiled code": describe_cache()}))
 """
 
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+
 WIDTH = 79
 WHOLE_WORDS: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
 
@@ -168,7 +170,7 @@ def _examine_packages() -> Iterable[Finding]:
         value = "; ".join(f"{part.name}: {_lack(part)}" for part in lacking) or "there"
         about = PURPOSE.get(extra, ", ".join(part.name for part in parts))
         yield Finding("Optional parts", extra, f"{about}: {value}", _install(map(_plain, lacking)) if lacking else "")
-    browser = all(shutil.which(name) for name in ("chromium", "chromedriver"))
+    browser = any(map(shutil.which, BROWSERS)) and shutil.which("chromedriver")
     command = "" if browser or not shutil.which("apt-get") else "sudo apt-get install chromium chromium-driver"
     yield Finding(
         "Optional parts", "chromium", f"the tests of the report: {'there' if browser else 'missing'}", command
