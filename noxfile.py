@@ -15,7 +15,7 @@ def install(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style and types."""
+    """Check style and types."""
     install(session)
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
@@ -24,20 +24,20 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def test(session: nox.Session) -> None:
-    """The test suite; what follows `--` goes to pytest."""
+    """Run the test suite; what follows `--` goes to pytest."""
     install(session)
     session.run("pytest", "-n", "2", *session.posargs)
 
 
 @nox.session(venv_backend="uv")
 def lowest(session: nox.Session) -> None:
-    """The test suite on the oldest versions that pyproject.toml allows."""
+    """Run the test suite on the oldest versions that pyproject.toml allows."""
     session.install("--resolution", "lowest-direct", "--editable", ".[dev]")
     session.run("pytest", "-n", "2", *session.posargs)
 
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """The documentation, into site/; any warning is an error."""
+    """Build the documentation, into site/; any warning is an error."""
     install(session)
     session.run("mkdocs", "build", "--strict", env={"NO_MKDOCS_2_WARNING": "1"})
