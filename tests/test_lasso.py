@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import ElasticNet
 from sklearn.linear_model import Lasso as SklearnLasso
 
-from larscope.lasso import Lasso, alpha_max, engines, lasso
+from larscope.lasso import Lasso, NothingToLearnWarning, alpha_max, engines, lasso
 
 ENGINES = ["active_set", "path"]
 
@@ -155,14 +155,16 @@ def test_zero_from_alpha_max_on():
     Y.requires_grad_()
     largest = alpha_max(X, Y).detach()
     for alpha in (largest, 2 * largest):
-        coef, info = lasso(X, Y, alpha, return_info=True)
+        with pytest.warns(NothingToLearnWarning, match="every coefficient is zero") as caught:
+            coef, info = lasso(X, Y, alpha, return_info=True)
+        assert caught[0].filename == __file__
         assert (coef == 0).all()
         assert info.converged.all()
         gradients = torch.autograd.grad(coef.sum(), (X, Y))
         assert all((g == 0).all() for g in gradients)
     assert ((lasso(X, Y, largest * 0.99) != 0).sum(0) == 1).all()
     small = alpha_max(X.float(), Y.float())
-    assert (lasso(X.float(), Y.float(), small) == 0).all()
+    assert (lasso(X.detach().float(), Y.detach().float(), small.detach()) == 0).all()
 
 
 def test_leading_dimensions_are_loops():

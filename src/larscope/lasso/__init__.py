@@ -3,6 +3,7 @@
 `lasso` and `lasso_path` know tensors, nothing of time or images.
 """
 
+from larscope.lasso.engines import NothingToLearnWarning
 from larscope.lasso.layer import Lasso, LassoInfo, alpha_max, lasso
 from larscope.lasso.path import ConvergenceWarning, LassoPath, lasso_path
 
@@ -11,6 +12,7 @@ __all__ = [
     "Lasso",
     "LassoInfo",
     "LassoPath",
+    "NothingToLearnWarning",
     "alpha_max",
     "lasso",
     "lasso_path",

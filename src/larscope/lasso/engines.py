@@ -6,7 +6,9 @@ that engines and certificate meet neither overflow nor underflow. Data of ordina
 
 from __future__ import annotations
 
+import sys
 import warnings
+from types import FrameType
 from typing import Literal
 
 import torch
@@ -28,15 +30,21 @@ class NothingToLearnWarning(UserWarning):
     """A lasso fit whose coefficients are all zero, and so are its gradients."""
 
 
-def solve(problem: Problem, init: Tensor | None, engine: Engine) -> Float[Tensor, "batch p k"]:
-    """Solve without gradient, by the engine asked for; what one engine cannot certify, the other tries."""
+def solve(problem: Problem, init: Tensor | None, engine: Engine, learning: bool) -> Float[Tensor, "batch p k"]:
+    """Solve without gradient, by the engine asked for; what one engine cannot certify, the other tries.
+
+    Where gradients are asked for, `learning`, and there can be none, it warns.
+    """
     sizes = check_values(problem)
     with torch.no_grad():
         if sizes.ordinary:
-            return _solve(problem, init, engine)
-        units = sizes.units
-        coef = units.out_of(_solve(in_units(problem, units), init, engine))
-    if not bool(coef.isfinite().all()):
+            coef = _solve(problem, init, engine)
+        else:
+            units = sizes.units
+            coef = units.out_of(_solve(in_units(problem, units), init, engine))
+    if learning:
+        _warn_nothing_to_learn(coef)
+    if not sizes.ordinary and not bool(coef.isfinite().all()):
         raise LarscopeError(
             "Coefficients must be numbers that float64 can hold: got some above 1.8e308, since columns of `X` are so "
             "much smaller than `y`. Rescale one of them."
@@ -56,6 +64,7 @@ def unroll(problem: Problem, engine: Engine) -> Float[Tensor, "batch p k"]:
     coef = homotopy(scaled).coef
     with torch.no_grad():
         _warn_uncertified(certificate.defect(scaled.detach(), coef.detach()))
+        _warn_nothing_to_learn(coef)
     return units.out_of(coef)
 
 
@@ -143,5 +152,31 @@ def _warn_uncertified(defect: Float[Tensor, "batch k"]) -> None:
         f"{TOLERANCE:g}, at worst {defect.max().item():.1e}; (batch, target): {named}. "
         "Rescale the features, raise `alpha`, or add a small `l2`.",
         ConvergenceWarning,
-        stacklevel=6,
+        stacklevel=_caller()[0],
     )
+
+
+def _warn_nothing_to_learn(coef: Float[Tensor, "batch p k"]) -> None:
+    if not coef.numel() or bool(coef.any()):
+        return
+    level, module = _caller()
+    if module.startswith("larscope."):  # training counts such fits, and says so in its own words
+        return
+    warnings.warn(
+        "Gradients were asked for, but every coefficient is zero, and so is every gradient: nothing can be learned "
+        "from this fit. Lower `alpha`, best to a fraction of `alpha_max(X, y)`.",
+        NothingToLearnWarning,
+        stacklevel=level,
+    )
+
+
+def _caller() -> tuple[int, str]:
+    """Find the line that called `lasso`, for which Python shows a warning once: frames up to it, and its module."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and _module(frame).startswith(("larscope.lasso", "torch.")):
+        frame, level = frame.f_back, level + 1
+    return level, _module(frame)
+
+
+def _module(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", ""))

@@ -46,14 +46,15 @@ class ImplicitLasso(Function):
         init: Tensor | None,
         positive: bool,
         engine: Engine,
+        learning: bool,
     ) -> Tensor:
         """Return the coefficients, (batch, p, k)."""
-        return engines.solve(Problem(X, y, alpha, weights, l2, positive=positive), init, engine)
+        return engines.solve(Problem(X, y, alpha, weights, l2, positive=positive), init, engine, learning)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         """Keep the data and the solution: no path, no factor."""
-        *tensors, _, ctx.positive, _ = inputs
+        *tensors, _, ctx.positive, _, _ = inputs
         ctx.save_for_backward(*tensors, output)
         ctx.save_for_forward(*tensors, output)
 
@@ -65,7 +66,7 @@ class ImplicitLasso(Function):
         found = None
         if not torch.is_grad_enabled():
             found = engines.pull_back(problem, coef, grad, any(ctx.needs_input_grad[3:5]))
-        return *(pull_back(problem, coef, grad) if found is None else found), None, None, None
+        return *(pull_back(problem, coef, grad) if found is None else found), None, None, None, None
 
     @staticmethod
     def jvp(ctx: Any, *changes: Any) -> Tensor:

@@ -111,12 +111,12 @@ def lasso(
         Compiled active-set method on the CPU, or the path in torch on the device of `X`; "auto" is the first for
         tensors on the CPU and the second for others. The choice does not change the answer beyond its certificate.
     weights : Tensor, broadcast to (p, K)
-        v: penalty weights; 0 leaves a feature unpenalised, inf excludes it. Not differentiated.
+        v: penalty weights; 0 leaves a feature unpenalised, inf excludes it.
     mask : boolean Tensor, broadcast to (p, K)
         True where a coefficient is allowed.
     positive : bool
         Require w >= 0, of unpenalised coefficients too.
-    l2 : float
+    l2 : float or Tensor, shape ()
         Ridge penalty.
     init : Tensor, broadcast to (p, K)
         Coefficients to start from, usually an earlier solution. Changes the time, not the answer.
@@ -138,6 +138,8 @@ def lasso(
     -----
     ConvergenceWarning
         Naming targets whose solution could not be certified.
+    NothingToLearnWarning
+        Where gradients are asked for and every coefficient is zero: so are the gradients.
 
     Examples
     --------
@@ -157,8 +159,9 @@ def lasso(
         coef = engines.unroll(problem, engine)
     else:
         start = None if init is None else features("init", init, X, layout).detach()
-        constants = problem.detach() if gradient is None else problem
-        coef = implicit_lasso(*constants.tensors, start, problem.positive, engine)
+        tensors = problem.detach().tensors if gradient is None else problem.tensors
+        learning = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+        coef = implicit_lasso(*tensors, start, positive, engine, learning)
     if not return_info:
         return layout.coef(coef)
     with torch.no_grad():
