@@ -40,8 +40,8 @@ POINTS = {
         ("larscope._movies.session:Run.read", 3, "after"),
         ("larscope._movies.preprocessing:_store", 2, "before"),
         ("larscope._movies.preprocessing:_store", 3, "after"),
-        ("pathlib:Path.rename", 1, "before"),
-        ("pathlib:Path.rename", 4, "after"),
+        ("pathlib:Path.replace", 1, "before"),
+        ("pathlib:Path.replace", 4, "after"),
     ],
     "training": [
         ("larscope._fit.training:TrainingStep.training_step", 1, "before"),
