@@ -9,9 +9,9 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
+from blinking import noise, session_of
 from hypothesis import given, settings
 from hypothesis.extra.numpy import arrays
-from test_session import noise, session_of
 
 from larscope._errors import LarscopeError
 from larscope._movies import preprocessing

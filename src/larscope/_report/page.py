@@ -21,7 +21,7 @@ from larscope._report.comparison import conditions_section, summarise_comparison
 from larscope._report.data import complaints_of, data_section, describe_checks
 from larscope._report.dynamics import dynamics_section
 from larscope._report.maps import where_section
-from larscope._report.methods import made_section
+from larscope._report.methods import methods_section
 from larscope._report.penalty import penalty_section
 from larscope._report.section import Picture, Section
 from larscope._report.sentences import describe, describe_dynamics, describe_training
@@ -67,7 +67,7 @@ def _sections(result: Result, folder: Path, records: Mapping[Path, ComparisonRec
     yield conditions_section(result, folder, records)
     yield where_section(result, list(records.values()))
     yield penalty_section(result)
-    yield made_section(result, list(records.values()))
+    yield methods_section(result, list(records.values()))
 
 
 def _summary(result: Result, records: Mapping[Path, ComparisonRecord]) -> list[str]:

@@ -17,7 +17,7 @@ import numba
 import numpy as np
 from numba.core.options import DefaultOptions
 
-from larscope._compute.compiled import OPTIONS, compiled
+from larscope._compute.compiler import OPTIONS, compiled
 
 # So many features, or a few more, may join a target in one round.
 CANDIDATES = 24
