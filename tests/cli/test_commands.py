@@ -377,7 +377,7 @@ def test_an_interrupted_series_of_seeds_goes_on_where_it_was(table, tmp_path, mo
     assert not (tmp_path / "result").exists()
     again = larscope(*arguments, "--out", tmp_path / "result")
     assert again.exit_code == 0, again.output
-    assert "goes on from epoch 2" in again.output
+    assert "Resuming an interrupted fit from epoch 2" in again.output
     assert larscope(*arguments, "--out", tmp_path / "whole").exit_code == 0
     one, two = (xr.load_dataset(tmp_path / name / "stability.nc", engine="h5netcdf") for name in ("result", "whole"))
     xr.testing.assert_identical(one, two)
