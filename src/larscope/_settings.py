@@ -71,7 +71,7 @@ PRESET = "Settings by one name, which those that are given win over. 'paper': th
 PositiveInt = Annotated[int, Field(ge=1)]
 
 
-@dataclass(kw_only=True, config=ConfigDict(extra="forbid"))
+@dataclass(kw_only=True, frozen=True, config=ConfigDict(extra="forbid"))
 class Settings:
     """Every choice of a fit, with its default; the descriptions are the command line's help."""
 
@@ -194,6 +194,20 @@ class Settings:
         """The penalty in training."""
         return self.penalty if isinstance(self.penalty, (int, float)) else DEFAULT_PENALTY
 
+    @property
+    def pooling_lag(self) -> int:
+        """How many frames before its target the frame lies whose pooling indices decode a forecast."""
+        return 1 if self.pooling == "previous" else 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the settings as TOML knows them, without those left at None: what `config.toml` holds."""
+        values = {name: getattr(self, name) for name in setting_names()}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in values.items()
+            if value is not None
+        }
+
     def __post_init__(self) -> None:
         if self.scale == "latent" and self.penalty_scale == "mean":
             raise LarscopeError(
@@ -237,6 +251,25 @@ def expand_preset(settings: Mapping[str, Any]) -> dict[str, Any]:
             f"`preset` must be one of {', '.join(map(repr, PRESETS))}: got {name!r}. {suggest(str(name), PRESETS)}"
         )
     return {**PRESETS[name], **given}
+
+
+def choose_settings(given: Mapping[str, Any]) -> Settings:
+    """Return the settings that are given, the others from their `preset` or the defaults.
+
+    Raises
+    ------
+    LarscopeError
+        A setting is unknown or out of its range, or there is no such preset.
+
+    Examples
+    --------
+    >>> choose_settings({"preset": "paper", "order": "3"}).order
+    3
+    """
+    try:
+        return Settings(**expand_preset(given))
+    except ValidationError as error:
+        raise explain_validation(error) from None
 
 
 def setting_names() -> list[str]:
@@ -297,14 +330,6 @@ def _join_alternatives(errors: Iterable[Mapping[str, Any]]) -> list[dict[str, An
 
 def _lower_first(text: str) -> str:
     return text[:1].lower() + text[1:]
-
-
-def plain(settings: Settings) -> dict[str, Any]:
-    """Return the settings as plain values, without those left at None: what `config.toml` holds."""
-    values = {name: getattr(settings, name) for name in setting_names()}
-    return {
-        name: list(value) if isinstance(value, tuple) else value for name, value in values.items() if value is not None
-    }
 
 
 def parse_size(text: str) -> int:
