@@ -14,7 +14,17 @@ from larscope.lasso import certificate, engines
 from larscope.lasso.engines import TOLERANCE, Engine
 from larscope.lasso.gradient import implicit_lasso
 from larscope.lasso.path import homotopy
-from larscope.lasso.problem import Layout, Problem, canonical, check_number, check_values, features, in_units, measure
+from larscope.lasso.problem import (
+    Layout,
+    Problem,
+    canonical,
+    check_number,
+    check_values,
+    features,
+    in_units,
+    measure,
+    values_known,
+)
 
 Gradient = Literal["implicit", "unrolled"] | None
 
@@ -208,10 +218,11 @@ def alpha_max(
     4.0
     """
     problem, layout = canonical(X, y, 0.0, weights, mask, positive, l2)
-    units = check_values(problem.detach()).units
+    known = values_known(problem.X) and values_known(problem.y)
+    units = (check_values if known else measure)(problem.detach()).units
     problem = in_units(problem, units)
     residual = problem.y
-    if bool((problem.weights == 0).any()):
+    if weights is not None and bool((problem.weights == 0).any()):
         only_free = torch.where(problem.weights == 0, 0.0, torch.inf).to(torch.float64)
         residual = problem.y - problem.X @ homotopy(replace(problem, weights=only_free)).coef
     correlation = problem.X.mT @ residual / problem.n_samples

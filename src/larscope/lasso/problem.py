@@ -16,6 +16,7 @@ from numbers import Real
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from larscope.errors import LarscopeError
 
@@ -270,6 +271,20 @@ def penalty(name: str, value: object, device: torch.device | None = None) -> Ten
             raise _wrong_type(name, "a number or a torch.Tensor", value, "Pass a penalty >= 0.")
         return torch.tensor(float(value), dtype=torch.float64, device=device)
     return value.to(torch.float64) if device is None else value.to(device, torch.float64)
+
+
+def is_traced(tensor: Tensor) -> bool:
+    """Whether torch traces a graph here, or knows shapes alone."""
+    return torch.compiler.is_compiling() or tensor.is_meta or isinstance(tensor, FakeTensor)
+
+
+def values_known(tensor: Tensor) -> bool:
+    """Whether a tensor has numbers to look at: not where torch traces a function, or maps it over a batch."""
+    while not torch.compiler.is_compiling() and torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        if torch._C._functorch.is_batchedtensor(tensor):
+            return False
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return not is_traced(tensor)
 
 
 def check_number(name: str, value: object) -> None:
