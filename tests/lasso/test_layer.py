@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import ElasticNet
 from sklearn.linear_model import Lasso as SklearnLasso
 
-from larscope.lasso import Lasso, NothingToLearnWarning, alpha_max, engines, lasso, lasso_path
+from larscope.lasso import Lasso, NothingToLearnWarning, _engines, alpha_max, lasso, lasso_path
 
 ENGINES = ["active_set", "path"]
 
@@ -345,7 +345,7 @@ def test_calls_from_several_threads_do_not_meet():
     assert all((a == b).all() for a, b in zip(alone, together, strict=True))
 
 
-@pytest.mark.parametrize("module", ["lasso.engines", "lasso.layer", "lasso.path", "lasso.sklearn"])
+@pytest.mark.parametrize("module", ["lasso._engines", "lasso._layer", "lasso._path", "lasso.sklearn"])
 def test_docstring_examples(module):
     result = doctest.testmod(importlib.import_module(f"larscope.{module}"))
     assert result.attempted > 0
@@ -360,7 +360,7 @@ def test_the_documentation_runs():
 def test_tensors_of_another_device_are_solved_there(monkeypatch):
     X, Y = data()
     expected = lasso(X, Y, 0.1)
-    choose = engines.choose_engine
+    choose = _engines.choose_engine
     monkeypatch.setattr(engines, "choose_engine", lambda engine, device: choose(engine, torch.device("cuda")))
     monkeypatch.setattr(engines, "_active_set", None)  # which would take them to the CPU
     close(lasso(X, Y, 0.1), expected)

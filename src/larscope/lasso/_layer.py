@@ -10,11 +10,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from larscope._errors import LarscopeError
-from larscope.lasso import certificate, engines
-from larscope.lasso.engines import TOLERANCE, Engine
-from larscope.lasso.gradient import implicit_lasso
-from larscope.lasso.path import homotopy
-from larscope.lasso.problem import (
+from larscope.lasso import _certificate, _engines
+from larscope.lasso._engines import TOLERANCE, Engine
+from larscope.lasso._gradient import implicit_lasso
+from larscope.lasso._path import homotopy
+from larscope.lasso._problem import (
     Layout,
     Problem,
     canonical,
@@ -36,7 +36,7 @@ class LassoInfo:
     Attributes
     ----------
     kkt : Tensor
-        Relative KKT violation over all p features (see `larscope.lasso.certificate.violation`), of the
+        Relative KKT violation over all p features (see `larscope.lasso._certificate.violation`), of the
         float64 solution: float32 coefficients are that solution, rounded.
     gap : Tensor
         Duality gap, relative to the objective at zero.
@@ -170,7 +170,7 @@ def lasso(
     _check_options(gradient, engine)
     problem, layout = canonical(X, y, alpha, weights, mask, positive, l2)
     if gradient == "unrolled":
-        coef = engines.unroll(problem, engine)
+        coef = _engines.unroll(problem, engine)
     else:
         start = None if init is None else features("init", init, X, layout).detach()
         tensors = problem.detach().tensors if gradient is None else problem.tensors
@@ -297,12 +297,12 @@ def _info(problem: Problem, coef: Tensor, layout: Layout) -> LassoInfo:
     units = measure(problem).units
     problem, coef = in_units(problem, units), units.into(coef)
     correlation = problem.correlation(coef)
-    kkt, gap = certificate.violation(problem, coef, correlation), certificate.duality_gap(problem, coef)
+    kkt, gap = _certificate.violation(problem, coef, correlation), _certificate.duality_gap(problem, coef)
     values = (
         kkt,
         gap,
         (coef != 0).sum(dim=-2),
-        certificate.count_kinks(problem, coef, correlation),
+        _certificate.count_kinks(problem, coef, correlation),
         (kkt <= TOLERANCE) & (gap <= TOLERANCE),
     )
     return LassoInfo(*(layout.per_target(value) for value in values))

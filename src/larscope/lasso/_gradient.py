@@ -25,9 +25,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.autograd import Function
 
-from larscope.lasso import engines
-from larscope.lasso.engines import Engine
-from larscope.lasso.problem import Problem, in_units, is_traced, measure, values_known
+from larscope.lasso import _engines
+from larscope.lasso._engines import Engine
+from larscope.lasso._problem import Problem, in_units, is_traced, measure, values_known
 
 # Gathered active columns are held in blocks of at most so many numbers.
 BLOCK = 16_000_000
@@ -50,7 +50,7 @@ class ImplicitLasso(Function):
     ) -> Tensor:
         """Return the coefficients, (batch, p, k)."""
         if not is_traced(X):
-            return engines.solve(Problem(X, y, alpha, weights, l2, positive=positive), init, engine, learning)
+            return _engines.solve(Problem(X, y, alpha, weights, l2, positive=positive), init, engine, learning)
         coef: Tensor = torch.ops.larscope.solve_lasso(X, y, alpha, weights, l2, init, positive, engine, learning)
         return coef
 
@@ -71,7 +71,7 @@ class ImplicitLasso(Function):
         problem = Problem(*tensors, positive=ctx.positive)
         found = None
         if not torch.is_grad_enabled() and values_known(grad) and values_known(coef):
-            found = engines.pull_back(problem, coef, grad, any(ctx.needs_input_grad[3:5]))
+            found = _engines.pull_back(problem, coef, grad, any(ctx.needs_input_grad[3:5]))
         return *(pull_back(problem, coef, grad) if found is None else found), None, None, None, None
 
     @staticmethod
@@ -148,7 +148,7 @@ support_solve: Callable[..., Tensor] = SupportSolve.apply
 def _solve_lasso(*inputs: Any) -> Tensor:
     """Compute `engines.solve` where torch traces a graph, which this is one node of."""
     *tensors, init, positive, engine, learning = inputs
-    return engines.solve(Problem(*tensors, positive=positive), init, engine, learning).contiguous()
+    return _engines.solve(Problem(*tensors, positive=positive), init, engine, learning).contiguous()
 
 
 @_solve_lasso.register_fake
@@ -167,7 +167,7 @@ def _pull_back_lasso(*inputs: Any) -> tuple[Tensor, ...]:
     """Compute gradients where torch traces a graph."""
     *tensors, coef, grad, positive = inputs
     problem = Problem(*tensors, positive=positive)
-    found = engines.pull_back(problem, coef, grad, with_penalties=True)
+    found = _engines.pull_back(problem, coef, grad, with_penalties=True)
     return tuple(g.contiguous() for g in (pull_back(problem, coef, grad) if found is None else found) if g is not None)
 
 

@@ -21,7 +21,7 @@ from scipy.optimize import nnls  # type: ignore[attr-defined]
 from torch import Tensor
 
 from larscope._errors import LarscopeError
-from larscope.lasso.problem import Problem, canonical, check_values, in_units
+from larscope.lasso._problem import Problem, canonical, check_values, in_units
 
 # A column this close to the span of the active ones (squared relative distance) cannot join them.
 DEPENDENT = 1e-11
