@@ -236,7 +236,7 @@ def test_a_finished_fit_is_not_done_again_and_another_never_overwrites_it(table,
     process = start(["fit", str(table), "--out", str(out), *ORDERS], tmp_path / "said")
     process.join(60)
     assert process.exitcode == 0
-    assert "already; nothing was done again" in (tmp_path / "said").read_text()
+    assert "already; nothing was repeated" in (tmp_path / "said").read_text()
     process = start(["fit", str(table), "--out", str(out), *ORDERS, "--seed", "5"], tmp_path / "said")
     process.join(60)
     assert process.exitcode != 0

@@ -13,7 +13,7 @@ from typing import Any
 from larscope._errors import LarscopeError
 from larscope._movies.session import Session
 from larscope._results.provenance import describe_versions
-from larscope._settings import Settings, plain
+from larscope._settings import Settings
 from larscope._storage import describe_inputs, locked, write_text
 
 
@@ -23,7 +23,7 @@ def identify_fit(settings: Settings, session: Session, n_seeds: int = 1) -> str:
     Settings, run table, contents of the movies, and versions. Not on which devices, by how many of them and how many
     threads, though the last bits of a sum depend on that: a fit that was interrupted may go on elsewhere.
     """
-    return _digest([plain(settings), n_seeds, identify_session(session), describe_versions()])
+    return _digest([settings.as_dict(), n_seeds, identify_session(session), describe_versions()])
 
 
 def identify_session(session: Session) -> str:

@@ -29,7 +29,7 @@ from safetensors.numpy import save
 from larscope._errors import LarscopeError
 from larscope._movies.preprocessing import Preprocessing
 from larscope._results.schema import SCHEMA_VERSION, migrate
-from larscope._settings import DEFAULT_PENALTY, REFITTED, Settings, plain
+from larscope._settings import DEFAULT_PENALTY, REFITTED, Settings
 from larscope._storage import put_in_place, reading_hdf5, unfinished, write_text
 
 PACKED = ("clip_observed", "clip_reconstruction")
@@ -173,7 +173,7 @@ def _read_files(folder: Path) -> Result:
         raise ValueError(f"{config} was cut off: it ends before `seed`, the last setting")
     return Result(
         provenance=migrate(made_with, version, provenance),
-        settings={**plain(Settings()), **settings},
+        settings={**Settings().as_dict(), **settings},
         log=migrate(rows, rows[0].pop("schema_version", version) if rows else version, log),
         weights=migrate(weights, weights_version, model),
         dataset=_require_whole(read_dataset(results), results),
