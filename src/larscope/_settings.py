@@ -69,7 +69,7 @@ PRESET = "A named set of settings. Options you pass override it. 'paper': the pa
 PositiveInt = Annotated[int, Field(ge=1)]
 
 
-@dataclass(kw_only=True, config=ConfigDict(extra="forbid"))
+@dataclass(kw_only=True, frozen=True, config=ConfigDict(extra="forbid"))
 class Settings:
     """Every setting of a fit, with its default. The descriptions are the command line's help."""
 
@@ -190,6 +190,20 @@ class Settings:
         """The penalty in training."""
         return self.penalty if isinstance(self.penalty, (int, float)) else DEFAULT_PENALTY
 
+    @property
+    def pooling_lag(self) -> int:
+        """How many frames before its target the frame lies whose pooling indices decode a forecast."""
+        return 1 if self.pooling == "previous" else 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the settings as TOML knows them, without those left at None: what `config.toml` holds."""
+        values = {name: getattr(self, name) for name in setting_names()}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in values.items()
+            if value is not None
+        }
+
     def __post_init__(self) -> None:
         if self.scale == "latent" and self.penalty_scale == "mean":
             raise LarscopeError(
@@ -233,6 +247,25 @@ def expand_preset(settings: Mapping[str, Any]) -> dict[str, Any]:
             f"`preset` must be one of {', '.join(map(repr, PRESETS))}: got {name!r}. {suggest(str(name), PRESETS)}"
         )
     return {**PRESETS[name], **given}
+
+
+def choose_settings(given: Mapping[str, Any]) -> Settings:
+    """Return the settings that are given, the others from their `preset` or the defaults.
+
+    Raises
+    ------
+    LarscopeError
+        A setting is unknown or out of its range, or there is no such preset.
+
+    Examples
+    --------
+    >>> choose_settings({"preset": "paper", "order": "3"}).order
+    3
+    """
+    try:
+        return Settings(**expand_preset(given))
+    except ValidationError as error:
+        raise explain_validation(error) from None
 
 
 def setting_names() -> list[str]:
@@ -293,14 +326,6 @@ def _join_alternatives(errors: Iterable[Mapping[str, Any]]) -> list[dict[str, An
 
 def _lower_first(text: str) -> str:
     return text[:1].lower() + text[1:]
-
-
-def plain(settings: Settings) -> dict[str, Any]:
-    """Return the settings as plain values for `config.toml`, without any left at None."""
-    values = {name: getattr(settings, name) for name in setting_names()}
-    return {
-        name: list(value) if isinstance(value, tuple) else value for name, value in values.items() if value is not None
-    }
 
 
 def parse_size(text: str) -> int:

@@ -93,6 +93,7 @@ def require_ended(process: psutil.Process) -> None:
         raise AssertionError(f"{process} goes on without its worker")
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_loses_nothing(narrow_table, cluster, tmp_path, capsys):
     out = tmp_path / "sweep"
 

@@ -211,7 +211,7 @@ def sweep(
                     failed[point.name] = reason
         fitted = load_points(points, out)
         if fitted:
-            tabulate(fitted).to_csv(out / "sweep.csv", index=False)
+            tabulate(fitted).to_csv(out / "sweep.csv", index=False, lineterminator="\n")
             console.print(sweep_table(summarise(fitted), opened.simulated))
             print_plain(f"Scores of each fit: {out / 'sweep.csv'}. Each result is in a folder beside it.")
         if failed:

@@ -43,7 +43,7 @@ def fit_and_report(
         with interrupts_as_such() as raise_lost:
             session = open_session()
             with console.status("Hashing the files", spinner="line"):
-                fit = identify_fit(model, session, n_seeds)
+                fit = identify_fit(model.settings, session, n_seeds)
             done = find_fit(out) == fit
             if not done:
                 require_free(out)
@@ -162,13 +162,13 @@ def _announce(model: Any, session: Any, how: Mapping[str, Any], n_seeds: int, n_
     from larscope._fit.preflight import duration, estimate_fit, require_disk, size, time_training
 
     cache, max_memory = how.get("cache"), how.get("max_memory")
-    estimate = estimate_fit(model, session, cached=cache is not None)
+    estimate = estimate_fit(model.settings, session, cached=cache is not None)
     keep = estimate.may_keep_memory(max_memory)
     if cache is not None:
         require_disk(estimate, cache)
     n_steps = n_seeds * estimate.n_steps
     with console.status("Timing one training step", spinner="line"):
-        seconds = time_training(model, session, n_steps * model.batch_size // n_processes)
+        seconds = time_training(model.settings, session, n_steps * model.batch_size // n_processes)
     n_frames = sum(run.n_frames for run in session)
     limit = "" if max_memory is None else f" of {size(max_memory)} allowed"
     limit += "" if n_processes == 1 else f" in each of {n_processes} processes"

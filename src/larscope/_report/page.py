@@ -29,7 +29,7 @@ from larscope._report.stability import read_stability, stability_section
 from larscope._report.training import training_section
 from larscope._results.comparison import ComparisonRecord, find_records, read_record
 from larscope._results.folder import Result, read_result
-from larscope._storage import replacing, require_inside
+from larscope._storage import replacing, require_inside, write_text
 
 DPI = 110
 
@@ -53,7 +53,7 @@ def write_report(folder: str | Path) -> Path:
             path.write_bytes(images[picture.path])
     page = folder / "report.html"
     with replacing(page) as path:
-        path.write_text(_render(result, _summary(result, records), sections, images), encoding="utf-8")
+        write_text(path, _render(result, _summary(result, records), sections, images))
     return page
 
 
