@@ -66,7 +66,7 @@ class Processes:
             )
         if not re.fullmatch(r"ddp(_find_unused_parameters_(true|false))?", self.strategy):
             raise LarscopeError(
-                "`strategy` must be one in which each process runs the program and holds the whole network: got "
+                "`strategy` must let each process run the program and hold the whole network: got "
                 f"{self.strategy!r}. Pass 'ddp'."
             )
 
@@ -85,9 +85,9 @@ class Processes:
         """
         if batch_size % self.count:
             raise LarscopeError(
-                f"`batch_size` must be a multiple of the processes that share a training step, {self.count} here: got "
-                f"{batch_size}. Pass batch_size={self.count * -(-batch_size // self.count)}, which is another training "
-                "than that on one device, or fewer devices."
+                f"`batch_size` must be a multiple of the number of processes, {self.count} here: got {batch_size}. "
+                f"Pass batch_size={self.count * -(-batch_size // self.count)}, or use fewer devices. Another batch "
+                "size is another training."
             )
         return batch_size // self.count
 
@@ -114,8 +114,8 @@ class Processes:
             fabric.launch()
         except (MisconfigurationException, ValueError, RuntimeError) as error:
             raise LarscopeError(
-                f"Expected {self.devices} devices on {self.num_nodes} machines; they cannot be had: {error} Correct "
-                "`devices` and `num_nodes`, or what the job asks the cluster for."
+                f"Expected {self.devices} devices on {self.num_nodes} machines, but they are not available: {error} "
+                "Correct `devices` and `num_nodes`, or ask the cluster for more."
             ) from error
         return fabric
 
@@ -183,7 +183,7 @@ def noticing_lost_processes() -> Iterator[None]:
     except RuntimeError as error:
         if isinstance(error, torch.distributed.DistError) or "gloo" in str(error):
             raise LostProcessError(
-                f"All processes of a training must go on to its end; one has ended: {str(error).splitlines()[0]}. What "
-                "it says itself is the reason. Give the same command again to go on from what was finished."
+                f"All processes of a training must go on to its end; one has ended: {str(error).splitlines()[0]}. "
+                "Read its own message for the reason. Then give the same command again to go on."
             ) from error
         raise

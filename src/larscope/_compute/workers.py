@@ -127,7 +127,7 @@ def connect(scheduler: str) -> Iterator[Any]:
         dask is not installed, or nothing answers at the address.
     """
     if find_spec("distributed") is None:
-        raise LarscopeError("`--scheduler` needs dask, which is not installed. Run: pip install 'larscope[cluster]'")
+        raise LarscopeError("`--scheduler` needs dask, but it is not installed. Run: pip install 'larscope[cluster]'")
     from distributed import Client
 
     try:
@@ -135,7 +135,7 @@ def connect(scheduler: str) -> Iterator[Any]:
         client = Client(**known, timeout=PATIENCE)
     except (OSError, ValueError) as error:
         raise LarscopeError(
-            f"A dask scheduler must answer at {scheduler!r}: {error}. Start it, and pass the address that it prints."
+            f"A dask scheduler must answer at {scheduler!r}: {error}. Start it, and pass the address it prints."
         ) from error
     with client:
         yield client

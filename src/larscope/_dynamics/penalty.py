@@ -200,9 +200,9 @@ def choose_penalty(
         best = refine(leaves_all)
         share = "" if conditions is not None else "share coefficients among runs (`coefficients='condition'`), "
         warnings.warn(
-            "No penalty forecasts held-out frames better than no couplings at all do. The best of those that leave "
-            f"every run couplings was taken, {penalties[best]:.3g}; it explains {explained[best]:.1%} of the held-out "
-            f"signal, so trust no single coupling. Record longer runs, {share}or pass a number as `penalty`.",
+            "No penalty forecasts held-out frames better than a fit without couplings. We took "
+            f"{penalties[best]:.3g}, the best with couplings in every run. It explains {explained[best]:.1%} of the "
+            f"held-out signal, so trust no single coupling. Record longer runs, {share}or pass a number as `penalty`.",
             PenaltyWarning,
             stacklevel=2,
         )

@@ -346,8 +346,8 @@ class ComparesConditions(HasSettings):
             first = np.array(label) == label[0]
             if not 1 / 1.05 < lengths[first].mean() / lengths[~first].mean() < 1.05:
                 warnings.warn(
-                    "Runs differ in length by condition, and maps of coefficients fitted on more frames differ from "
-                    "those on fewer. Pass `session` to `difference_map`, which then maps the same number of frames.",
+                    "Runs differ in length by condition, and more frames give other coefficients and maps. Pass "
+                    "`session` to `difference_map` to use the same number of frames in each run.",
                     ComparisonWarning,
                     stacklevel=3,
                 )
@@ -365,7 +365,7 @@ class ComparesConditions(HasSettings):
                 "loaded. Pass `session=read_session(...)`."
             )
         if [run.name for run in session] != self.runs_["run"].tolist():
-            raise LarscopeError("`session` must be the one that was fitted: its runs are others. Pass that session.")
+            raise LarscopeError("`session` must be the fitted session: got other runs. Pass the fitted one.")
         return session
 
     def _map(

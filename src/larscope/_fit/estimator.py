@@ -205,9 +205,10 @@ class LatentVAR(ComparesConditions):
             )
         if settings.penalty_scale == "noise" and settings.training_penalty < TINY_PENALTY:
             warnings.warn(
-                f"A penalty of {settings.training_penalty:g} is {settings.training_penalty:.1%} of what chance "
-                "correlations reach: nearly every coefficient is kept, which is slow and forecasts nothing. The paper's penalties "
-                "are in other units, those of scale='series' and penalty_scale='mean'; preset='paper' has both.",
+                f"A penalty of {settings.training_penalty:g} is {settings.training_penalty:.1%} of the largest "
+                "chance correlation. Nearly every coefficient is kept, so the fit is slow and forecasts nothing. "
+                "Raise the penalty. The paper's penalties have other units: use preset='paper', or scale='series' "
+                "with penalty_scale='mean'.",
                 TinyPenaltyWarning,
                 stacklevel=2,
             )
@@ -510,13 +511,13 @@ class LatentVAR(ComparesConditions):
             about, n_frames = prepared.session.runs[run], len(self.latents_[run])
             if about.n_frames != n_frames:
                 raise LarscopeError(
-                    f"`session` must be the one that was fitted: {about.label} had {n_frames} frames then, and has "
-                    f"{about.n_frames}. Pass that session."
+                    f"`session` must be the fitted session: {about.label} had {n_frames} frames then, and has "
+                    f"{about.n_frames} now. Pass the fitted one."
                 )
             if not np.allclose(prepared.frames(run, frame, frame + 1)[0], image, atol=1e-6):
                 raise LarscopeError(
-                    f"`session` must be the one that was fitted: frame {frame} of {about.label} is another. Pass that "
-                    "session, or `fit` this one."
+                    f"`session` must be the fitted session: frame {frame} of {about.label} is different. Pass the "
+                    "fitted one, or `fit` this one."
                 )
 
     def _encode(self, prepared: PreparedSession, progress: bool, fabric: Fabric | None = None) -> list[Tensor]:

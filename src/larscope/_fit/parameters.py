@@ -67,7 +67,7 @@ class HasSettings:
         if name.startswith("_") or name.endswith("_"):
             object.__setattr__(self, name, value)
         elif name == "settings":
-            raise LarscopeError("`settings` cannot be replaced as a whole: call `set_params` with those to change.")
+            raise LarscopeError("`settings` cannot be replaced as a whole: call `set_params` with the changes.")
         else:
             self.set_params(**{name: value})
 

@@ -169,14 +169,14 @@ class PreparedSession:
         for run, about, n_frames in zip(self.runs, self.session, longest, strict=True):
             if n_frames <= order:
                 raise LarscopeError(
-                    f"Every run needs {order + 1} consecutive frames that are not masked (order {order} + 1); "
-                    f"{about.label} has {n_frames}, with {int(run.missing.sum())} of its {run.n_frames} frames masked. "
-                    "Drop the run, or lower `order`."
+                    f"Every run needs {order + 1} consecutive unmasked frames (order {order} + 1); {about.label} has "
+                    f"{n_frames}, with {int(run.missing.sum())} of its {run.n_frames} frames masked. Drop the run, "
+                    "or lower `order`."
                 )
         if max(longest) < window:
             raise LarscopeError(
-                f"Training needs {window} consecutive frames that are not masked (`window`) in one run at least; the "
-                f"longest stretch has {max(longest)}. Lower `window`, or use nan='interpolate'."
+                f"Training needs {window} consecutive unmasked frames (`window`) in at least one run; the longest "
+                f"stretch has {max(longest)}. Lower `window`, or use nan='interpolate'."
             )
 
     def mean_frame(self) -> Float[NDArray[np.float32], "height width"]:
@@ -244,8 +244,8 @@ def prepare(
         low, high = min(run.low for run in runs), max(run.high for run in runs)
         if low == high:
             raise LarscopeError(
-                f"The frames must vary: every pixel of the session is {low:g} after the crop. "
-                "Check that the files hold the recorded movie."
+                f"The frames must vary: every pixel of the session is {low:g} after the crop. Make sure the files "
+                "hold the recorded movie."
             )
         preprocessing = replace(preprocessing, low=low, high=high)
     return PreparedSession(session, preprocessing, tuple(runs))
@@ -303,9 +303,9 @@ class _Chunks:
     def _require_exact(self, start: int) -> None:
         if max(-self.low, self.high) > LARGEST:
             raise LarscopeError(
-                f"Pixels must be at most {LARGEST:.0f} in size, beyond which numbers lose digits: {self.run.label} "
-                f"has one of {max(-self.low, self.high):g}, in the frames from {start} on. Check how the file was "
-                "written; `larscope check` names the frame."
+                f"Pixels must be at most {LARGEST:.0f} in size, or they lose digits: {self.run.label} has one of "
+                f"{max(-self.low, self.high):g}, in the frames from {start} on. Find out how the file was written; "
+                "`larscope check` names the frame."
             )
 
     def _treat_nonfinite(self, frames: Frames, start: int) -> Frames:

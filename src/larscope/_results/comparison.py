@@ -163,8 +163,8 @@ def write_record(record: ComparisonRecord, result: str | Path) -> Path:
             record.edges.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
     except OSError as error:
         raise LarscopeError(
-            f"The comparison must be written to {folder}: {error}. Free some space, or copy the result to a folder "
-            "that can be written."
+            f"The comparison must be written to {folder}: {error}. Free some space, or copy the result to a writable "
+            "folder."
         ) from error
     return folder
 

@@ -147,7 +147,7 @@ def read_result(folder: str | Path) -> Result:
     if missing:
         raise LarscopeError(
             f"Expected a result folder at {folder}; it lacks {', '.join(missing)}. "
-            "Pass the folder that `larscope fit --out` wrote."
+            "Pass a folder written by `larscope fit --out`."
         )
     try:
         return _read_files(folder)
@@ -226,7 +226,7 @@ def require_free(folder: str | Path) -> None:
         )
     if os.path.ismount(folder):
         raise LarscopeError(
-            f"The result needs a folder that can be renamed; {folder} is a mount point. Pass one in it."
+            f"The result needs a folder it can rename; {folder} is a mount point. Pass a folder inside it."
         )
     if folder.exists() and not folder.is_dir():
         raise LarscopeError(f"The result needs a folder; {folder} is a file. Pass another `--out`.")

@@ -73,7 +73,7 @@ def write_nwb(result: str | Path, path: str | Path, metadata: str | Path | None 
         import pynwb
     except ImportError as error:
         raise LarscopeError(
-            "Writing NWB needs pynwb, which is not installed. Run: pip install 'larscope[nwb]'"
+            "Writing NWB needs pynwb, but it is not installed. Run: pip install 'larscope[nwb]'"
         ) from error
     with _new_file(path) as filling:
         file = _describe_session(found, given)
@@ -101,8 +101,8 @@ def _describe_session(result: Result, given: Mapping[str, Any]) -> Any:
     if missing:
         raise LarscopeError(
             f"NWB requires {', '.join(f'`{name}`' for name in missing)}: "
-            f"{'the inputs do not say' if inputs else 'the inputs were not NWB'}, and it is never made up. Write it "
-            f"into a TOML file, such as {EXAMPLE}, and pass that as `--metadata`."
+            f"{'the inputs do not say' if inputs else 'the inputs were not NWB'}, and we never make it up. Write it "
+            f"into a TOML file, such as {EXAMPLE}, and pass the file as `--metadata`."
         )
     for name, time in {**fields, **subject}.items():
         if name in TIMES and time is not None and (not isinstance(time, datetime) or time.tzinfo is None):
@@ -136,8 +136,8 @@ def _nwb_inputs(result: Result) -> list[Path]:
     for path in paths:
         if path.suffix == ".nwb" and not path.is_file():
             raise LarscopeError(
-                f"The input {path} was NWB, and its metadata are copied; it is not there any more. Restore it, or "
-                "export from the folder in which it was fitted."
+                f"The input {path} was NWB, so its metadata are copied, but the file is gone. Restore it, or export "
+                "from the folder of the fit."
             )
     return [path for path in paths if path.is_file() and h5py.is_hdf5(path) and _is_nwb(path)]
 
@@ -182,7 +182,7 @@ def _agree(inputs: Mapping[Path, Mapping[str, Any]], given: Mapping[str, Any]) -
     if apart:
         raise LarscopeError(
             f"An NWB file is of one session; the inputs {', '.join(map(str, inputs))} differ in {', '.join(apart)}. "
-            "Say in `--metadata` what is right for all of them, or fit and export them separately."
+            "Give one value for all in `--metadata`, or fit and export them separately."
         )
     return agreed
 
@@ -261,7 +261,7 @@ def _add_results(file: Any, result: Result, comparisons: Sequence[ComparisonReco
     settings = ", ".join(f"{name}={value}" for name, value in result.settings.items())
     module = file.create_processing_module(
         name="ophys",
-        description=f"Sparse dynamics that larscope {version('larscope')} found in {simulated} (arXiv 2603.02899): "
+        description=f"Sparse dynamics found by larscope {version('larscope')} in {simulated} (arXiv 2603.02899): "
         f"{settings}.",
     )
     data, runs = result.dataset, _runs_table(result)
@@ -300,8 +300,8 @@ EDGE_COLUMNS = {
     "first": "name of the first group",
     "second": "name of the second group",
     "lag": "frames",
-    "source": "the latent that acts: row of LarscopeLatents",
-    "target": "the latent that is acted on: row of LarscopeLatents",
+    "source": "source latent: row of LarscopeLatents",
+    "target": "target latent: row of LarscopeLatents",
     **{f"{end}_{axis}": "in pixels of the recorded movie" for end in ("source", "target") for axis in AXES},
     "mean_first": "mean coefficient in the first group",
     "mean_second": "mean coefficient in the second group",
@@ -316,16 +316,16 @@ TEST_COLUMNS = {
     "test": "swap: do forecasts get worse with the other group's coefficients; influence: do influence vectors differ",
     "statistic": "mean between groups - mean within groups",
     "pvalue": "by permuting labels",
-    "pvalue_ranksum": "one-sided rank-sum test over pairs of runs, which are not independent",
-    "min_pvalue": "the smallest p-value that this design can reach",
-    "n_labelings": "number of labelings that the design allows",
+    "pvalue_ranksum": "one-sided rank-sum test over pairs of runs, as if these were independent",
+    "min_pvalue": "smallest possible p-value of this design",
+    "n_labelings": "number of labelings of this design",
     "effect_size": "percent",
     "effect_low": "lower end of the 95 % bootstrap interval, percent",
     "effect_high": "upper end of the 95 % bootstrap interval, percent",
     "anosim_r": "ANOSIM R",
     "permdisp_pvalue": "permutation test for a difference in spread",
     "units": "what traded labels",
-    "warnings": "what limits the comparison",
+    "warnings": "limits of the comparison",
 }
 
 
@@ -346,7 +346,7 @@ def _positions(data: xr.Dataset) -> dict[str, NDArray[np.float64]]:
 
 def _latents_table(data: xr.Dataset) -> Any:
     described = dict.fromkeys(AXES, "centre of the latent's field, in pixels of the recorded movie")
-    return _table("LarscopeLatents", "Where in the image the latents are.", _positions(data), described)
+    return _table("LarscopeLatents", "Places of the latents in the image.", _positions(data), described)
 
 
 def _series_tables(data: xr.Dataset, runs: Any) -> Iterator[Any]:
@@ -431,13 +431,15 @@ def _images(data: xr.Dataset, comparisons: Sequence[ComparisonRecord]) -> Any:
     added = data["contribution_map"].attrs["units"]
     images = [("mean_frame", "Mean over runs of each run's mean over time, [0, 1]", data["mean_frame"])]
     for number, (run, found) in enumerate(zip(_texts(data, "run"), data["contribution_map"], strict=True)):
-        images.append((f"contribution_map_{number}", f"Where the couplings of run {run} come from: {added}", found))
+        images.append(
+            (f"contribution_map_{number}", f"How strongly each place of run {run} drives others: {added}", found)
+        )
     for number, record in enumerate(comparisons):
         pair = record.summary["first"], record.summary["second"]
         for name, what in (
             ("map_first", f"Mean contribution map of {pair[0]}: {added}"),
             ("map_second", f"Mean contribution map of {pair[1]}: {added}"),
-            ("difference", f"Contribution map of {pair[0]} minus that of {pair[1]}: {added}"),
+            ("difference", f"Contribution map of {pair[0]} minus the map of {pair[1]}: {added}"),
             ("difference_pvalue", f"p-value of the difference of {pair[0]} and {pair[1]}, corrected by max-T"),
         ):
             images.append((f"comparison_{number}_{name}", what, record.dataset[name]))

@@ -41,7 +41,9 @@ def _require_new(folder: Path) -> None:
     if folder.exists():
         raise LarscopeError(f"Expected a new folder; {folder} exists already. Choose another, or delete it.")
     if not folder.parent.is_dir():
-        raise LarscopeError(f"Expected to create {folder.name} in {folder.parent}, which does not exist. Create it.")
+        raise LarscopeError(
+            f"Expected to create {folder.name} in {folder.parent}, but this folder does not exist. Create it."
+        )
 
 
 def _write_movie(path: Path, run: Run, full_size: bool) -> None:

@@ -132,7 +132,7 @@ def compare_pairs(
         )
     for run in np.flatnonzero(~np.isfinite(pairs.value).all(axis=1)):
         raise LarscopeError(
-            f"Pairs of runs must have finite numbers: got NaN or infinite ones for run {run}. Leave that run out."
+            f"Pairs of runs must have finite numbers: got NaN or infinite ones for run {run}. Leave this run out."
         )
     labelings = permute_labels(units, n_permutations, seed)
     intra, inter, intra_condition = split_pairs(pairs, units.label)

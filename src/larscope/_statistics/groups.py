@@ -133,7 +133,7 @@ def group_members(
                 f"{name!r}. Pass one entry a run, in the order of the runs."
             )
         if not np.any(groups[name]):
-            raise LarscopeError(f"A group needs at least one run: got none in {name!r}. Change what defines it.")
+            raise LarscopeError(f"A group needs at least one run: got none in {name!r}. Change its definition.")
     if first == second:
         raise LarscopeError(f"Two different {noun}s are compared: got {first!r} twice. Name another one.")
     inside = [np.flatnonzero(np.asarray(groups[name], bool)) for name in (first, second)]
@@ -141,7 +141,7 @@ def group_members(
     if shared.size:
         raise LarscopeError(
             f"The two groups of a contrast must not share runs: got {first!r} and {second!r} with runs "
-            f"{shared.tolist()} in both. Choose groups that exclude each other."
+            f"{shared.tolist()} in both. Choose groups without common runs."
         )
     return np.concatenate(inside), [first] * len(inside[0]) + [second] * len(inside[1])
 

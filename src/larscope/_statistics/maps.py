@@ -153,8 +153,8 @@ def contribution_map(
     height, width = response.shape[1:]
     if len(response) != 9 or height % grid[0] or width % grid[1] or grid[0] * grid[1] != len(c):
         raise LarscopeError(
-            f"`response` must be nine images that {grid[0]} x {grid[1]} latents divide into patches, and `c` of as "
-            f"many latents: got shapes {response.shape} and {np.shape(c)}. Pass what `decoder_response` returned."
+            f"`response` must be nine images divided into patches by {grid[0]} x {grid[1]} latents, and `c` of as "
+            f"many latents: got shapes {response.shape} and {np.shape(c)}. Pass the response from `decoder_response`."
         )
     energy = np.square(response)
     total = energy.sum(axis=0)
@@ -245,7 +245,7 @@ def check_coefs(coefs: Coefs, n_runs: int = 1) -> None:
             )
         if not np.isfinite(coefs[run]).all():
             raise LarscopeError(
-                f"Coefficients must be finite: got NaN or infinite ones for run {run}. Leave that run out."
+                f"Coefficients must be finite: got NaN or infinite ones for run {run}. Leave this run out."
             )
 
 

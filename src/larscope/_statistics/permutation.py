@@ -45,6 +45,8 @@ class ExchangeableUnits:
     n_symmetric
         How many of them are the observed one with its conditions renamed. A statistic that does not
         depend on the conditions' names cannot tell these apart.
+    noun
+        What a unit is: `"runs"`, `"blocks"` or `"subjects"`.
     description
         The above, in words.
     """
@@ -55,6 +57,7 @@ class ExchangeableUnits:
     stratum: Int[np.ndarray, " runs"]
     n_labelings: int
     n_symmetric: int
+    noun: str
     description: str
 
 
@@ -158,23 +161,24 @@ def exchangeable_units(
     if block is not None:
         blocks = _renumber(subjects, _codes("block", block, n_runs)[0])
         if _is_constant_within(blocks, label):
-            unit, noun = blocks, "whole blocks"
+            unit, noun = blocks, "blocks"
         else:
             stratum, where = blocks, f"each of {blocks.max() + 1} blocks"
     if subjects.any() and _is_constant_within(subjects, label):
-        unit, stratum, noun, where = subjects, np.zeros(n_runs, int), "whole subjects", ""
+        unit, stratum, noun, where = subjects, np.zeros(n_runs, int), "subjects", ""
 
     counts = _units_per_condition(label, unit, stratum, len(names))
     conditions = tuple(str(name) for name in names)
     n_labelings = math.prod(_multinomial(row) for row in counts)
     totals = ", ".join(f"{n} {name}" for n, name in zip(counts.sum(0), conditions, strict=True))
     description = (
-        f"Labels are permuted over {noun} ({totals}){' within ' + where if where else ''}: "
+        f"Labels are permuted over {'' if noun == 'runs' else 'whole '}{noun} ({totals})"
+        f"{' within ' + where if where else ''}: "
         f"{n_labelings:,} labeling{'s' if n_labelings > 1 else ''}."
     )
     columns = Counter(tuple(column) for column in counts.T)
     n_symmetric = math.prod(math.factorial(n) for n in columns.values())
-    return ExchangeableUnits(conditions, label, unit, stratum, n_labelings, n_symmetric, description)
+    return ExchangeableUnits(conditions, label, unit, stratum, n_labelings, n_symmetric, noun, description)
 
 
 def permute_labels(
@@ -280,7 +284,7 @@ def max_t(values: Float[np.ndarray, "runs *shape"], labelings: Labelings, chunk:
         )
     flat, stratum = np.asarray(values, float).reshape(len(values), -1), labelings.units.stratum
     for run in np.flatnonzero(~np.isfinite(flat).all(axis=1)):
-        raise LarscopeError(f"`values` must be finite: got NaN or infinite ones for run {run}. Leave that run out.")
+        raise LarscopeError(f"`values` must be finite: got NaN or infinite ones for run {run}. Leave this run out.")
     flat = _centre_strata(flat, stratum)
     spread = flat.std(axis=0)
     offset = np.median(spread[spread > 0]) if spread.any() else 1.0

@@ -45,8 +45,8 @@ def condition_imbalances(
     length = _mean_by_condition(np.array(n_there, float), units)
     if length.max() > 1.05 * length.min():
         found.append(
-            f"Runs differ in length by condition ({_by_name(units, length)} frames on average), and coefficients "
-            "fitted on more frames differ from those fitted on fewer. Fit every run on the same number of frames."
+            f"Runs differ in length by condition ({_by_name(units, length)} frames on average), and more frames give "
+            "other coefficients. Fit every run on the same number of frames."
         )
     ratio = np.array([np.log(_signal_to_noise(np.asarray(z, float))) for z in latents])
     mean = _mean_by_condition(ratio, units)
@@ -86,8 +86,8 @@ def unreachable(labelings: Labelings) -> tuple[str, ...]:
     counts = np.bincount(labelings.units.label[first])
     sides = " against ".join(f"{n} {c}" for n, c in zip(counts, labelings.units.conditions, strict=True))
     return (
-        f"With {sides} no p-value can be below {labelings.min_pvalue:.3g}, so this design cannot reach 0.05 "
-        f"whatever the data say. {labelings.units.description} Record more units that can trade labels.",
+        f"With {sides} no p-value can be below {labelings.min_pvalue:.3g}, so this design cannot reach 0.05, "
+        f"whatever the data. {labelings.units.description} Record more {labelings.units.noun} per condition.",
     )
 
 

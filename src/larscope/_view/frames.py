@@ -33,7 +33,7 @@ DECODED_FRAMES = 16
 KEPT_BYTES = 512 << 20
 """Decoded frames kept in memory, at most."""
 
-ELSEWHERE = "Pass `--session` with a table that says where the movies are now."
+ELSEWHERE = "Pass `--session` with a table of the movies' present places."
 
 Images = Float[NDArray[np.float32], "frames height width"]
 
@@ -64,7 +64,7 @@ def _choose(row: Mapping[Any, Any], listed: Mapping[str, Run]) -> Run:
     if row["run"] not in listed:
         raise LarscopeError(
             f"The session table must list every run of the fit: run {row['run']!r} is not among {', '.join(listed)}. "
-            "Name the runs as in the table that was fitted."
+            "Name the runs as in the table of the fit."
         )
     return listed[row["run"]]
 
@@ -82,21 +82,23 @@ def _reopen(row: Mapping[Any, Any], folder: Path) -> Run:
             return Run(name, row["condition"], movie, int(row["start"]), int(row["stop"]), place)
         except LarscopeError as error:
             errors.append(error)
-    raise LarscopeError(f"The movie of run {name!r} cannot be opened where it was fitted: {errors[0]} {ELSEWHERE}")
+    raise LarscopeError(
+        f"The movie of run {name!r} cannot be opened at its place during the fit: {errors[0]} {ELSEWHERE}"
+    )
 
 
 def _require_fitted(run: Run, model: LatentVAR, number: int) -> None:
     """Raise unless a run has as many frames as were fitted, and among them the one that the result keeps."""
     n_frames, frame = len(model.latents_[number]), int(model._examples["example_frame"][number])
     if run.n_frames != n_frames:
-        raise LarscopeError(f"{run.label} must have the {n_frames} frames that were fitted; it has {run.n_frames}.")
+        raise LarscopeError(f"{run.label} must have the {n_frames} frames of the fit; it has {run.n_frames}.")
     kept = model._examples["example_observed"][number]
     image = _preprocess(model, run, frame, frame + 1)[0]
     # pixels that are NaN in the file were bridged by the fit
     if image.shape != kept.shape or not np.allclose(np.where(np.isfinite(image), image, kept), kept, atol=1e-6):
         raise LarscopeError(
-            f"{run.label} must be the movie that was fitted: frame {frame} of the run is not the one that the result "
-            f"keeps of it. {ELSEWHERE}"
+            f"{run.label} must be the fitted movie: frame {frame} of the run is not the one kept by the result. "
+            f"{ELSEWHERE}"
         )
 
 
@@ -113,7 +115,7 @@ def changed_files(runs: Sequence[Run | LarscopeError], inputs: Sequence[Mapping[
     fitted = {(entry["bytes"], entry["sha256"]) for entry in inputs}
     files = [path for run in runs if isinstance(run, Run) for path in run.files]
     return [
-        f"{entry['path']} has changed since the fit: its content is that of no file in provenance.json."
+        f"{entry['path']} has changed since the fit: its content is not in provenance.json."
         for entry in (describe_inputs(files) if fitted else [])
         if (entry["bytes"], entry["sha256"]) not in fitted
     ]

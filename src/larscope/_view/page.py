@@ -59,5 +59,5 @@ def _warnings(exhibit: Exhibit) -> Any:
     warn([])
     if any(isinstance(run, Run) for run in exhibit.screen.runs):
         work = background(exhibit.path_thread, sign)
-        work.ask("Checking that the movies are those that were fitted", exhibit.changed_files, warn)
+        work.ask("Checking that your movies are the fitted ones", exhibit.changed_files, warn)
     return pn.Column(place, pn.FlexBox(sign), sizing_mode="stretch_width")

@@ -248,11 +248,11 @@ class CouplingSection:
         self._trace = Trace()
         self._trace.on_pick(self._go_to)
         self._text, self._table = text(), text()
-        shared = " Couplings are the run's own; forecasts are from those of its condition."
+        shared = " Couplings are the run's own; forecasts use the matrix of its condition."
         if exhibit.model.coefficients == "run":
             shared = ""
         self.layout = pn.Column(
-            text("<h2>What a latent takes from others, and gives to them</h2>"),
+            text("<h2>The couplings of one latent</h2>"),
             text("<p>Click on any image to choose the nearest latent, or type its number.</p>"),
             _row(self._latent, self._direction, self._lag, self._arrows),
             self._text,
@@ -348,8 +348,8 @@ class PathSection:
         self.layout = pn.Column(
             text("<h2>How its incoming couplings depend on the penalty</h2>"),
             text(
-                "<p>The exact path: each coefficient of the chosen latent at every penalty, which falls from left to "
-                "right. Green: the slider. Dashed: the fit's own.</p>"
+                "<p>The exact path: each coefficient leading to the chosen latent, at every penalty, high on the "
+                "left and low on the right. Green: the slider. Dashed: the fit's own.</p>"
             ),
             self._slider,
             self._text,

@@ -26,8 +26,8 @@ def make_server(exhibit: Exhibit, port: int) -> Any:
         )
     except OSError as error:
         raise LarscopeError(
-            f"The page needs a port of its own: {port} cannot be had ({error}). Pass another `--port`; 0 takes any "
-            "that is free."
+            f"The page needs its own port: {port} is not available ({error}). Pass another `--port`; 0 takes any "
+            "free one."
         ) from error
 
 

@@ -62,7 +62,7 @@ def _constant_run(measures: Measures) -> Finding:
         "frames",
         0,
         f"All {measures.n_frames} frames are the same.",
-        "Check that the file holds the recorded movie, or drop the run.",
+        "Make sure the file holds the recorded movie, or drop the run.",
     )
 
 
@@ -107,8 +107,8 @@ def check_range(measures: Measures) -> Finding:
         "range",
         len(bad),
         "frames",
-        "All pixels are of a size that can be computed with.",
-        f"{measures.oversized.sum()} pixels are larger than {LARGEST:.2g}, beyond which numbers lose digits, in "
+        "All pixels have a size fit for computing.",
+        f"{measures.oversized.sum()} pixels are larger than {LARGEST:.2g}, too large for exact numbers, in "
         f"{_frames(measures, bad)}."
         if len(bad)
         else None,
@@ -143,7 +143,10 @@ def check_repeated_frames(measures: Measures) -> Finding:
         "frames",
         "No frame repeats the one before.",
         f"Bit for bit the same as the frame before: {_frames(measures, bad)}." if len(bad) else None,
-        f"Acquisition software repeats a frame where it dropped one, and a forecast of it costs nothing. {LEAVE_OUT}",
+        (
+            "Acquisition software repeats a frame in place of a dropped one. Forecasting a repeat is no "
+            f"achievement. {LEAVE_OUT}"
+        ),
         frame=_first(bad),
     )
 
@@ -156,7 +159,7 @@ def check_missing_frames(measures: Measures) -> Finding:
     steps = np.diff(taken)
     usual = float(np.median(steps)) if len(steps) else 0.0
     if len(taken) != run.n_frames or not 0 < usual < math.inf:
-        said = "The file has no time stamps: frames that were never written cannot be seen."
+        said = "The file has no time stamps, so unwritten frames cannot be seen."
         return _finding(measures, "missing_frames", None, "frames", said, None, "")
     lost = np.maximum(np.nan_to_num(np.rint(steps / usual)) - 1, 0)
     bad = np.flatnonzero(lost) + 1
@@ -187,10 +190,10 @@ def check_jumps(measures: Measures) -> Finding:
         largest,
         "% of the mean",
         f"No frame's mean departs from its neighbours' by more than {largest:.1f} % of the mean.",
-        f"The mean departs from that of the frames around by {largest:.0f} % or less in {_frames(measures, bad)}."
+        f"The mean of each frame is within {largest:.0f} % of its neighbours in {_frames(measures, bad)}."
         if len(bad)
         else None,
-        f"A flash, a shutter, or a frame that was written in part. {LEAVE_OUT}",
+        f"A flash, a shutter, or a frame written in part. {LEAVE_OUT}",
         frame=_first(bad),
     )
 
@@ -278,7 +281,7 @@ def check_zero_pixels(measures: Measures) -> Finding:
         100 * share if measures.clipped_at_zero else 0,
         "% of pixels",
         "No zeros stand apart from the values next to them.",
-        f"{_percent(share)} of the pixels that change are zero, far more than have the values next to it; in "
+        f"{_percent(share)} of the changing pixels are zero, far more often than any value near zero; in "
         f"{_frames(measures, bad)}."
         if apart
         else None,

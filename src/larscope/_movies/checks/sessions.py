@@ -162,7 +162,7 @@ def check_condition_order(runs: Sequence[Run]) -> list[Finding]:
         block = next(block for block in blocks if tuple(run.condition for run in block) == odd)
         message = (
             f"Conditions come as {', '.join(usual)} in {n_blocks - 1} blocks of {n_blocks}, but as {', '.join(odd)} in "
-            f"runs {', '.join(run.name for run in block)}; in random order that has a chance of {100 * chance:.2g} %."
+            f"runs {', '.join(run.name for run in block)}; by chance that happens in {100 * chance:.2g} %."
         )
         advice = "Two labels may have been swapped: compare these rows with your notes."
         return [_found(block[0].name, "condition_order", 100 * chance, "% by chance", message, advice)]
@@ -178,7 +178,7 @@ def check_shared_frames(measures: Sequence[Measures]) -> list[Finding]:
         run, name = measures[number], measures[other].run.name
         whole = n_shared == min(len(contents[number]), len(contents[other]))
         frame = int(np.flatnonzero(np.isin(run.digest, contents[other]))[0])
-        message = f"{n_shared} of its {run.n_frames} frames are those of run {name!r}, bit for bit."
+        message = f"{n_shared} of its {run.n_frames} frames are also in run {name!r}, bit for bit."
         if whole:
             message = f"One recording under two names: {message}"
         level: Level = "fail" if whole else "warn"

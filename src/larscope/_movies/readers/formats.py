@@ -123,7 +123,7 @@ def _open(path: Path, request: Request) -> Movie:
         raise
     except Exception as error:  # a damaged file can make a parser raise anything
         raise LarscopeError(
-            f"Expected a movie that can be read; {path} cannot be, from frame 0 on: {type(error).__name__}: {error}. "
+            f"Expected a readable movie; {path} cannot be read, from frame 0 on: {type(error).__name__}: {error}. "
             "Restore it, or change its permissions."
         ) from error
     known = ", ".join(" ".join((reader.name, *reader.extensions)) for reader in READERS)

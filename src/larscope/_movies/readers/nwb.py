@@ -41,8 +41,8 @@ def open_nwb(path: Path, request: Request) -> Hdf5Movie:
         if "external_file" in series and (data is None or data.size == 0):
             others = ", ".join(_text(other) for other in series["external_file"][:10])
             raise LarscopeError(
-                f"Expected frames in {path}; those of {name!r} are in other files: {others}. Name these in the `path` "
-                "column."
+                f"Expected frames in {path}; the frames of {name!r} are in other files: {others}. Name these in the "
+                "`path` column."
             )
         if not isinstance(data, h5py.Dataset) or data.ndim not in (3, 4):
             raise LarscopeError(

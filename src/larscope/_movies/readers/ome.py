@@ -43,7 +43,7 @@ def _metadata(path: Path) -> ElementTree.Element:
         return root
     master = _beside(path, binary.get("MetadataFile", ""))
     if not master.is_file():
-        raise LarscopeError(f"{path} has its metadata in {master}, which does not exist. Restore that file.")
+        raise LarscopeError(f"{path} has its metadata in {master}, but this file does not exist. Restore it.")
     with master.open("rb") as file:
         is_image = file.read(4) in MAGIC
     return _parse(master, first_texts(master)[0] if is_image else master.read_text("utf-8", errors="replace"))
@@ -121,7 +121,7 @@ def _blocks(
         file = path if name is None or uuid is None or uuid.text == own_uuid else _beside(path, name)
         if not file.is_file():
             if len(names) > 1:
-                raise LarscopeError(f"{path} is one of several files; {file} does not exist. Restore that file.")
+                raise LarscopeError(f"{path} is one of several files, but {file} does not exist. Restore it.")
             file = path  # renamed since it was written
         yield first, count, _integer(path, block, "IFD", 0), file
 

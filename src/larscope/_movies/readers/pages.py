@@ -247,8 +247,8 @@ class TiffPages:
             if foreign or page.imagedepth != 1 or page.dtype is None:
                 kind = f"a {foreign.pop().upper()} file" if foreign else "volumetric or of an unknown type of pixel"
                 raise LarscopeError(
-                    f"Expected pages that are frames; {self.path} is {kind}, whose pages mean something else. "
-                    "Export it as OME-TIFF, for instance with Fiji."
+                    f"Expected one frame per page; {self.path} is {kind}, with other meanings of a page. Export it "
+                    "as OME-TIFF, for instance with Fiji."
                 )
             self._shaped: tuple[int, ...] = page.shaped
             self.frame_shape: tuple[int, int] = (page.imagelength, page.imagewidth)

@@ -67,8 +67,8 @@ class JoinedMovie:
         left_out = self.paths[len(lengths) :]
         if left_out:
             warnings.warn(
-                f"{self.paths[len(lengths) - 1]} is where the movie ends: the {len(left_out)} parts after it are left "
-                f"out, from {left_out[0].name} on.",
+                f"The movie ends in {self.paths[len(lengths) - 1]}: the {len(left_out)} parts after it are left out, "
+                f"from {left_out[0].name} on.",
                 UserWarning,
                 stacklevel=2,
             )

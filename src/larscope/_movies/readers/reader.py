@@ -143,6 +143,6 @@ def load_library(name: str, extra: str, path: Path) -> Any:
         return import_module(name)
     except ImportError as error:
         raise LarscopeError(
-            f"Reading {path} needs the package {name}, which cannot be imported ({error}). Install it with: "
-            f'pip install "larscope[{extra}]"'
+            f"Reading {path} needs the package {name}, but it cannot be imported ({error}). Install it with: pip "
+            f'install "larscope[{extra}]"'
         ) from error

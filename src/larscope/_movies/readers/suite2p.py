@@ -68,8 +68,8 @@ class BinaryMovie:
         whole, rest = divmod(size, frame_bytes)
         if size > declared * frame_bytes:
             raise LarscopeError(
-                f"Expected {declared} frames of {height} x {width} pixels, as {ops} says; {path} has {size} bytes, "
-                f"which are {whole} frames and {rest} bytes. Restore the `ops.npy` that belongs to it."
+                f"Expected {declared} frames of {height} x {width} pixels from {ops}; {path} has {size} bytes, or "
+                f"{whole} frames and {rest} bytes. Restore the right `ops.npy`."
             )
         if whole < declared:
             whole = request.whole_frames(path, whole, declared, f"it has {size} of {declared * frame_bytes} bytes")
@@ -181,7 +181,7 @@ FORBIDDEN = {"PERSID", "BINPERSID", "EXT1", "EXT2", "EXT4", "INST", "OBJ", "BYTE
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ALLOWED and not module.startswith("numpy.dtypes"):
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which no settings of suite2p's need")
+            raise pickle.UnpicklingError(f"it names {module}.{name}, but suite2p's settings need no such thing")
         return ALLOWED.get((module, name), _Inert)
 
 
@@ -216,5 +216,5 @@ def read_pickled_dict(path: Path) -> dict[Any, Any]:
         return found
     except Exception as error:  # a damaged pickle can raise anything
         raise LarscopeError(
-            f"Expected the dictionary that suite2p saves; {path} cannot be read: {error}. Restore it."
+            f"Expected the dictionary saved by suite2p; {path} cannot be read: {error}. Restore it."
         ) from error

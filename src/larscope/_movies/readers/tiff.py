@@ -185,7 +185,7 @@ def _channels_as_time(path: Path, layout: Layout, request: Request) -> Layout:
 def _require_one_frame(path: Path, column: str, layout: Layout) -> None:
     if len(layout.pages) > 1:
         raise LarscopeError(
-            f"Only where a file has a single frame may its {column}s be the frames; {path} has {len(layout.pages)} "
+            f"The {column}s may be the frames only in a file with a single frame; {path} has {len(layout.pages)} "
             f"frames, got {column}={TIME!r}. Choose a {column}."
         )
 
@@ -232,7 +232,7 @@ def _count_calls(path: Path, stack: TiffPages) -> int:
     described_pages = {page for page, text in enumerate(texts) if _parse_shape(path, stack, text) is not None}
     if not described_pages <= starts:
         raise LarscopeError(
-            f"Expected one page a frame; {path} has pages that hold several. Save the movie again, one page a frame."
+            f"Expected one page per frame; {path} has pages with several. Save the movie again, one page per frame."
         )
     return position
 

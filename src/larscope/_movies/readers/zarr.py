@@ -129,13 +129,13 @@ class ZarrMovie:
             size = (self._folder / name).stat().st_size
         except OSError:
             return (
-                f"{name} does not exist and would read as {self._opened().fill_value}; where Zarr left it out because "
-                "all its pixels have that value, write it with write_empty_chunks=True"
+                f"{name} does not exist and would read as {self._opened().fill_value}; if Zarr left out a chunk of "
+                "this value, write it again with write_empty_chunks=True"
             )
         if self._packed is not None and size != self._packed:
             return f"{name} has {size} of {self._packed} bytes"
         if self._packed is None and unbelievable(prod(self._pieces) * self.dtype.itemsize, size):
-            return f"{name} has {size} bytes, which cannot hold it"
+            return f"{name} has {size} bytes, too few to hold it"
         if self._blosc and (found := _blosc_bytes(self._folder / name)) != size:
             return f"{name} has {size} of {found} bytes"  # the decoder would read on behind its end
         missing = self._missing_in_shard(place, self._folder / name, size) if self._opened().shards else 0
@@ -196,8 +196,8 @@ def _require_harmless(folder: Path, described: dict[str, Any]) -> None:
     unknown = [name for name in _codecs(described) if name.removeprefix("numcodecs.") not in CODECS]
     if unknown:
         raise LarscopeError(
-            f"Expected codecs that only compress; {folder} asks for {', '.join(map(repr, unknown))}, which might run "
-            f"code. Write the array with one of: {', '.join(CODECS)}."
+            f"Expected compression codecs only; {folder} asks for {', '.join(map(repr, unknown))}, and these might "
+            f"run code. Write the array with one of: {', '.join(CODECS)}."
         )
 
 
