@@ -192,7 +192,7 @@ class Settings:
 
     @property
     def pooling_lag(self) -> int:
-        """How many frames before its target the frame lies whose pooling indices decode a forecast."""
+        """Frames between a target and the frame with its pooling indices."""
         return 1 if self.pooling == "previous" else 0
 
     def as_dict(self) -> dict[str, Any]:

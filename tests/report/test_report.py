@@ -249,7 +249,7 @@ def test_quality_warnings_are_shown_and_nothing_is_claimed_where_there_was_no_ch
     checks = [{"run": "run-1", "level": "warn", **found}, {"run": "run-2", "level": "pass", **found}]
     checked = dataclasses.replace(result, provenance={**result.provenance, "checks": checks})
     section = data_section(checked)
-    assert section.sentences[1] == "The check of the movies complained of motion in 1 of 4 runs: see its warnings."
+    assert section.sentences[1] == "Problems were found in the movies in 1 of 4 runs: motion. See the quality warnings."
     [complaint] = section.shown["complaints"]
     assert (complaint["check"], complaint["runs"]) == ("motion", ["run-1"])
     assert (complaint["message"], complaint["advice"]) == ("It moves.", "Correct it.")

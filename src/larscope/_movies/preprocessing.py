@@ -1,4 +1,4 @@
-"""Centre crop, downscale, intensities to [0, 1] (sec. 3.1); the frames that come out, in memory or on disk. No torch.
+"""Preprocessing (sec. 3.1): centre crop, downscale, intensities to [0, 1]; prepared frames in memory or on disk.
 
 A movie is read once, a few frames at a time, and what is left of it kept in its file's dtype until a frame is used.
 With a cache folder it is kept there, so that movies may be larger than memory; an entry's name is a digest of
@@ -37,16 +37,16 @@ from larscope._storage import (
 )
 
 CHUNK_BYTES = 32 << 20
-"""Raw frames of this size are read at once. The same for every memory limit, so that sums round alike."""
+"""Bytes of raw frames read at once, the same for every memory limit, so sums round alike."""
 
 LARGEST = 2**53
 """Whole numbers beyond this are not exact in double precision; no detector counts so far."""
 
 LIBRARIES = ("numpy", "tifffile", "imagecodecs", "h5py", "zarr", "av", "roiextractors")
-"""What decodes frames, as far as it is installed."""
+"""Installed libraries for decoding frames."""
 
 MAX_GAP = 10
-"""Frames in a row that `nan="interpolate"` bridges at most."""
+"""Most consecutive frames bridged by `nan="interpolate"`."""
 
 NaN = Literal["error", "mask", "interpolate"]
 Frames = Shaped[NDArray[np.generic], "frames height width"]
@@ -152,7 +152,7 @@ class PreparedSession:
         return self.preprocessing.normalise(one.movie.read(start, one.n_frames if stop is None else stop))
 
     def each_run(self) -> Iterator["PreparedSession"]:
-        """Yield each run alone, without its raw movie: what work on that run needs, wherever it is done."""
+        """Yield each run alone, without its raw movie, for workers anywhere."""
         for about, run in zip(self.session, self.runs, strict=True):
             alone = replace(about, movie=run.movie, start=0, stop=None)
             yield replace(self, session=replace(self.session, runs=(alone,)), runs=(run,))
@@ -258,13 +258,13 @@ def prepared_bytes(session: Session, crop: tuple[int, int] | None, downscale: in
 
 
 def chunk_ranges(movie: Movie, n_frames: int) -> list[tuple[int, int]]:
-    """Return the ranges in which `n_frames` frames of a movie are read: about 32 MiB each."""
+    """Return the ranges for reading `n_frames` frames of a movie: about 32 MiB each."""
     step = max(1, CHUNK_BYTES // max(prod(movie.shape[1:]) * movie.dtype.itemsize, 1))
     return [(start, min(start + step, n_frames)) for start in range(0, n_frames, step)]
 
 
 class _Chunks:
-    """The prepared frames of one run, one chunk after the other; what was learnt of them along the way."""
+    """The prepared frames of one run, chunk by chunk, with their measures."""
 
     def __init__(
         self,
@@ -387,7 +387,7 @@ def _find_or_store(chunks: _Chunks, folder: Path) -> PreparedRun:
 
 
 def _address(chunks: _Chunks) -> str:
-    """Return a digest of everything that decides the prepared frames of a run that has files."""
+    """Return the digest of a run's prepared frames: everything they depend on."""
     run, preprocessing = chunks.run, chunks.preprocessing
     contents = [(entry["bytes"], entry["sha256"]) for entry in describe_inputs(run.files)]
     movie = [list(run.movie.shape), run.movie.dtype.str, run.dataset, run.channel, run.plane, run.start, run.stop]
@@ -405,14 +405,14 @@ def _address(chunks: _Chunks) -> str:
 
 @cache
 def _code() -> str:
-    """Return a digest of the code that reads and prepares frames: this file, the readers and their libraries."""
+    """Return a digest of the code behind prepared frames: this file, the readers and their libraries."""
     here = Path(__file__)
     sources = (here, here.with_name("session.py"), *sorted((here.parent / "readers").glob("*.py")))
     return digest_code(sources, LIBRARIES)
 
 
 def _store(chunks: _Chunks, filling: Path) -> str:
-    """Write a run's prepared frames and what is known of them; return a digest of the frames."""
+    """Write a run's prepared frames and their measures; return a digest of the frames."""
     digest = hashlib.sha256()
     with (filling / FRAMES).open("wb") as file:
         dtype = chunks.run.movie.dtype
@@ -432,7 +432,7 @@ def _store(chunks: _Chunks, filling: Path) -> str:
 
 
 def _load(entry: Path) -> PreparedRun | None:
-    """Return what a cache entry holds; None where there is none, or a damaged one."""
+    """Return the content of a cache entry; None if missing or damaged."""
     try:
         facts = json.loads((entry / FACTS).read_text(encoding="utf-8"))
         movie = NpyMovie(entry / FRAMES)
@@ -473,7 +473,7 @@ def true_ranges(which: Bool[NDArray[np.bool_], " n"]) -> list[tuple[int, int]]:
 
 
 def resolve_crop(frame_shape: tuple[int, int], crop: tuple[int, int] | None, downscale: int) -> tuple[int, int]:
-    """Return the crop for frames of a given size: the one asked for, or the largest that three poolings allow.
+    """Return the given crop, or the largest that three poolings allow.
 
     >>> resolve_crop((100, 70), None, downscale=2)
     (96, 64)

@@ -37,7 +37,7 @@ class Row(BaseModel):
 
 @dataclass(frozen=True)
 class BrokenRun:
-    """A row of a session table whose movie cannot be opened, and why."""
+    """A row of a session table with an unreadable movie, and the reason."""
 
     name: str
     error: LarscopeError
@@ -87,7 +87,7 @@ def read_session(path: str | Path, *, on_truncated: OnTruncated = "error") -> Se
 
 
 def read_runs(path: str | Path, *, on_truncated: OnTruncated = "error") -> tuple[Run | BrokenRun, ...]:
-    """Read a session table row by row, so that one broken movie hides nothing of the others.
+    """Read a session table row by row, so one broken movie hides none of the others.
 
     Parameters
     ----------
@@ -172,7 +172,7 @@ def _parse_row(path: Path, number: int, row: dict[Any, Any]) -> Row:
 
 
 def is_plain(text: str) -> bool:
-    r"""Return whether a text is free of control characters, which would steer a terminal.
+    r"""Whether a text is free of control characters, a danger to terminals.
 
     >>> is_plain("novel object"), is_plain("\x1b[2J")
     (True, False)

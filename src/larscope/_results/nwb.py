@@ -1,4 +1,4 @@
-"""A result as NWB: coefficients, latents, forecasts, maps and tests in one processing module. No torch.
+"""A result as NWB: coefficients, latents, forecasts, maps and tests in one processing module.
 
 What a recording was is copied from its NWB file, or told by whoever exports; nothing is made up. So series are tables
 of frames rather than of seconds: nothing in a session says when one run began after another.
@@ -24,7 +24,7 @@ from larscope._results.folder import Result, read_result, split_runs
 from larscope._storage import creating, reading_hdf5
 
 REQUIRED = ("session_description", "identifier", "session_start_time")
-"""What NWB asks of every file."""
+"""Fields required by NWB."""
 
 FIELDS = (
     *REQUIRED,
@@ -32,13 +32,13 @@ FIELDS = (
     *("keywords", "notes", "pharmacology", "protocol", "related_publications", "slices", "data_collection"),
     *("surgery", "virus", "stimulus_notes"),
 )
-"""What is copied from an input, or taken from a metadata file."""
+"""Fields copied from an input, or taken from a metadata file."""
 
 TIMES = ("session_start_time", "date_of_birth")
-"""Times without their distance from UTC would be given that of this machine."""
+"""Times; without a distance from UTC they would get this machine's."""
 
 OBJECTS = ("device_models", "devices", "imaging_planes")
-"""What else is copied from an input; each may refer to those before it."""
+"""Objects copied from an input; each may refer to earlier ones."""
 
 AXES = ("row", "column")
 
@@ -87,7 +87,7 @@ def write_nwb(result: str | Path, path: str | Path, metadata: str | Path | None 
 
 
 def _describe_session(result: Result, given: Mapping[str, Any]) -> Any:
-    """Make an NWB file that has the metadata of the inputs, overruled by those given, and no data."""
+    """Make an NWB file without data, with the metadata of the inputs, overridden by given ones."""
     from pynwb import NWBFile
     from pynwb.file import Subject
 
@@ -131,7 +131,7 @@ def _describe_session(result: Result, given: Mapping[str, Any]) -> Any:
 
 
 def _nwb_inputs(result: Result) -> list[Path]:
-    """Return those inputs that are NWB, by what is in them."""
+    """Return the inputs with NWB content."""
     paths = [Path(described["path"]) for described in result.provenance["inputs"]]
     for path in paths:
         if path.suffix == ".nwb" and not path.is_file():
@@ -164,7 +164,7 @@ def _read_input(path: Path) -> dict[str, Any]:
 
 
 def _agree(inputs: Mapping[Path, Mapping[str, Any]], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return every field as given, or as all inputs say that have it; of the subject and objects, all that any says."""
+    """Return every field: given, or agreed by all inputs with it; subject and objects are combined over inputs."""
     agreed: dict[str, Any] = {}
     apart = []
     for name in (*FIELDS, "subject", *OBJECTS):
@@ -188,7 +188,7 @@ def _agree(inputs: Mapping[Path, Mapping[str, Any]], given: Mapping[str, Any]) -
 
 
 def _subject_of_runs(result: Result) -> dict[str, Any]:
-    """Return the one subject that the session table names; with several, the table of runs says whose each is."""
+    """Return the one subject of the session table; with several, the table of runs names each."""
     names = set(_texts(result.dataset, "subject"))
     return {"subject_id": names.pop()} if len(names) == 1 and "" not in names else {}
 
@@ -210,7 +210,7 @@ def _read_metadata(path: Path) -> dict[str, Any]:
 
 
 def _describe(held: Any) -> tuple[type, dict[str, Any]]:
-    """Return the class of an NWB object and what to call it with for another one like it."""
+    """Return the class of an NWB object and the arguments for another one like it."""
     names = [argument["name"] for argument in type(held).__init__.__docval__["args"]]
     values = {name: _plain(getattr(held, name, None)) for name in names}
     return type(held), {name: value for name, value in values.items() if value is not None}
@@ -231,7 +231,7 @@ def _plain(value: Any) -> Any:
 
 
 def _build(described: tuple[type, dict[str, Any]], made: dict[tuple[type, str], Any]) -> Any:
-    """Make an NWB object from its description: those of `made` only once, the others are parts of one object alone."""
+    """Make an NWB object from its description: those of `made` once, others as parts of one object."""
     kind, values = described
     key = _key(described)
     if made.get(key) is None:
@@ -451,7 +451,7 @@ def _images(data: xr.Dataset, comparisons: Sequence[ComparisonRecord]) -> Any:
 
 
 def _table(name: str, what: str, columns: Mapping[str, Any], described: Mapping[str, str]) -> Any:
-    """Make a table; a column is an array, or a table and the rows of it that are meant. Empty columns are left out."""
+    """Make a table; a column is an array, or a table with the rows meant. Empty columns are left out."""
     from hdmf.common import DynamicTable, DynamicTableRegion, VectorData
 
     made = []
@@ -479,7 +479,7 @@ def _packed(values: Any) -> Any:
 
 
 def _texts(data: xr.Dataset, name: str) -> list[str]:
-    """Return a column of text; one that nobody filled in is empty."""
+    """Return a column of text; empty if nobody filled it in."""
     values: NDArray[Any] = data[name].to_numpy()
     return ["" if pd.isna(value) else str(value) for value in values]
 

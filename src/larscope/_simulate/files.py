@@ -22,7 +22,7 @@ UPSCALE, MARGIN = 4, 16
 """Full-size files: every pixel is repeated UPSCALE x UPSCALE times, and MARGIN pixels frame the whole."""
 
 CLASSIC_TIFF = 2**32 - 2**25
-"""Bytes of pixels from which on a file is written as BigTIFF."""
+"""Bytes of pixels from which a file becomes BigTIFF."""
 
 
 def write_session(folder: Path, session: Session, truth: Truth, full_size: bool) -> Path:
@@ -125,7 +125,7 @@ def _list_couplings(couplings: Float[NDArray[np.float64], "order cells cells"]) 
 
 
 def read_truth(folder: str | Path) -> Truth:
-    """Read the truth that `SimulatedSession.write` left in a folder.
+    """Read the truth written by `SimulatedSession.write`.
 
     Raises
     ------

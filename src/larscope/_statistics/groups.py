@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from larscope._errors import LarscopeError, suggest
 
 Groups = Mapping[str, Sequence[bool] | Bool[NDArray[np.bool_], " runs"]]
-"""For each group's name, which runs are in it."""
+"""The runs of each group, by name."""
 
 MAX_LENGTH = 500
-"""Characters of an expression, so that none can be nested deeply enough to exhaust the parser."""
+"""Longest expression, so none is nested deeply enough to exhaust the parser."""
 
 COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
     ast.Eq: operator.eq,

@@ -1,4 +1,4 @@
-"""Influence vectors and contribution maps: which latents drive others, where, and where conditions differ.
+"""Influence vectors and contribution maps: which latents drive others, and where.
 
 Section 2.4 of arXiv 2603.02899. Everything here works on arrays; the decoder comes in as a callable.
 """
@@ -117,7 +117,7 @@ def decoder_response(
 def contribution_map(
     c: Float[np.ndarray, " K"], response: Float[np.ndarray, "9 height width"], grid: tuple[int, int]
 ) -> Float[np.ndarray, "height width"]:
-    r"""Show an influence vector as an image: in each pixel, the mean influence of the latents that it shows.
+    r"""Show an influence vector as an image: each pixel has the mean influence of its latents.
 
     .. math:: \text{map}(x) = \sum_l c_l r_l(x)^2 \Big/ \sum_l r_l(x)^2
 
@@ -250,13 +250,13 @@ def check_coefs(coefs: Coefs, n_runs: int = 1) -> None:
 
 
 def _kind(grid: tuple[int, int]) -> Int[np.ndarray, " K"]:
-    """Return a number from 0 to 8 for each latent, such that those of one number are three apart."""
+    """Return a number from 0 to 8 for each latent; latents of one number are three apart."""
     row, column = np.divmod(np.arange(grid[0] * grid[1]), grid[1])
     return np.asarray(3 * (row % 3) + column % 3)
 
 
 def _reaching(grid: tuple[int, int], frame_shape: tuple[int, int]) -> Int[np.ndarray, "9 height width"]:
-    """Return, for each number of `_kind`, the latent of that number that reaches a pixel.
+    """Return, for each number of `_kind`, its latent reaching a pixel.
 
     Beyond the edges of the grid there is none: any will do, since none responds there.
     """

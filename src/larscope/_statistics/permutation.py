@@ -63,7 +63,7 @@ class ExchangeableUnits:
 
 @dataclass(frozen=True)
 class Labelings:
-    """Labelings that were all equally likely if conditions made no difference.
+    """Labelings of a design, equally likely if conditions made no difference.
 
     Attributes
     ----------
@@ -112,7 +112,7 @@ def exchangeable_units(
     block: Sequence[Hashable] | None = None,
     subject: Sequence[Hashable] | None = None,
 ) -> ExchangeableUnits:
-    """Read off the design which runs may trade condition labels.
+    """Read the exchangeable units of a design: the runs, blocks or subjects that trade labels.
 
     The rule, from the inside out:
 
@@ -184,7 +184,7 @@ def exchangeable_units(
 def permute_labels(
     units: ExchangeableUnits, n_permutations: int = 9999, seed: int | np.random.Generator = 0
 ) -> Labelings:
-    """List all labelings of a design, or draw some where there are more than 10,000.
+    """List all labelings of a design, or draw some if there are more than 10,000.
 
     Drawn labelings are independent and come after the observed one, which counts as one of them; so
     `n_permutations` draws make `n_permutations + 1` rows, and no p-value is zero.
@@ -223,7 +223,7 @@ def permute_labels(
 
 
 def pvalue(statistic: Float[np.ndarray, " labelings"]) -> float:
-    """Share of labelings whose statistic is at least the observed one, which comes first.
+    """Share of labelings with a statistic at least as large as the observed one, the first.
 
     Values that differ from the observed one by rounding alone count as equal to it.
 
@@ -315,7 +315,7 @@ def _largest(
 
 
 def comparable_pairs(units: ExchangeableUnits) -> Bool[np.ndarray, "runs runs"]:
-    """Choose the pairs of runs that only chance and condition can set apart.
+    """Choose comparable pairs of runs: only chance and condition can separate them.
 
     Two runs of one block are alike because they share the block, and two runs of different subjects differ because
     of the subjects. Mixing such pairs with others would bias a comparison of pairs between conditions with
@@ -412,7 +412,7 @@ def _units_per_condition(
 
 
 def _multinomial(counts: Int[np.ndarray, " conditions"]) -> int:
-    """Count the ways to hand out the labels, in Python integers, which do not overflow."""
+    """Count the labelings, in Python integers, without overflow."""
     ways = math.factorial(int(counts.sum()))
     for count in counts:
         ways //= math.factorial(int(count))
@@ -471,7 +471,7 @@ def _centre_strata(
 def _mean_difference_weights(
     labels: Int[np.ndarray, "labelings runs"],
 ) -> Float[np.ndarray, "labelings runs"]:
-    """Weights whose product with values gives mean of condition 0 minus mean of condition 1."""
+    """Weights for the mean of condition 0 minus the mean of condition 1."""
     first: Bool[np.ndarray, "labelings runs"] = labels == 0
     n_first = first.sum(axis=1, keepdims=True)
     return np.asarray(np.where(first, 1 / n_first, -1 / (labels.shape[1] - n_first)))

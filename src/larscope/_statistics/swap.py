@@ -247,7 +247,7 @@ def _lagged(series: Float[np.ndarray, "K frames"], order: int) -> Float[np.ndarr
 
 
 def _root_mean_square(series: Float[np.ndarray, "K frames"]) -> Float[np.ndarray, "K 1"]:
-    """Scale of each latent; 1 for one that does not vary."""
+    """Scale of each latent; 1 for a constant one."""
     scale = np.sqrt(np.nanmean(series**2, axis=1, keepdims=True))
     return np.asarray(np.where(scale > 0, scale, 1.0))
 

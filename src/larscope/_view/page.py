@@ -47,7 +47,7 @@ def _most_coupled(exhibit: Exhibit) -> int:
 
 
 def _warnings(exhibit: Exhibit) -> Any:
-    """Return a place that names the movies that are missing, and those that have changed since the fit."""
+    """Return a place for the names of missing movies, and of movies changed since the fit."""
     place, sign = text(), progress_sign()
 
     def warn(changed: list[str] | LarscopeError) -> None:

@@ -12,7 +12,7 @@ from larscope._view.page import build_page
 
 
 def make_server(exhibit: Exhibit, port: int) -> Any:
-    """Return a server of an exhibit, bound to this machine; port 0 takes any that is free."""
+    """Return a server of a result, bound to this machine; port 0 takes any free one."""
     report = (r"/(report\.html)", StaticFileHandler, {"path": str(exhibit.folder.resolve())})
     try:
         return pn.io.server.get_server(

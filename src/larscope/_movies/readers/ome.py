@@ -21,7 +21,7 @@ def is_ome(path: Path, head: bytes) -> bool:
 
 
 def open_ome(path: Path, request: Request) -> TiffMovie:
-    """Open an OME-TIFF; its metadata say which page of which file is which frame, plane and channel.
+    """Open an OME-TIFF; its metadata map pages of files to frames, planes and channels.
 
     A file of several images needs the name of one in the `dataset` column. Files that the metadata name are looked
     for beside the one given.
@@ -138,7 +138,7 @@ def _require_alike(stacks: dict[Path, TiffPages]) -> None:
 
 
 def _beside(path: Path, name: str) -> Path:
-    """Return the file of that name in the folder of another: metadata lead nowhere else."""
+    """Return a named file in the folder of another: metadata lead nowhere else."""
     return path.parent / PureWindowsPath(name).name
 
 

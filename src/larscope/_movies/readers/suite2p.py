@@ -1,4 +1,4 @@
-"""The registered movies of suite2p: `data.bin`, whose size is in the `ops.npy` beside it."""
+"""The registered movies of suite2p: `data.bin`, with its size in `ops.npy` beside it."""
 
 import io
 import pickle
@@ -47,7 +47,7 @@ def open_suite2p(path: Path, request: Request) -> "BinaryMovie":
 
 
 class BinaryMovie:
-    """Frames of int16, one after the other, whose size is in suite2p's `ops.npy`.
+    """Frames of int16, one after the other, with their size in suite2p's `ops.npy`.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ def _number(ops: Path, says: dict[Any, Any], key: str) -> int:
 
 
 class _Inert:
-    """Stands for an object that is of no interest."""
+    """Placeholder for an unneeded object."""
 
     def __new__(cls, *args: Any, **options: Any) -> "_Inert":
         return super().__new__(cls)
@@ -186,7 +186,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read_pickled_dict(path: Path) -> dict[Any, Any]:
-    """Read a dictionary that was saved with `numpy.save`, without running anything that it names.
+    """Read a dictionary saved with `numpy.save`, without running anything named in it.
 
     Numbers and text are read; arrays and other objects are stood for by inert ones.
 
