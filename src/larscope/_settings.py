@@ -71,7 +71,13 @@ PositiveInt = Annotated[int, Field(ge=1)]
 
 @dataclass(kw_only=True, frozen=True, config=ConfigDict(extra="forbid"))
 class Settings:
-    """Every setting of a fit, with its default. The descriptions are the command line's help."""
+    """Every setting of a fit, with its default. The descriptions are the command line's help.
+
+    Examples
+    --------
+    >>> Settings(order=3).order, Settings().window
+    (3, 64)
+    """
 
     order: Annotated[PositiveInt, Field(description="Past frames used by a forecast: the VAR order p.")] = 5
     penalty: Annotated[

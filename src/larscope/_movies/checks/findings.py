@@ -53,6 +53,8 @@ class Finding:
 def describe_findings(findings: Iterable[Finding]) -> list[dict[str, Any]]:
     """Return findings as plain JSON: dictionaries of run, check, level, value, unit, frame, message and advice.
 
+    Examples
+    --------
     >>> found = Finding("F01", "motion", "warn", 2.5, "% of frames", 7, "It moves.", "Correct it.")
     >>> [entry["level"] for entry in describe_findings([found])]
     ['warn']
