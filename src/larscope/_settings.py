@@ -71,7 +71,13 @@ PositiveInt = Annotated[int, Field(ge=1)]
 
 @dataclass(kw_only=True, frozen=True, config=ConfigDict(extra="forbid"))
 class Settings:
-    """Every setting of a fit, with its default. The descriptions are the command line's help."""
+    """Every setting of a fit, with its default. The descriptions are the command line's help.
+
+    Examples
+    --------
+    >>> Settings(order=3).order, Settings().window
+    (3, 64)
+    """
 
     order: Annotated[PositiveInt, Field(description="Past frames used by a forecast: the VAR order p.")] = 5
     penalty: Annotated[
@@ -192,7 +198,7 @@ class Settings:
 
     @property
     def pooling_lag(self) -> int:
-        """How many frames before its target the frame lies whose pooling indices decode a forecast."""
+        """Frames between a target and the frame with its pooling indices."""
         return 1 if self.pooling == "previous" else 0
 
     def as_dict(self) -> dict[str, Any]:
