@@ -17,7 +17,7 @@ SHORTCUT_STEPS, MAX_PASSES = 250, 32
 """With the shortcut there is less to learn: so many steps, but no more epochs, or short recordings would be learned by
 heart."""
 
-DEFAULT_PENALTY = 0.75
+DEFAULT_PENALTY = 1.0
 """Of single runs and training windows. A training with `penalty="auto"` takes it too: before it there are no latents to
 choose by."""
 
@@ -164,8 +164,8 @@ class Settings:
     penalty_scale: Annotated[
         Literal["noise", "target", "mean"],
         Field(
-            description="'noise': alpha = penalty * sqrt(2 log(candidates) / frames), what chance correlations reach. "
-            "'target': alpha = penalty. 'mean': alpha = penalty * K (the paper's objective)."
+            description="'noise': alpha = penalty * s * sqrt(2 log(candidates) / frames), what chance reaches where a "
+            "latent's own past leaves s. 'target': alpha = penalty. 'mean': alpha = penalty * K (the paper's objective)."
         ),
     ] = "noise"
     own_weight: Annotated[
