@@ -69,9 +69,8 @@ def test_docstring_examples(name):
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
 def test_code_blocks_run(page, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "larscope._fit.training.SHORTCUT_STEPS", 8
-    )  # the reader trains for minutes, the test for seconds
+    # the reader trains for minutes, the test for seconds
+    monkeypatch.setattr("larscope._fit.training.SHORTCUT_STEPS", 8)
     code = [code for language, code in blocks(page) if language == "python"]
     monkeypatch.chdir(tmp_path)
     if "session.csv" in "".join(code):

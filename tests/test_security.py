@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import shutil
+import socket
 import struct
 import time
 import warnings
@@ -35,6 +36,7 @@ from larscope._report.page import write_report
 from larscope._results.comparison import record_folder, write_record
 from larscope._simulate.files import read_truth
 from larscope._statistics.groups import select_runs
+from larscope._storage import UNFINISHED
 
 SOURCE = Path(larscope.__file__).parent
 
@@ -501,14 +503,14 @@ def test_a_link_in_a_result_folder_leads_no_writing_out_of_it(link, result, tmp_
     assert victim.read_text() == "mine"
 
 
-def test_a_link_where_a_file_will_be_filled_is_not_followed(result, tmp_path):
+def test_a_link_where_a_file_will_be_filled_is_not_followed(result, tmp_path, monkeypatch):
     victim = tmp_path / "victim"
     victim.write_text("mine")
     [compared] = (result / "comparisons").iterdir()
-    planted = [result / f".report.html.writing-{os.getpid()}", compared / f".comparison.json.writing-{os.getpid()}"]
-    planted += [compared / f".comparison.nc.writing-{os.getpid()}", compared / f".edges.csv.writing-{os.getpid()}"]
-    for link in planted:
-        link.symlink_to(victim)
+    monkeypatch.setattr("secrets.token_hex", lambda n: "guessed")
+    for folder in (result, compared):
+        for suffix in (".html", ".png", ".json", ".nc", ".csv"):
+            (folder / f"{UNFINISHED}-{socket.gethostname()}-{os.getpid()}-guessed{suffix}").symlink_to(victim)
     write_report(result)
     compare_again(result)
     assert victim.read_text() == "mine"

@@ -87,6 +87,7 @@ def complain(number: int) -> int:
     return number
 
 
+@pytest.mark.slow
 def test_a_worker_of_a_cluster_that_is_killed_loses_nothing(scheduler, session, tmp_path):
     with open_workers(scheduler=scheduler):
         assert list(hand_out(Deadly(tmp_path / "killed"), range(8))) == list(range(8))
@@ -115,6 +116,7 @@ def hold_memory(n_bytes: int) -> int:
 HELD: list[np.ndarray] = []
 
 
+@pytest.mark.slow
 def test_processes_of_this_machine_may_keep_memory(recwarn):
     with open_workers(jobs=2):
         processes = list(hand_out(hold_memory, [1, 1, 1, 4 * 10**8, 1, 1, 1, 1]))

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,15 +10,16 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
+from blinking import noise, session_of
 from hypothesis import given, settings
 from hypothesis.extra.numpy import arrays
-from test_session import noise, session_of
 
 from larscope._errors import LarscopeError
 from larscope._movies import preprocessing
-from larscope._movies.preprocessing import MAX_GAP, PreparedSession, Preprocessing, prepare, prepared_bytes, unfinished
+from larscope._movies.preprocessing import MAX_GAP, PreparedSession, Preprocessing, prepare, prepared_bytes
 from larscope._movies.session import ArrayMovie, Run, Session
 from larscope._movies.table import read_session
+from larscope._storage import UNFINISHED
 
 
 @pytest.fixture
@@ -373,11 +375,12 @@ def test_what_a_killed_process_began_is_removed_and_what_a_living_one_writes_is_
     table: Path, tmp_path: Path
 ) -> None:
     cache = tmp_path / "cache"
-    ours = unfinished("frames").removesuffix(f"-{os.getpid()}")
-    dead, alive, elsewhere = (cache / name for name in (f"{ours}-999999999", f"{ours}-{os.getppid()}", ".filling-x-9"))
+    ours = f"{UNFINISHED}-{socket.gethostname()}"
+    names = (f"{ours}-999999999-a", f"{ours}-{os.getppid()}-a", f"{UNFINISHED}-elsewhere-9-a")
+    dead, alive, elsewhere = (cache / name for name in names)
     for folder in (dead, alive, elsewhere):
         folder.mkdir(parents=True)
-    checks = cache / f"{ours}-checks-999999999"
+    checks = cache / f"{ours}-999999999-b.json"
     checks.write_text("[")
     prepare(read_session(table), cache=cache)
     assert (dead.exists(), checks.exists(), alive.exists(), elsewhere.exists()) == (False, False, True, True)

@@ -18,7 +18,7 @@ from larscope._movies.session import Session
 from larscope._report.data import data_section
 from larscope._report.dynamics import dynamics_section, mean_edges
 from larscope._report.maps import maps_of, where_section
-from larscope._report.methods import command_of, made_section, methods, repetition
+from larscope._report.methods import command_of, describe_methods, methods_section, repetition
 from larscope._report.page import write_report
 from larscope._report.penalty import curves_of, penalty_section, plot_curves
 from larscope._report.sentences import describe, loss_change
@@ -141,7 +141,7 @@ def test_says_that_the_data_are_simulated(outline, result):
     assert "These data are simulated. No animal was recorded." in outline.text
     assert outline.text.count("simulated data") == len(SECTIONS)
     assert describe(result)[0].startswith("Simulated data: 4 runs")
-    assert methods(result, []).startswith("Simulated movies")
+    assert describe_methods(result, []).startswith("Simulated movies")
 
 
 def test_every_picture_is_written_said_and_shown(folder, outline):
@@ -314,7 +314,7 @@ def test_masked_frames_and_missing_errors_are_left_out(result):
     scores = training_section(gappy, []).shown["scores"]
     column = scores["headings"].index("VAR error")
     assert [row[column] == "" for row in scores["rows"]] == [True, False, False, False]
-    assert "held" not in methods(gappy, [])
+    assert "held" not in describe_methods(gappy, [])
 
 
 # ------------------------------------------------------------------------------------------------ what dynamics
@@ -452,14 +452,14 @@ def test_a_penalty_that_was_chosen_is_said_to_be(session, result, tmp_path, stil
     assert f"explain {100 * share:.0f} %" in said
     assert f"learned at {DEFAULT_PENALTY}" in learned
     assert curves_of(chosen)["chosen"] == model.penalty_
-    text = methods(chosen, [])
+    text = describe_methods(chosen, [])
     for part in (
         f"l1 penalty of {model.penalty_:.4g} sqrt(",
         f"were used: penalty {DEFAULT_PENALTY}.",
         f"chosen among {tried} by",
     ):
         assert part in text
-    assert "chosen" not in methods(result, [])
+    assert "chosen" not in describe_methods(result, [])
     assert "was chosen after" not in " ".join(penalty_section(result).sentences)
     assert f"chosen among {tried} by" in write_report(tmp_path / "result").read_text(encoding="utf-8")
 
@@ -485,7 +485,7 @@ def test_the_penalty_of_coefficients_that_runs_share_is_said_beside_that_of_sing
     assert f"{len(model.shared_choice_.tried)} " in said
     assert f"{model.shared_choice_.penalty:.3g}" in said
     assert "runs by coefficients of others of their condition" in said
-    text = methods(chosen, [])
+    text = describe_methods(chosen, [])
     assert f"l1 penalty of {DEFAULT_PENALTY} sqrt(" in text
     assert f"The penalty of that matrix, {model.shared_choice_.penalty:.4g}, was chosen among" in text
     assert "In training, other settings" not in text
@@ -498,7 +498,7 @@ def test_methods_say_what_a_refit_changed(session, tmp_path):
     model = fitted(session.runs).refit(Session(session.runs, simulated=True), penalty=0.01, order=3, max_distance=1.0)
     result = read_result(model.save(tmp_path / "result"))
     assert repetition(result).endswith(".refit(<session>, order=3, penalty=0.01, max_distance=1.0)")
-    text = methods(result, [])
+    text = describe_methods(result, [])
     assert "order 3 with an l1 penalty of 0.01 sqrt(" in text
     assert (
         "In training, other settings of the autoregression were used: order 2, penalty 0.002, max distance none."
@@ -507,7 +507,7 @@ def test_methods_say_what_a_refit_changed(session, tmp_path):
 
 
 def test_methods_take_every_number_from_the_result(result):
-    text = methods(result, [])
+    text = describe_methods(result, [])
     data = result.dataset
     sizes = data["n_frames"].to_numpy()
     for part in (
@@ -522,16 +522,16 @@ def test_methods_take_every_number_from_the_result(result):
         f"{data['n_active'].to_numpy().mean():.0f} non-zero coefficients",
     ):
         assert part in text
-    assert "Phipson" not in " ".join(made_section(result, []).shown["references"])
+    assert "Phipson" not in " ".join(methods_section(result, []).shown["references"])
 
 
 def test_methods_say_what_is_not_the_default(result):
     chosen = {"coefficients": "condition", "own_weight": 0.5, "nan": "mask", "max_distance": 3.0, "skip": False}
-    text = methods(dataclasses.replace(result, settings={**result.settings, **chosen}), [])
+    text = describe_methods(dataclasses.replace(result, settings={**result.settings, **chosen}), [])
     for part in ("one matrix of coefficients to all runs", "penalty of 0.5 times", "left out", "3 latent pixels apart"):
         assert part in text
-        assert part not in methods(result, [])
-    assert "skip connection" in methods(result, [])
+        assert part not in describe_methods(result, [])
+    assert "skip connection" in describe_methods(result, [])
     assert "skip connection" not in text
 
 

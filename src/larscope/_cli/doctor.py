@@ -1,7 +1,7 @@
-"""What larscope finds on this machine: versions, devices, memory, and the command that installs what is missing.
+"""The examination of `larscope doctor`: versions, devices, memory, and the command to install each missing package.
 
-Needs nothing but the standard library and `packaging`, and tries torch in a process of its own: so it can speak where
-an import fails or crashes.
+Needs the standard library and `packaging` only, and tries torch in a separate process. So it still reports after a
+failed or crashed import.
 """
 
 import json
@@ -71,9 +71,9 @@ class Finding:
     Attributes
     ----------
     section, name, value
-        What it is about, and what was found.
+        Its heading, its subject and the outcome.
     command
-        What to run where something is missing; empty where nothing is.
+        Command to install a missing package, or empty.
     broken
         larscope cannot compute without it.
     """
@@ -91,13 +91,13 @@ def examine(folder: Path | None = None) -> list[Finding]:
     Parameters
     ----------
     folder
-        Where free disk is measured; the current one when left out.
+        Folder on the disk to measure; the current one by default.
     """
     return [*_examine_machine(folder or Path.cwd()), *_examine_computing(), *_examine_packages()]
 
 
 def describe(findings: Iterable[Finding]) -> str:
-    """Return what was found as text: what is in order in as few lines as possible, commands on lines of their own."""
+    """Return the findings as text: good packages in a few lines, each command on its own line."""
     lines = []
     for section, group in groupby(findings, key=lambda finding: finding.section):
         lines += ["", section]
@@ -136,7 +136,7 @@ def _examine_computing() -> Iterable[Finding]:
 
 
 def try_in_process(code: str, timeout: float = 120.0) -> tuple[dict[str, str], str]:
-    """Run Python code in a new process; return the JSON it prints, and what went wrong."""
+    """Run Python code in a new process; return its printed JSON and its error."""
     try:
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, timeout=timeout, check=False
@@ -155,7 +155,7 @@ def _examine_packages() -> Iterable[Finding]:
         needed = [Requirement(text) for text in requires("larscope") or []]
         extras = metadata("larscope").get_all("Provides-Extra") or []
     except PackageNotFoundError:
-        yield Finding("Packages", "larscope", "is run from its source, and not installed", _install(["larscope"]))
+        yield Finding("Packages", "larscope", "runs from its source, not installed", _install(["larscope"]))
         return
     always = [part for part in needed if part.marker is None or part.marker.evaluate({"extra": ""})]
     yield from map(_examine_package, always)
@@ -182,7 +182,7 @@ def _examine_package(part: Requirement) -> Finding:
 
 
 def _lack(part: Requirement) -> str:
-    """Say what is wrong with an installed package; nothing, where it will do."""
+    """Return the fault of an installed package, or nothing."""
     try:
         installed = version(part.name)
     except PackageNotFoundError:
@@ -195,12 +195,12 @@ def _plain(part: Requirement) -> str:
 
 
 def _install(packages: Iterable[str]) -> str:
-    """Return the command that installs packages into the Python that runs."""
+    """Return the command to install packages into this Python."""
     return shlex.join([sys.executable, "-m", "pip", "install", *packages])
 
 
 def _memory(read: Callable[[Path], str] = Path.read_text) -> str:
-    """Say how much memory is free: of the machine, or less where a container allows less."""
+    """Return free memory of the machine, or of its container if that allows less."""
     try:
         lines = dict(line.split(":", 1) for line in read(Path("/proc/meminfo")).splitlines())
         free, total = (int(lines[name].split()[0]) * 1024 for name in ("MemAvailable", "MemTotal"))

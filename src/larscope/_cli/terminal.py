@@ -1,4 +1,4 @@
-"""Where the command line prints: results to standard output, what goes wrong to standard error."""
+"""Printing in the terminal: results to standard output, errors and warnings to standard error."""
 
 import warnings
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ complaints = Console(stderr=True)
 
 @contextmanager
 def reported_errors() -> Iterator[None]:
-    """Print what the user must change, without a traceback, and exit with code 2."""
+    """Print a `LarscopeError` without a traceback, and exit with code 2."""
     try:
         with warnings.catch_warnings(), interrupts_as_such():
             warnings.simplefilter("default", UserWarning)
@@ -29,13 +29,13 @@ def reported_errors() -> Iterator[None]:
 
 
 def print_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    """Print a warning in one line; takes the place of `warnings.showwarning`."""
+    """Print a warning in one line; replaces `warnings.showwarning`."""
     complaints.print("[yellow]Warning:[/]", end=" ")
     print_plain(str(message), complaints)
 
 
 def printable(text: str) -> str:
-    r"""Spell out what cannot be printed.
+    r"""Spell out unprintable characters.
 
     >>> print(printable("novel \x1b[2J"))
     novel \x1b[2J
@@ -44,5 +44,5 @@ def printable(text: str) -> str:
 
 
 def print_plain(text: str, to: Console = console) -> None:
-    """Print text that may hold names given by strangers: never markup, nor codes that steer the terminal."""
+    """Print text with names from files: no markup, no terminal codes."""
     to.print(printable(text), markup=False, highlight=False, soft_wrap=True)

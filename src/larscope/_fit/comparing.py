@@ -19,11 +19,11 @@ from larscope._dynamics.couplings import fit_couplings
 from larscope._dynamics.var import SparseVAR
 from larscope._errors import LarscopeError, suggest
 from larscope._fit.evaluation import RESPONSE_FRAMES, map_as_printed, respond
+from larscope._fit.parameters import HasSettings
 from larscope._movies.preprocessing import PreparedSession, Preprocessing, prepare_showing
 from larscope._movies.session import Session, require_frames
 from larscope._network.autoencoder import Autoencoder
 from larscope._results.comparison import ComparisonRecord, build_record
-from larscope._settings import Settings
 from larscope._statistics.comparison import Comparison, ComparisonWarning
 from larscope._statistics.contrasts import Contrast, correct_contrasts
 from larscope._statistics.differences import EdgeDifferences, difference_map, edge_differences
@@ -37,7 +37,7 @@ from larscope._statistics.swap import coefficient_swap_test, equally_long
 Series = Float[NDArray[np.float32], "T K"]
 
 
-class ComparesConditions(Settings):
+class ComparesConditions(HasSettings):
     """The comparing half of `LatentVAR`, which documents the attributes; the other half fits them."""
 
     coef_: SparseCoefficients
@@ -106,7 +106,7 @@ class ComparesConditions(Settings):
                 warnings.warn(message, ComparisonWarning, stacklevel=2)
             return replace(found, warnings=found.warnings + noticed)
         return coefficient_swap_test(
-            latents, coefs, label, relative=relative, center=self.center, scale=self.scale, **how
+            latents, coefs, label, relative=relative, center=self.settings.center, scale=self.settings.scale, **how
         )
 
     def comparison_table(self, *, by: str = "condition", groups: Groups | None = None, **how: Any) -> list[Contrast]:
@@ -390,7 +390,7 @@ class ComparesConditions(Settings):
             coefs = self._couplings(runs, equal_length)
         grid = network.latent_shape
         cs = [influence(coef, direction, exclude_radius, grid) for coef in coefs]
-        window, each_run = self.window, list(prepared.each_run())
+        window, each_run = self.settings.window, list(prepared.each_run())
         if preset == "paper":
             maps = spread(
                 lambda one: map_as_printed(network, one[0], 0, one[1], window, gain),
@@ -464,8 +464,9 @@ class ComparesConditions(Settings):
         return centres[:, 0, 0], centres[0, :, 1]
 
     def _prepare_new(self, session: Session) -> PreparedSession:
-        require_frames(session, self.order + 2, f"order {self.order} and two to forecast")
-        return prepare_showing(session, progress=False, preprocessing=self.preprocessing_, nan=self.nan)
+        order = self.settings.order
+        require_frames(session, order + 2, f"order {order} and two to forecast")
+        return prepare_showing(session, progress=False, preprocessing=self.preprocessing_, nan=self.settings.nan)
 
     def _fitted_network(self) -> Autoencoder:
         if not hasattr(self, "network_"):

@@ -138,7 +138,7 @@ def evaluate_run(
     with torch.no_grad():
         own = var(latent, missing)
         fit = own if shared is None else var.apply_coef(shared.whole, latent, missing)
-    pooling_lag = 1 if settings.pooling == "previous" else 0
+    pooling_lag = settings.pooling_lag
     energy = (latent - latent[~missing].mean(0))[settings.order :].square().sum(1)
     forecastable = complete_rows(missing, settings.order)
     liveliest = settings.order + int(energy.masked_fill(~forecastable, -1).argmax())
@@ -199,7 +199,7 @@ def clip_run(
         np.asarray(np.isfinite(forecast).all(axis=1)), evaluation.example.frame - settings.order
     )
     first, last = start + settings.order, stop + settings.order
-    series, lag = forecast[start:stop], 1 if settings.pooling == "previous" else 0
+    series, lag = forecast[start:stop], settings.pooling_lag
     if settings.training == "sequential":
         series, lag = evaluation.latent[first:last], 0
     with torch.no_grad():

@@ -17,13 +17,12 @@ from typing import Any
 
 import pandas as pd
 import xarray as xr
-from pydantic import TypeAdapter, ValidationError
 
 from larscope._compute.workers import THREADS, connect
 from larscope._dynamics.stability import describe_stability, find_in_conditions
 from larscope._errors import LarscopeError
 from larscope._fit.estimator import SCORE_NAMES, LatentVAR, load
-from larscope._settings import Settings, explain_validation, plain
+from larscope._settings import Settings, choose_settings
 
 # a fit of its own, which ends with the worker that waits for it
 FIT = """
@@ -59,7 +58,7 @@ class Point:
     def options(self) -> list[str]:
         """Return its settings as options of `larscope fit`."""
         words: list[str] = []
-        for name, value in plain(self.settings).items():
+        for name, value in self.settings.as_dict().items():
             option = name.replace("_", "-")
             if isinstance(value, bool):
                 words.append(f"--{option}" if value else f"--no-{option}")
@@ -97,10 +96,7 @@ def plan(fixed: Mapping[str, Any], lists: Mapping[str, Sequence[Any]], n_seeds: 
     points = {}
     for values in itertools.product(*lists.values()):
         chosen = {**fixed, **dict(zip(lists, values, strict=True))}
-        try:
-            settings = TypeAdapter(Settings).validate_python(chosen)
-        except ValidationError as error:
-            raise explain_validation(error) from None
+        settings = choose_settings(chosen)
         for seed in range(settings.seed, settings.seed + n_seeds):
             varied = {**{name: getattr(settings, name) for name in names}, "seed": seed}
             point = Point(varied, replace(settings, seed=seed))

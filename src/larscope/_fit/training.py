@@ -28,7 +28,7 @@ from larscope._errors import LarscopeError
 from larscope._movies.preprocessing import PreparedSession
 from larscope._movies.session import windows
 from larscope._network.autoencoder import Autoencoder
-from larscope._settings import MAX_PASSES, MIN_STEPS, SHORTCUT_STEPS, Settings, plain
+from larscope._settings import MAX_PASSES, MIN_STEPS, SHORTCUT_STEPS, Settings
 
 FEW_STEPS = 200
 """Below this many steps, batch norm's running averages and the decoder have hardly begun to settle."""
@@ -116,9 +116,9 @@ class TrainingStep(lightning.LightningModule):
         self.var = var
         self.var.gradient = "implicit" if settings.training == "end-to-end" else None
         self._training = settings.training
-        self._pooling_lag = 1 if settings.pooling == "previous" else 0
+        self._pooling_lag = settings.pooling_lag
         self._learning_rate = settings.learning_rate
-        self._settings = plain(settings)
+        self._settings = settings.as_dict()
         self.n_active = 0
         self.n_empty = 0
 

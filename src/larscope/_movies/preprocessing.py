@@ -5,13 +5,10 @@ With a cache folder it is kept there, so that movies may be larger than memory; 
 everything that decided its content.
 """
 
-import glob
 import hashlib
 import json
 import os
 import shutil
-import socket
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -29,7 +26,15 @@ from larscope._compute import workers
 from larscope._errors import LarscopeError
 from larscope._movies.readers.npy import NpyMovie
 from larscope._movies.session import POOLING, ArrayMovie, Movie, Run, Session, times
-from larscope._storage import describe_home, describe_inputs, digest_code, fingerprint
+from larscope._storage import (
+    describe_home,
+    describe_inputs,
+    digest_code,
+    fingerprint,
+    put_in_place,
+    unfinished,
+    write_text,
+)
 
 CHUNK_BYTES = 32 << 20
 """Raw frames of this size are read at once. The same for every memory limit, so that sums round alike."""
@@ -359,25 +364,22 @@ def _find_or_store(chunks: _Chunks, folder: Path) -> PreparedRun:
         chunks.on_frames(chunks.run.n_frames)
         return found
     before = fingerprint(files)
-    filling = folder / unfinished(str(threading.get_ident()))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(folder)
-        shutil.rmtree(filling, ignore_errors=True)
-        filling.mkdir()
-        content = _store(chunks, filling)
-        if fingerprint(files) != before:
-            raise LarscopeError(
-                f"A movie must stay as it is while it is read: {chunks.run.label} has changed. Wait until it is whole."
-            )
-        entry = folder / (_address(chunks) if files else content)
-        _move(filling, entry)
+        with unfinished(folder / "entry") as filling:
+            filling.mkdir()
+            content = _store(chunks, filling)
+            if fingerprint(files) != before:
+                raise LarscopeError(
+                    f"A movie must stay as it is while it is read: {chunks.run.label} has changed. Wait until it is "
+                    "whole."
+                )
+            entry = folder / (_address(chunks) if files else content)
+            _move(filling, entry)
     except OSError as error:
         raise LarscopeError(
             f"Prepared frames must be written to {folder}: {error}. Free some space, or pass another `cache`."
         ) from error
-    finally:
-        shutil.rmtree(filling, ignore_errors=True)
     stored = _load(entry)
     if stored is None:
         raise LarscopeError(f"Prepared frames must stay in {entry} while they are used; they are gone. Start again.")
@@ -424,7 +426,7 @@ def _store(chunks: _Chunks, filling: Path) -> str:
         os.fsync(file.fileno())
     facts = {"low": chunks.low, "high": chunks.high, "missing": np.flatnonzero(chunks.missing).tolist()}
     text = json.dumps(facts)
-    (filling / FACTS).write_text(text, encoding="utf-8")
+    write_text(filling / FACTS, text)
     digest.update(text.encode())
     return digest.hexdigest()[:32]
 
@@ -444,31 +446,12 @@ def _load(entry: Path) -> PreparedRun | None:
 def _move(filling: Path, entry: Path) -> None:
     """Give an entry its name, unless another process has just made the same one."""
     try:
-        filling.rename(entry)
+        put_in_place(filling, entry)
     except OSError:
         if _load(entry) is not None:
             return
         shutil.rmtree(entry, ignore_errors=True)  # damaged
-        filling.rename(entry)
-
-
-def unfinished(what: str) -> str:
-    """Return a name in the cache for what this process is writing; of no use to others, and cleared away after it."""
-    return f".filling-{socket.gethostname()}-{what}-{os.getpid()}"
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """Remove what processes of this machine that were killed had begun to write."""
-    for filling in folder.glob(f".filling-{glob.escape(socket.gethostname())}-*"):
-        try:
-            os.kill(int(filling.name.rpartition("-")[2]), 0)
-        except ProcessLookupError:
-            if filling.is_dir():
-                shutil.rmtree(filling, ignore_errors=True)
-            else:
-                filling.unlink(missing_ok=True)
-        except (PermissionError, ValueError):
-            continue  # somebody else's, and alive
+        put_in_place(filling, entry)
 
 
 def _mean_over_time(run: PreparedRun) -> Float[NDArray[np.float64], "height width"]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from larscope._compute.compiled import compiled
+from larscope._compute.compiler import compiled
 
 # One channel to many and back
 #

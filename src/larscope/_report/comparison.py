@@ -45,7 +45,7 @@ def conditions_section(result: Result, folder: Path, records: Mapping[Path, Comp
     title = "Do conditions differ?"
     if not records:
         return Section("conditions", title, [], shown={"compared": [], "advice": _advice(result)})
-    pictures = {at: pictures_of(record, str(at.relative_to(folder))) for at, record in records.items()}
+    pictures = {at: pictures_of(record, at.relative_to(folder).as_posix()) for at, record in records.items()}
     compared = [
         {
             "title": f"{record.summary['first']} against {record.summary['second']}",

@@ -35,7 +35,7 @@ TRAINED = {
 }
 
 
-def made_section(result: Result, records: Sequence[ComparisonRecord]) -> Section:
+def methods_section(result: Result, records: Sequence[ComparisonRecord]) -> Section:
     """Say how a result was made, so that another can repeat and describe it."""
     return Section(
         "made",
@@ -44,7 +44,7 @@ def made_section(result: Result, records: Sequence[ComparisonRecord]) -> Section
         shown={
             "command": command_of(result.provenance),
             "repeat": repetition(result),
-            "methods": methods(result, records),
+            "methods": describe_methods(result, records),
             "references": references(records),
             "settings": result.settings,
             "provenance": result.provenance,
@@ -74,7 +74,7 @@ def repetition(result: Result) -> str:
     return f"larscope.load(<the result that trained the network>).refit(<session>{how})"
 
 
-def methods(result: Result, records: Sequence[ComparisonRecord]) -> str:
+def describe_methods(result: Result, records: Sequence[ComparisonRecord]) -> str:
     """Describe the analysis as in a paper; every number is the result's."""
     return " ".join([*_recordings(result), *_model(result), *_found(result), *_compared(records)])
 

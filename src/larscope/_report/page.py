@@ -21,7 +21,7 @@ from larscope._report.comparison import conditions_section, summarise_comparison
 from larscope._report.data import complaints_of, data_section, describe_checks
 from larscope._report.dynamics import dynamics_section
 from larscope._report.maps import where_section
-from larscope._report.methods import made_section
+from larscope._report.methods import methods_section
 from larscope._report.penalty import penalty_section
 from larscope._report.section import Picture, Section
 from larscope._report.sentences import describe, describe_dynamics, describe_training
@@ -29,7 +29,7 @@ from larscope._report.stability import read_stability, stability_section
 from larscope._report.training import training_section
 from larscope._results.comparison import ComparisonRecord, find_records, read_record
 from larscope._results.folder import Result, read_result
-from larscope._storage import replacing, require_inside
+from larscope._storage import replacing, require_inside, write_text
 
 DPI = 110
 
@@ -53,7 +53,7 @@ def write_report(folder: str | Path) -> Path:
             path.write_bytes(images[picture.path])
     page = folder / "report.html"
     with replacing(page) as path:
-        path.write_text(_render(result, _summary(result, records), sections, images), encoding="utf-8")
+        write_text(path, _render(result, _summary(result, records), sections, images))
     return page
 
 
@@ -67,7 +67,7 @@ def _sections(result: Result, folder: Path, records: Mapping[Path, ComparisonRec
     yield conditions_section(result, folder, records)
     yield where_section(result, list(records.values()))
     yield penalty_section(result)
-    yield made_section(result, list(records.values()))
+    yield methods_section(result, list(records.values()))
 
 
 def _summary(result: Result, records: Mapping[Path, ComparisonRecord]) -> list[str]:

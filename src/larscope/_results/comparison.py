@@ -160,7 +160,7 @@ def write_record(record: ComparisonRecord, result: str | Path) -> Path:
         with replacing(folder / "comparison.nc") as path:
             write_dataset(record.dataset, path)
         with replacing(folder / "edges.csv") as path:
-            record.edges.to_csv(path, index=False, float_format="%.6g")
+            record.edges.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
     except OSError as error:
         raise LarscopeError(
             f"The comparison must be written to {folder}: {error}. Free some space, or copy the result to a folder "
@@ -215,7 +215,7 @@ def record_folder(result: str | Path, first: str, second: str) -> Path:
     >>> record_folder("result", "../../etc", "a/b").name
     'etc-a_b-6c12a914'
     """
-    kept = [re.sub(r"[^A-Za-z0-9_ ]+", "_", name).strip("_ ")[:40] or "group" for name in (first, second)]
+    kept = [re.sub(r"[^A-Za-z0-9_ ]+", "_", name)[:40].strip("_ ") or "group" for name in (first, second)]
     name = "-".join(kept)
     if kept != [first, second]:
         name += "-" + hashlib.sha256(json.dumps([first, second]).encode()).hexdigest()[:8]

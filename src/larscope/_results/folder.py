@@ -12,7 +12,6 @@
 import json
 import math
 import os
-import shutil
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +29,8 @@ from safetensors.numpy import save
 from larscope._errors import LarscopeError
 from larscope._movies.preprocessing import Preprocessing
 from larscope._results.schema import SCHEMA_VERSION, migrate
-from larscope._settings import DEFAULT_PENALTY, REFITTED, Settings, plain
+from larscope._settings import DEFAULT_PENALTY, REFITTED, Settings
+from larscope._storage import put_in_place, reading_hdf5, unfinished, write_text
 
 PACKED = ("clip_observed", "clip_reconstruction")
 """Images that are for looking at: kept with 16 bits."""
@@ -108,27 +108,30 @@ def write_result(result: Result, folder: str | Path) -> Path:
     """
     folder = Path(folder)
     require_free(folder)
-    filling = folder.with_name(f".{folder.name}.writing-{os.getpid()}")
     try:
-        filling.mkdir(parents=True)
-        version = {"schema_version": SCHEMA_VERSION}
-        (filling / "config.toml").write_text(tomli_w.dumps({**version, **result.settings}), encoding="utf-8")
-        write_json({**version, **result.provenance}, filling / "provenance.json")
-        log = [{**version, **row} for row in result.log[:1]] + result.log[1:]
-        (filling / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log), encoding="utf-8")
-        weights = {name: np.ascontiguousarray(value) for name, value in result.weights.items()}
-        metadata = {name: str(value) for name, value in version.items()}
-        (filling / "model.safetensors").write_bytes(save(weights, metadata))
-        write_dataset(result.dataset, filling / "results.nc")
-        publish_result(filling, folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with unfinished(folder) as filling:
+            filling.mkdir()
+            _write_files(result, filling)
+            publish_result(filling, folder)
     except OSError as error:
         raise LarscopeError(
             f"The result must be written to {folder}: {error}. Nothing was left behind; free some space or pass "
             "another folder."
         ) from error
-    finally:
-        shutil.rmtree(filling, ignore_errors=True)
     return folder
+
+
+def _write_files(result: Result, folder: Path) -> None:
+    version = {"schema_version": SCHEMA_VERSION}
+    write_text(folder / "config.toml", tomli_w.dumps({**version, **result.settings}))
+    write_json({**version, **result.provenance}, folder / "provenance.json")
+    log = [{**version, **row} for row in result.log[:1]] + result.log[1:]
+    write_text(folder / "log.jsonl", "".join(json.dumps(row) + "\n" for row in log))
+    weights = {name: np.ascontiguousarray(value) for name, value in result.weights.items()}
+    metadata = {name: str(value) for name, value in version.items()}
+    (folder / "model.safetensors").write_bytes(save(weights, metadata))
+    write_dataset(result.dataset, folder / "results.nc")
 
 
 def read_result(folder: str | Path) -> Result:
@@ -170,7 +173,7 @@ def _read_files(folder: Path) -> Result:
         raise ValueError(f"{config} was cut off: it ends before `seed`, the last setting")
     return Result(
         provenance=migrate(made_with, version, provenance),
-        settings={**plain(Settings()), **settings},
+        settings={**Settings().as_dict(), **settings},
         log=migrate(rows, rows[0].pop("schema_version", version) if rows else version, log),
         weights=migrate(weights, weights_version, model),
         dataset=_require_whole(read_dataset(results), results),
@@ -196,9 +199,7 @@ def publish_result(finished: Path, folder: Path) -> None:
     """
     require_free(folder)
     try:
-        if folder.is_dir():
-            folder.rmdir()
-        finished.rename(folder)
+        put_in_place(finished, folder)
     except OSError as error:
         raise LarscopeError(
             f"The result must be moved to {folder}: {error}. It is whole in {finished}: move it yourself, or give the "
@@ -223,7 +224,7 @@ def require_free(folder: str | Path) -> None:
         raise LarscopeError(
             f"The result needs a folder of its own; {folder} holds {what}. Pass another `--out`, or remove it first."
         )
-    if folder.is_dir() and folder.is_mount():
+    if os.path.ismount(folder):
         raise LarscopeError(
             f"The result needs a folder that can be renamed; {folder} is a mount point. Pass one in it."
         )
@@ -254,8 +255,11 @@ def read_dataset(path: Path) -> xr.Dataset:
         A newer larscope wrote it, or it cannot be read.
     """
     try:
-        dataset = xr.load_dataset(path, engine="h5netcdf")
-    except (OSError, ValueError, KeyError) as error:
+        with reading_hdf5(path):
+            dataset = xr.load_dataset(path, engine="h5netcdf")
+    except LarscopeError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise LarscopeError(
             f"Expected NetCDF at {path}; it cannot be read: {error}. Restore the file, or make it again."
         ) from error
@@ -386,4 +390,4 @@ def _for_netcdf(column: pd.Series) -> NDArray[Any]:
 
 def write_json(content: Mapping[str, Any], path: Path) -> None:
     """Write JSON that a person can read too."""
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

@@ -4,7 +4,6 @@ What a recording was is copied from its NWB file, or told by whoever exports; no
 of frames rather than of seconds: nothing in a session says when one run began after another.
 """
 
-import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from larscope._errors import LarscopeError, suggest
 from larscope._results.comparison import ComparisonRecord, find_records, read_record
 from larscope._results.folder import Result, read_result, split_runs
+from larscope._storage import creating, reading_hdf5
 
 REQUIRED = ("session_description", "identifier", "session_start_time")
 """What NWB asks of every file."""
@@ -143,7 +143,7 @@ def _nwb_inputs(result: Result) -> list[Path]:
 
 
 def _is_nwb(path: Path) -> bool:
-    with h5py.File(path) as file:
+    with reading_hdf5(path) as file:
         return "nwb_version" in file.attrs
 
 
@@ -485,18 +485,14 @@ def _texts(data: xr.Dataset, name: str) -> list[str]:
 @contextmanager
 def _new_file(path: Path) -> Iterator[Path]:
     """Give a path to write to, which becomes `path` at the end unless that exists by then."""
-    filling = path.with_name(f".{path.name}.writing-{os.getpid()}.nwb")
-    taken = LarscopeError(f"A file is never overwritten; {path} exists. Pass another name, or remove it first.")
-    if path.exists() or path.is_symlink():
-        raise taken
     try:
-        yield filling
-        os.link(filling, path)  # unlike a rename, fails where the name is taken
+        with creating(path) as filling:
+            yield filling
     except FileExistsError:
-        raise taken from None
+        raise LarscopeError(
+            f"A file is never overwritten; {path} exists. Pass another name, or remove it first."
+        ) from None
     except OSError as error:
         raise LarscopeError(
             f"The NWB file must be written to {path}: {error}. Nothing was left behind; pass another place."
         ) from error
-    finally:
-        filling.unlink(missing_ok=True)

@@ -3,8 +3,6 @@
 import csv
 import json
 import math
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from larscope._errors import LarscopeError
 from larscope._movies.session import Run, Session
 from larscope._simulate.camera import FRAME_RATE, PIXEL_SIZE
 from larscope._simulate.truth import CONDITIONS, Truth
+from larscope._storage import replacing, write_text
 
 UPSCALE, MARGIN = 4, 16
 """Full-size files: every pixel is repeated UPSCALE x UPSCALE times, and MARGIN pixels frame the whole."""
@@ -29,16 +28,12 @@ CLASSIC_TIFF = 2**32 - 2**25
 def write_session(folder: Path, session: Session, truth: Truth, full_size: bool) -> Path:
     """Write a session and its truth, whole or not at all: see `SimulatedSession.write`."""
     _require_new(folder)
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    partial.mkdir()
-    try:
+    with replacing(folder) as partial:
+        partial.mkdir()
         for run in session:
             _write_movie(partial / f"{run.name}.tif", run, full_size)
         _write_table(partial / "session.csv", session, full_size)
         _write_truth(partial, truth, [run.name for run in session], full_size)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return folder / "session.csv"
 
 
@@ -116,7 +111,7 @@ def _write_truth(folder: Path, truth: Truth, names: list[str], full_size: bool) 
         "couplings": {condition: _list_couplings(truth.couplings[condition]) for condition in CONDITIONS},
     }
     text = json.dumps(description, indent=1)
-    (folder / "truth.json").write_text(text + "\n", encoding="utf-8")
+    write_text(folder / "truth.json", text + "\n")
 
 
 def _list_couplings(couplings: Float[NDArray[np.float64], "order cells cells"]) -> list[dict[str, Any]]:

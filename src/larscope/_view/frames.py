@@ -182,7 +182,7 @@ class Screen:
 
     def _decode(self, number: int, start: int, stop: int) -> Stretch:
         model = self.model
-        lag = 1 if model.pooling == "previous" else 0
+        lag = model.settings.pooling_lag
         first = max(start - lag, 0)
         frames = self._frames(number, first, stop)
         observed = frames[start - first :]

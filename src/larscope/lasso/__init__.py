@@ -5,6 +5,7 @@
 
 import sys
 
+from larscope.lasso.engines import NothingToLearnWarning
 from larscope.lasso.layer import Lasso, LassoInfo, alpha_max, lasso
 from larscope.lasso.path import ConvergenceWarning, LassoPath, lasso_path
 
@@ -13,6 +14,7 @@ __all__ = [
     "Lasso",
     "LassoInfo",
     "LassoPath",
+    "NothingToLearnWarning",
     "alpha_max",
     "lasso",
     "lasso_path",

@@ -4,7 +4,15 @@ At fixed alpha and away from knots the active set A and its signs s do not move,
 `w_A = H^-1 (X_A'y / n - alpha (v s)_A)` with `H = X_A'X_A / n + l2 I` is an ordinary smooth function. For an
 incoming gradient g, with `q = H^-1 g_A` and the residual r,
 
-    dy = X_A q / n,    dX_A = (r q' - X_A q w_A') / n,    dalpha = -(v s)'q .
+    dy = X_A q / n,    dX_A = (r q' - X_A q w_A') / n,
+    dalpha = -(v s)'q,    dv_A = -alpha s q,    dl2 = -w_A'q ,
+
+and forwards, for changes of the data,
+
+    dw_A = H^-1 (dX_A'r + X_A'(dy - dX_A w_A)) / n - H^-1 (d(alpha v) s + dl2 w_A) .
+
+Both apply `H^-1` on the support, and nothing else that is not a product: `SupportSolve`, which is its own transpose, is
+all that has to be differentiated by hand. First derivatives on the CPU are compiled.
 """
 
 from __future__ import annotations
@@ -13,18 +21,20 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.autograd import Function
 
-from larscope.lasso.problem import Problem
+from larscope.lasso import engines
+from larscope.lasso.engines import Engine
+from larscope.lasso.problem import Problem, in_units, measure
 
 # Gathered active columns are held in blocks of at most so many numbers.
 BLOCK = 16_000_000
 
 
 class ImplicitLasso(Function):
-    """Solve a `Problem`; backward is the vector-Jacobian product on the active set."""
+    """Solve the `Problem` of five tensors; backward and forward mode pass through the active set."""
 
     @staticmethod
     def forward(
@@ -32,155 +42,163 @@ class ImplicitLasso(Function):
         y: Tensor,
         alpha: Tensor,
         weights: Tensor,
+        l2: Tensor,
         init: Tensor | None,
         positive: bool,
-        l2: float,
-        solve: Callable[[Problem, Tensor | None], Tensor],
+        engine: Engine,
+        learning: bool,
     ) -> Tensor:
         """Return the coefficients, (batch, p, k)."""
-        return solve(Problem(X, y, alpha, weights, positive, l2), init)
+        return engines.solve(Problem(X, y, alpha, weights, l2, positive=positive), init, engine, learning)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         """Keep the data and the solution: no path, no factor."""
-        X, y, alpha, weights, _, ctx.positive, ctx.l2, _ = inputs
-        ctx.save_for_backward(X, y, alpha, weights, output)
+        *tensors, _, ctx.positive, _, _ = inputs
+        ctx.save_for_backward(*tensors, output)
+        ctx.save_for_forward(*tensors, output)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of X, y and alpha."""
-        X, y, alpha, weights, coef = ctx.saved_tensors
-        dX, dy, dalpha = _support_vjp(X, y, alpha, weights, coef, grad, ctx.l2, ctx.positive)
-        return dX, dy, dalpha, None, None, None, None, None
+        """Gradients of X, y, alpha, weights and l2."""
+        *tensors, coef = ctx.saved_tensors
+        problem = Problem(*tensors, positive=ctx.positive)
+        found = None
+        if not torch.is_grad_enabled():
+            found = engines.pull_back(problem, coef, grad, any(ctx.needs_input_grad[3:5]))
+        return *(pull_back(problem, coef, grad) if found is None else found), None, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *changes: Any) -> Tensor:
+        """Return the change of the coefficients."""
+        *tensors, coef = ctx.saved_tensors
+        return push_forward(Problem(*tensors, positive=ctx.positive), coef, *changes[:5])
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
         """Fold the mapped dimension into the batch that the engines already know."""
-        folded = _fold(info.batch_size, in_dims[:5], inputs[:5])
-        coef = implicit_lasso(*folded, *inputs[5:])
+        folded = _fold(info.batch_size, in_dims[:6], inputs[:6])
+        coef = implicit_lasso(*folded, *inputs[6:])
         return _unfold(coef, info.batch_size), 0
 
 
-class SupportVJP(Function):
-    """The vector-Jacobian product, itself differentiable once more."""
+class SupportSolve(Function):
+    """Solve `H q = g` on each target's support, and differentiate that as often as is asked."""
 
     @staticmethod
-    def forward(
-        X: Tensor,
-        y: Tensor,
-        alpha: Tensor,
-        weights: Tensor,
-        coef: Tensor,
-        grad: Tensor,
-        l2: float,
-        positive: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return dX, dy, dalpha: compiled on the CPU, by the plain torch formula elsewhere."""
-        if X.device.type == "cpu":
-            # Imported here, because numba is slow to import.
-            from larscope.lasso import active_set
-
-            compiled = active_set.support_vjp(X, y, weights, coef, grad, l2, positive)
-            if compiled is not None:
-                return compiled
-        return support_vjp(X, y, weights, coef, grad, l2, positive)
+    def forward(X: Tensor, l2: Tensor, support: Tensor, g: Tensor) -> Tensor:
+        """Return q, zero outside the support."""
+        return _solve_on_support(X, l2, support, g)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        """Keep the inputs."""
-        *tensors, ctx.l2, ctx.positive = inputs
-        ctx.save_for_backward(*tensors)
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Keep the design, the support and the solution."""
+        X, l2, support, _ = inputs
+        ctx.save_for_backward(X, l2, support, output)
+        ctx.save_for_forward(X, l2, support, output)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Differentiate the plain torch formula."""
-        X, y, _, weights, coef, grad = ctx.saved_tensors
-        dX, dy, dcoef, dgrad = _support_vjp_gradient(X, y, weights, coef, grad, ctx.l2, ctx.positive, *grads)
-        return dX, dy, None, None, dcoef, dgrad, None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """`H` is symmetric: with `u = H^-1 dq`, `dg = u` and `dH = -u q'`."""
+        X, l2, support, q = ctx.saved_tensors
+        u = support_solve(X, l2, support, grad)
+        dX = -(X @ q @ u.mT + X @ u @ q.mT) / X.shape[-2]
+        return dX, -(u * q).sum(-1), None, u
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Any, Any]:
+    def jvp(ctx: Any, dX: Tensor | None, dl2: Tensor | None, _: None, dg: Tensor | None) -> Tensor:
+        """`dq = H^-1 (dg - dH q)`."""
+        X, l2, support, q = ctx.saved_tensors
+        change = torch.zeros_like(q) if dg is None else dg
+        if dX is not None:
+            change = change - (dX.mT @ (X @ q) + X.mT @ (dX @ q)) / X.shape[-2]
+        if dl2 is not None:
+            change = change - dl2.unsqueeze(-1) * q
+        return support_solve(X, l2, support, change)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
         """Fold the mapped dimension into the batch."""
-        folded = _fold(info.batch_size, in_dims[:6], inputs[:6])
-        outputs = _support_vjp(*folded, *inputs[6:])
-        return tuple(_unfold(out, info.batch_size) for out in outputs), (0, 0, 0)
-
-
-class SupportVJPGradient(Function):
-    """Second derivatives, by autograd through `support_vjp`; not differentiable further."""
-
-    @staticmethod
-    def forward(
-        X: Tensor,
-        y: Tensor,
-        weights: Tensor,
-        coef: Tensor,
-        grad: Tensor,
-        l2: float,
-        positive: bool,
-        *grads: Tensor,
-    ) -> tuple[Tensor, ...]:
-        """Gradients of X, y, coef and the first incoming gradient."""
-        with torch.enable_grad():
-            leaves = [t.detach().requires_grad_() for t in (X, y, coef, grad)]
-            outputs = support_vjp(leaves[0], leaves[1], weights, leaves[2], leaves[3], l2, positive)
-            # Where the support is empty the formula is constant.
-            pairs = [(o, g) for o, g in zip(outputs, grads, strict=True) if o.requires_grad]
-            if not pairs:
-                return tuple(torch.zeros_like(leaf) for leaf in leaves)
-            out, incoming = zip(*pairs, strict=True)
-            return torch.autograd.grad(out, leaves, incoming, materialize_grads=True)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        """Nothing is kept."""
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        """Refuse: two derivatives are enough for a Hessian."""
-        raise NotImplementedError(
-            "The implicit gradient of `lasso` must be differentiated at most twice: got a third time. "
-            'Use gradient="unrolled" for higher derivatives.'
-        )
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Any, Any]:
-        """Fold the mapped dimension into the batch."""
-        folded = _fold(info.batch_size, in_dims[:5] + in_dims[7:], inputs[:5] + inputs[7:])
-        outputs = _support_vjp_gradient(*folded[:5], *inputs[5:7], *folded[5:])
-        return tuple(_unfold(out, info.batch_size) for out in outputs), (0, 0, 0, 0)
+        return _unfold(support_solve(*_fold(info.batch_size, in_dims, inputs)), info.batch_size), 0
 
 
 # Typed names for what torch leaves untyped.
 implicit_lasso: Callable[..., Tensor] = ImplicitLasso.apply
-_support_vjp: Callable[..., tuple[Tensor, Tensor, Tensor]] = SupportVJP.apply
-_support_vjp_gradient: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]] = SupportVJPGradient.apply
+support_solve: Callable[..., Tensor] = SupportSolve.apply
 
 
-def support_vjp(
-    X: Float[Tensor, "batch n p"],
-    y: Float[Tensor, "batch n k"],
-    weights: Float[Tensor, "batch p k"],
+def pull_back(problem: Problem, coef: Float[Tensor, "batch p k"], grad: Tensor) -> tuple[Tensor, ...]:
+    """Vector-Jacobian product of the solution: gradients of X, y, alpha, weights and l2."""
+    units = measure(problem).units
+    X, y, alpha, weights, l2 = in_units(problem, units).tensors
+    coef, grad, n = units.into(coef), units.out_of(grad), problem.n_samples
+    q = support_solve(X, l2, _support(problem, coef), grad)
+    movement = X @ q
+    dX = ((y - X @ coef) @ q.mT - movement @ coef.mT) / n
+    signed = _finite(weights) * coef.sign()
+    return (
+        dX * units.columns.unsqueeze(-2),
+        movement / n * units.targets.unsqueeze(-2),
+        -(signed * q).sum(-2) * units.targets,
+        -alpha.unsqueeze(-2) * coef.sign() * q * units.columns.unsqueeze(-1),
+        -(q * coef).sum(-1) * units.columns.square(),
+    )
+
+
+def push_forward(
+    problem: Problem,
     coef: Float[Tensor, "batch p k"],
-    grad: Float[Tensor, "batch p k"],
-    l2: float,
-    positive: bool,
-) -> tuple[Float[Tensor, "batch n p"], Float[Tensor, "batch n k"], Float[Tensor, "batch k"]]:
-    """Vector-Jacobian product of the solution on its support, by the formula above.
+    dX: Tensor | None,
+    dy: Tensor | None,
+    dalpha: Tensor | None,
+    dweights: Tensor | None,
+    dl2: Tensor | None,
+) -> Float[Tensor, "batch p k"]:
+    """Jacobian-vector product of the solution: its change, for changes of the data."""
+    units = measure(problem).units
+    X, y, alpha, weights, l2 = in_units(problem, units).tensors
+    columns, targets = units.columns, units.targets
+    coef, n = units.into(coef), problem.n_samples
+    change, movement = torch.zeros_like(coef), torch.zeros_like(y)
+    if dy is not None:
+        movement = movement + dy * targets.unsqueeze(-2)
+    if dX is not None:
+        dX = dX * columns.unsqueeze(-2)
+        movement = movement - dX @ coef
+        change = change + dX.mT @ (y - X @ coef) / n
+    change = change + X.mT @ movement / n
+    if dalpha is not None:
+        change = change - (dalpha * targets).unsqueeze(-2) * _finite(weights) * coef.sign()
+    if dweights is not None:
+        dweights = torch.where(weights.isinf(), 0.0, dweights) * columns.unsqueeze(-1)
+        change = change - alpha.unsqueeze(-2) * dweights * coef.sign()
+    if dl2 is not None:
+        change = change - (dl2 * columns.square()).unsqueeze(-1) * coef
+    return units.out_of(support_solve(X, l2, _support(problem, coef), change))
 
-    Work is proportional to the support: active columns are gathered, a block of targets at a time.
-    """
+
+def _support(problem: Problem, coef: Float[Tensor, "batch p k"]) -> Bool[Tensor, "batch p k"]:
+    if problem.positive:
+        return coef != 0
+    # Unpenalised coefficients may be zero by accident: they stay in the support.
+    return (coef != 0) | (problem.weights == 0)
+
+
+def _finite(weights: Tensor) -> Tensor:
+    return torch.where(weights.isinf(), 0.0, weights)
+
+
+def _solve_on_support(
+    X: Float[Tensor, "batch n p"],
+    l2: Float[Tensor, "batch p"],
+    support: Bool[Tensor, "batch p k"],
+    g: Float[Tensor, "batch p k"],
+) -> Float[Tensor, "batch p k"]:
+    """Work is proportional to the support: active columns are gathered, a block of targets at a time."""
     batch, n, p = X.shape
-    k = y.shape[-1]
-    columns = X.mT.reshape(batch * p, n)
-    targets = y.mT.reshape(batch * k, n)
-    dcolumns, dtargets = torch.zeros_like(columns), torch.zeros_like(targets)
-    dalpha = y.new_zeros(batch * k)
-
-    support = coef != 0
-    if not positive:
-        # Unpenalised coefficients may be zero by accident: they stay in the support.
-        support = support | (weights == 0)
+    k = support.shape[-1]
+    columns, ridges = X.mT.reshape(batch * p, n), l2.reshape(batch * p)
+    q = torch.zeros_like(g)
     target, feature = support.mT.reshape(batch * k, p).nonzero(as_tuple=True)
     count = torch.bincount(target, minlength=batch * k)
     first = count.cumsum(0) - count
@@ -194,24 +212,16 @@ def support_vjp(
         j = feature[torch.where(valid, first[block][:, None] + slot, 0)]
         b, t = (block // k)[:, None], (block % k)[:, None]
         row = b * p + j
-
         active = columns[row] * valid[..., None]
-        w, g, v = (torch.where(valid, z[b, j, t], 0.0) for z in (coef, grad, weights))
-        q = _solve_gram(active, valid, g, l2)
-        residual = targets[block] - torch.einsum("tm,tmn->tn", w, active)
-        movement = torch.einsum("tm,tmn->tn", q, active)
-
-        outer = q[..., None] * residual[:, None] - w[..., None] * movement[:, None]
-        dcolumns = dcolumns.index_add(0, row.flatten(), outer.flatten(0, 1) / n)
-        dtargets = dtargets.index_add(0, block, movement / n)
-        dalpha = dalpha.index_add(0, block, -(v * w.sign() * q).sum(-1))
-    return dcolumns.reshape(batch, p, n).mT, dtargets.reshape(batch, k, n).mT, dalpha.reshape(batch, k)
+        found = _solve_gram(active, torch.where(valid, ridges[row], 1.0), torch.where(valid, g[b, j, t], 0.0))
+        q.index_put_((b, j, t), torch.where(valid, found, 0.0), accumulate=True)
+    return q
 
 
-def _solve_gram(active: Tensor, valid: Tensor, g: Tensor, l2: float) -> Float[Tensor, "t m"]:
+def _solve_gram(active: Tensor, ridge: Tensor, g: Tensor) -> Float[Tensor, "t m"]:
     """Solve `H q = g`, with the identity in the padding."""
     n = active.shape[-1]
-    H = active @ active.mT / n + torch.diag_embed(torch.where(valid, g.new_tensor(l2), 1.0))
+    H = active @ active.mT / n + torch.diag_embed(ridge)
     factor, info = torch.linalg.cholesky_ex(H)
     pivot, diagonal = (one.diagonal(dim1=-2, dim2=-1) for one in (factor, H))
     # what is left of a column that depends on others may be rounding instead of zero, or less

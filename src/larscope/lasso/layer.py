@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Any, Literal, overload
 
 import torch
@@ -13,16 +10,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from larscope._errors import LarscopeError
-from larscope.lasso import certificate
+from larscope.lasso import certificate, engines
+from larscope.lasso.engines import TOLERANCE, Engine
 from larscope.lasso.gradient import implicit_lasso
-from larscope.lasso.path import ConvergenceWarning, homotopy
-from larscope.lasso.problem import Layout, Problem, broadcast_features, canonical, check_values
+from larscope.lasso.path import homotopy
+from larscope.lasso.problem import Layout, Problem, canonical, check_values, features, in_units, measure
 
 Gradient = Literal["implicit", "unrolled"] | None
-Engine = Literal["auto", "active_set", "path"]
-
-# Largest relative KKT violation of a solution that counts as exact.
-TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -42,7 +36,7 @@ class LassoInfo:
         Number of zero coefficients whose correlation is at the penalty: the solution has a kink there, and
         the gradient is the one-sided derivative that keeps them at zero.
     converged : Tensor
-        Whether `kkt` is at most 1e-9.
+        Whether `kkt` and `gap` are both at most 1e-9.
     """
 
     kkt: Float[Tensor, "*targets"]
@@ -63,7 +57,7 @@ def lasso(
     weights: Tensor | None = ...,
     mask: Tensor | None = ...,
     positive: bool = ...,
-    l2: float = ...,
+    l2: float | Tensor = ...,
     init: Tensor | None = ...,
     return_info: Literal[False] = ...,
 ) -> Tensor: ...
@@ -78,7 +72,7 @@ def lasso(
     weights: Tensor | None = ...,
     mask: Tensor | None = ...,
     positive: bool = ...,
-    l2: float = ...,
+    l2: float | Tensor = ...,
     init: Tensor | None = ...,
     return_info: Literal[True],
 ) -> tuple[Tensor, LassoInfo]: ...
@@ -92,7 +86,7 @@ def lasso(
     weights: Float[Tensor, "*features"] | None = None,
     mask: Bool[Tensor, "*features"] | None = None,
     positive: bool = False,
-    l2: float = 0.0,
+    l2: float | Float[Tensor, ""] = 0.0,
     init: Float[Tensor, "*features"] | None = None,
     return_info: bool = False,
 ) -> Tensor | tuple[Tensor, LassoInfo]:
@@ -117,12 +111,12 @@ def lasso(
         Compiled active-set method on the CPU, or the path in torch on the device of `X`; "auto" is the first for
         tensors on the CPU and the second for others. The choice does not change the answer beyond its certificate.
     weights : Tensor, broadcast to (p, K)
-        v: penalty weights; 0 leaves a feature unpenalised, inf excludes it. Not differentiated.
+        v: penalty weights; 0 leaves a feature unpenalised, inf excludes it.
     mask : boolean Tensor, broadcast to (p, K)
         True where a coefficient is allowed.
     positive : bool
         Require w >= 0, of unpenalised coefficients too.
-    l2 : float
+    l2 : float or Tensor, shape ()
         Ridge penalty.
     init : Tensor, broadcast to (p, K)
         Coefficients to start from, usually an earlier solution. Changes the time, not the answer.
@@ -144,6 +138,8 @@ def lasso(
     -----
     ConvergenceWarning
         Naming targets whose solution could not be certified.
+    NothingToLearnWarning
+        Where gradients are asked for and every coefficient is zero: so are the gradients.
 
     Examples
     --------
@@ -159,8 +155,13 @@ def lasso(
     """
     _check_options(gradient, engine)
     problem, layout = canonical(X, y, alpha, weights, mask, positive, l2)
-    start = None if init is None else broadcast_features("init", init, X, problem.y.shape[-1]).detach()
-    coef = _METHODS[gradient](problem, start, engine)
+    if gradient == "unrolled":
+        coef = engines.unroll(problem, engine)
+    else:
+        start = None if init is None else features("init", init, X, layout).detach()
+        tensors = problem.detach().tensors if gradient is None else problem.tensors
+        learning = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+        coef = implicit_lasso(*tensors, start, positive, engine, learning)
     if not return_info:
         return layout.coef(coef)
     with torch.no_grad():
@@ -201,16 +202,18 @@ def alpha_max(
     4.0
     """
     problem, layout = canonical(X, y, 0.0, weights, mask, positive)
+    units = check_values(problem.detach()).units
+    problem = in_units(problem, units)
     residual = problem.y
     if bool((problem.weights == 0).any()):
         only_free = torch.where(problem.weights == 0, 0.0, torch.inf).to(torch.float64)
-        free = Problem(problem.X, problem.y, problem.alpha, only_free, positive)
-        residual = problem.y - problem.X @ homotopy(free).coef
+        residual = problem.y - problem.X @ homotopy(replace(problem, weights=only_free)).coef
     correlation = problem.X.mT @ residual / problem.n_samples
     size = correlation if positive else correlation.abs()
     penalised = problem.weights > 0
     entry = torch.where(penalised, size / torch.where(penalised, problem.weights, 1.0), 0.0)
-    return layout.per_target(_round_up(entry.amax(dim=-2).clamp(min=0.0), X.dtype))
+    largest = entry.amax(dim=-2).clamp(min=0.0) / units.targets
+    return layout.per_target(_round_up(largest, X.dtype))
 
 
 def _round_up(value: Tensor, dtype: torch.dtype) -> Tensor:
@@ -252,122 +255,17 @@ class Lasso(nn.Module):
         return ", ".join([f"alpha={self.alpha}", *(f"{k}={v!r}" for k, v in self.options.items())])
 
 
-def _implicit(problem: Problem, init: Tensor | None, engine: Engine) -> Tensor:
-    return implicit_lasso(
-        problem.X,
-        problem.y,
-        problem.alpha,
-        problem.weights,
-        init,
-        problem.positive,
-        problem.l2,
-        partial(_solve, engine=engine),
-    )
-
-
-def _constant(problem: Problem, init: Tensor | None, engine: Engine) -> Tensor:
-    return _implicit(problem.detach(), init, engine)
-
-
-def _unrolled(problem: Problem, init: Tensor | None, engine: Engine) -> Tensor:
-    if engine == "active_set":
-        raise LarscopeError(
-            '`gradient="unrolled"` must follow the path: got engine="active_set". '
-            'Use engine="auto", or gradient="implicit" with the compiled engine.'
-        )
-    check_values(problem.detach())
-    coef = homotopy(problem).coef
-    with torch.no_grad():
-        _warn_uncertified(certificate.violation(problem.detach(), coef))
-    return coef
-
-
-_METHODS: dict[Gradient, Callable[[Problem, Tensor | None, Engine], Tensor]] = {
-    "implicit": _implicit,
-    "unrolled": _unrolled,
-    None: _constant,
-}
-
-
-def _solve(problem: Problem, init: Tensor | None, engine: Engine) -> Float[Tensor, "batch p k"]:
-    """Solve without gradient, by the engine asked for; what one engine cannot certify, the other tries."""
-    check_values(problem)
-    chosen = choose_engine(engine, problem.X.device)
-    with torch.no_grad():
-        coef, kkt = (_follow_path if chosen == "path" else _active_set)(problem, init)
-        if bool((kkt > TOLERANCE).any()):
-            coef, kkt = _second_attempt(problem, coef, kkt, chosen)
-    _warn_uncertified(kkt)
-    return coef
-
-
-def choose_engine(engine: Engine, device: torch.device) -> Literal["active_set", "path"]:
-    """Return the engine that is meant: "auto" is the compiled one where it runs, else the one that runs anywhere.
-
-    Examples
-    --------
-    >>> choose_engine("auto", torch.device("cpu")), choose_engine("auto", torch.device("cuda"))
-    ('active_set', 'path')
-    """
-    if engine == "auto":
-        return "active_set" if device.type == "cpu" else "path"
-    return engine
-
-
-def _active_set(problem: Problem, init: Tensor | None) -> tuple[Tensor, Tensor]:
-    # Imported here, because numba is slow to import and the path does not need it.
-    from larscope.lasso import active_set
-
-    return active_set.solve(problem, init)
-
-
-def _follow_path(problem: Problem, init: Tensor | None) -> tuple[Tensor, Tensor]:
-    coef = homotopy(problem).coef
-    return coef, certificate.violation(problem, coef)
-
-
-def _second_attempt(
-    problem: Problem, coef: Tensor, kkt: Tensor, engine: Engine
-) -> tuple[Float[Tensor, "batch p k"], Float[Tensor, "batch k"]]:
-    """Solve uncertified targets by the other engine, one by one, and keep the better answers."""
-    for b, t in (kkt > TOLERANCE).nonzero().tolist():
-        part = Problem(
-            problem.X[b : b + 1],
-            problem.y[b : b + 1, :, t : t + 1],
-            problem.alpha[b : b + 1, t : t + 1],
-            problem.weights[b : b + 1, :, t : t + 1],
-            problem.positive,
-            problem.l2,
-        )
-        other, worst = (_active_set if engine == "path" else _follow_path)(part, None)
-        if bool(worst < kkt[b, t]):
-            coef[b, :, t], kkt[b, t] = other[0, :, 0], worst[0, 0]
-    return coef, kkt
-
-
-def _warn_uncertified(kkt: Float[Tensor, "batch k"]) -> None:
-    bad = (kkt > TOLERANCE) | kkt.isnan()
-    if not bool(bad.any()):
-        return
-    named = ", ".join(str(tuple(i)) for i in bad.nonzero()[:5].tolist())
-    warnings.warn(
-        f"{int(bad.sum())} of {bad.numel()} lasso solutions have a relative KKT violation above {TOLERANCE:g}, "
-        f"at worst {kkt.max().item():.1e}; (batch, target): {named}{', ...' if bad.sum() > 5 else ''}. "
-        "Rescale the features, raise `alpha`, or add a small `l2`.",
-        ConvergenceWarning,
-        stacklevel=6,
-    )
-
-
 def _info(problem: Problem, coef: Tensor, layout: Layout) -> LassoInfo:
+    units = measure(problem).units
+    problem, coef = in_units(problem, units), units.into(coef)
     correlation = problem.correlation(coef)
-    kkt = certificate.violation(problem, coef, correlation)
+    kkt, gap = certificate.violation(problem, coef, correlation), certificate.duality_gap(problem, coef)
     values = (
         kkt,
-        certificate.duality_gap(problem, coef),
+        gap,
         (coef != 0).sum(dim=-2),
         certificate.count_kinks(problem, coef, correlation),
-        kkt <= TOLERANCE,
+        (kkt <= TOLERANCE) & (gap <= TOLERANCE),
     )
     return LassoInfo(*(layout.per_target(value) for value in values))
 

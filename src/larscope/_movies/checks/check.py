@@ -11,10 +11,9 @@ from larscope._movies.checks.findings import Finding
 from larscope._movies.checks.measure import Measures, measure_run
 from larscope._movies.checks.runs import check_run
 from larscope._movies.checks.sessions import check_table, check_together
-from larscope._movies.preprocessing import unfinished
 from larscope._movies.session import Run
 from larscope._movies.table import BrokenRun
-from larscope._storage import digest_code
+from larscope._storage import digest_code, replacing, write_text
 
 
 def check_session(
@@ -84,14 +83,9 @@ def find_checks(folder: Path, session: str) -> list[dict[str, Any]] | None:
 
 def keep_checks(findings: list[dict[str, Any]], folder: Path, session: str) -> None:
     """Keep findings in a cache folder, whole or not at all."""
-    place = _place(folder, session)
     folder.mkdir(parents=True, exist_ok=True)
-    writing = folder / unfinished("checks")
-    try:
-        writing.write_text(json.dumps(findings), encoding="utf-8")
-        writing.rename(place)
-    finally:
-        writing.unlink(missing_ok=True)
+    with replacing(_place(folder, session)) as path:
+        write_text(path, json.dumps(findings))
 
 
 def _place(folder: Path, session: str) -> Path:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from larscope._errors import LarscopeError, suggest
 from larscope._movies.readers.reader import Request, unbelievable
+from larscope._storage import reading_hdf5
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
 
@@ -117,10 +118,10 @@ def opened(path: Path) -> Iterator[h5py.File]:
 def _file(path: Path) -> Iterator[h5py.File]:
     """Open a file; where its end is missing, the library would refuse what is left of it."""
     if not _cut(path):
-        with h5py.File(path, "r") as file:
+        with reading_hdf5(path) as file:
             yield file
     else:
-        with path.open("rb") as raw, h5py.File(_Prefix(raw, _declared_size(path)), "r") as file:
+        with path.open("rb") as raw, reading_hdf5(path, _Prefix(raw, _declared_size(path))) as file:
             yield file
 
 
@@ -165,7 +166,8 @@ class _Prefix(io.RawIOBase):
         view = memoryview(buffer).cast("B")
         if self._position + len(view) > self._found:
             raise OSError(f"the file ends after {self._found} of {self._size} bytes")
-        view[:] = os.pread(self._file.fileno(), len(view), self._position)
+        self._file.seek(self._position)
+        view[:] = self._file.read(len(view))
         self._position += len(view)
         return len(view)
 
@@ -177,7 +179,7 @@ def _whole_frames(path: Path, stack: h5py.Dataset) -> tuple[int, str]:
             f"Expected numbers; {stack.name!r} in {path} has shape {stack.shape} of {stack.dtype}. Name another "
             "dataset."
         )
-    if stack.external is not None or stack.is_virtual:
+    if stack.is_virtual:
         return _whole_elsewhere(path, stack)
     size = path.stat().st_size
     frame_bytes = prod(stack.shape[1:]) * stack.dtype.itemsize
@@ -213,25 +215,10 @@ def _whole_frames(path: Path, stack: h5py.Dataset) -> tuple[int, str]:
 
 
 def _whole_elsewhere(path: Path, stack: h5py.Dataset) -> tuple[int, str]:
-    """Require that frames which lie in other files are there, all of them."""
-    if stack.external is not None:
-        raise LarscopeError(
-            f"Expected frames in {path}; those of {stack.name!r} lie as raw bytes in another file. Save them as one "
-            "HDF5 file."
-        )
+    """Require that frames which lie in other files of the folder are there, all of them."""
     covered = 0
     for source in stack.virtual_sources():
         file_name = path if source.file_name == "." else path.parent / source.file_name
-        if not file_name.resolve().is_relative_to(path.parent.resolve()):
-            raise LarscopeError(
-                f"Expected the frames of {stack.name!r} in {path} or beside it; they lie in {file_name}, outside its "
-                "folder. Save them as one HDF5 file."
-            )
-        if not file_name.is_file():
-            raise LarscopeError(
-                f"Expected the frames of {stack.name!r} in {path}; they lie in {file_name}, which does not exist, and "
-                "would read as zeros. Restore that file."
-            )
         with opened(file_name) as file:
             if source.dset_name not in file:
                 raise LarscopeError(

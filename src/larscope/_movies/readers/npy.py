@@ -86,10 +86,10 @@ class NpyMovie:
         item = self._stored.itemsize
         n_frames, height, width = self.shape
         with self._path.open("rb") as file:
-            courses = [
-                os.pread(file.fileno(), (stop - start) * item, self._offset + (pixel * n_frames + start) * item)
-                for pixel in range(self._n_pixels)
-            ]
+            courses = []
+            for pixel in range(self._n_pixels):
+                file.seek(self._offset + (pixel * n_frames + start) * item)
+                courses.append(file.read((stop - start) * item))
         pixels = np.frombuffer(b"".join(courses), self._stored)
         return np.ascontiguousarray(pixels.reshape(width, height, stop - start).T)
 

@@ -52,11 +52,11 @@ class Directory(NamedTuple):
 
 
 class TiffBytes:
-    """An open TIFF file, read by position: safe after a fork, and never short."""
+    """An open TIFF file, read by position and never short. One thread's: a file has one position."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self._fd = file.fileno()
-        self.size = os.fstat(self._fd).st_size
+        self._file = file
+        self.size = os.fstat(file.fileno()).st_size
         head = self.read(0, 16)
         self.order = "<" if head[:2] == b"II" else ">"
         self.big = struct.unpack(self.order + "H", head[2:4])[0] == 43
@@ -69,7 +69,8 @@ class TiffBytes:
         """Return bytes; raise unless all of them are there."""
         if offset + size > self.size:
             raise BrokenPageError(f"{size} bytes from {offset} on lie beyond the end of the file ({self.size} bytes)")
-        found = os.pread(self._fd, size, offset)
+        self._file.seek(offset)
+        found = self._file.read(size)
         if len(found) < size:
             raise BrokenPageError(f"{size} bytes from {offset} on cannot be read")
         return found

@@ -177,13 +177,8 @@ def _arrays(store: Path) -> Iterator[tuple[str, Path, dict[str, Any]]]:
             described = _read_json(Path(folder))
             if "shape" in described:
                 inside.clear()
-                yield (
-                    str(Path(folder).relative_to(store)).replace(".", "", 1)
-                    if folder == str(store)
-                    else str(Path(folder).relative_to(store)),
-                    Path(folder),
-                    described,
-                )
+                name = "" if folder == str(store) else Path(folder).relative_to(store).as_posix()
+                yield name, Path(folder), described
 
 
 def _read_json(folder: Path) -> dict[str, Any]:
