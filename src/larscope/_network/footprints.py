@@ -55,9 +55,12 @@ SMALLEST = 0.16
 MOST_CELLS = 2000
 """Candidates at most."""
 
-SHARES = (0.02, 0.03, 0.04, 0.05, 0.05)
-"""One a round of refinement. A candidate stays if what it alone explains is at least this share of what the strongest
-of those that it overlaps explains."""
+ROUNDS = 5
+"""How often all parts are read from the frames and refined."""
+
+OWN_SHARE = 0.05
+"""A candidate stays if what it alone explains is at least this share of what the strongest of those that it overlaps
+explains."""
 
 FAINT_CELL = 0.02
 """It stays only if it explains at least this share of what cells explain in the median."""
@@ -84,18 +87,21 @@ class Parts:
 
     Attributes
     ----------
-    footprints
-        Non-negative, 1 at their brightest; the strongest cell first.
-    haze, static
-        Of unit length.
+    cells
+        Footprints: non-negative, 1 at their brightest; the strongest cell first.
+    broad
+        Haze, and last the static image with its two slopes, all of unit length.
     memory
-        How much of each part of haze and static image is left one frame later.
+        How much of each of these is left one frame later.
     """
 
-    footprints: Float[Tensor, "K height width"]
-    haze: Float[Tensor, "haze height width"]
-    static: Float[Tensor, "3 height width"]
-    memory: Float[Tensor, " parts"]
+    cells: "Windows"
+    broad: Float[NDArray[np.float32], "broad height width"]
+    memory: Float[NDArray[np.float64], " broad"]
+
+    def gram(self) -> Float[NDArray[np.float64], "parts parts"]:
+        """Return the products of all parts with each other, cells first."""
+        return _gram(self.cells, self.broad.reshape(len(self.broad), -1))
 
 
 def find_parts(
@@ -106,7 +112,7 @@ def find_parts(
 ) -> Parts:
     """Find the cells of a session, and what else its frames are made of; the same movie always has the same cells.
 
-    Frames are read a few at a time, twelve times over. Memory grows with pixels and cells, not with frames.
+    Frames are read a few at a time, nine times over. Memory grows with pixels and cells, not with frames.
 
     Parameters
     ----------
@@ -131,8 +137,8 @@ def find_parts(
     >>> session = simulate_session(n_runs=2, n_frames=200, frame_shape=(48, 48), seed=0)
     >>> prepared = prepare(session)
     >>> parts = find_parts(prepared, torch.from_numpy(prepared.mean_frame()), diameter=7)
-    >>> parts.footprints.shape, len(session.truth.positions)
-    (torch.Size([5, 48, 48]), 5)
+    >>> parts.cells.images().shape, len(session.truth.positions)
+    ((5, 48, 48), 5)
     """
     movie = _Movie(prepared, on_frames)
     shape = (int(mean_frame.shape[0]), int(mean_frame.shape[1]))
@@ -146,20 +152,15 @@ def find_parts(
     haze = seek_haze(movie, mean_frame, static, candidates, diameter)
     cells = Windows.around(candidates, round(REACH * diameter))
     broad = torch.cat([haze, static]).flatten(1).numpy()
-    for share in SHARES:
+    for _ in range(ROUNDS):
         moments = measure_parts(movie, cells, broad)
         cells, broad, lagged = refine(moments, cells, broad, len(haze), mean_frame.numpy(), diameter)
-        cells = choose_cells(cells, broad, lagged, share, diameter)
+        cells = choose_cells(cells, broad, lagged)
     moments = measure_parts(movie, cells, broad)
     memory = np.clip(np.diag(moments.lagged) / np.diag(moments.power), 0, 1)[len(cells) :]
-    strength = np.diag(moments.lagged)[: len(cells)]
-    footprints = torch.from_numpy(cells.images()[np.argsort(-strength)]).float()
-    return Parts(
-        footprints / footprints.amax((1, 2), keepdim=True),
-        torch.from_numpy(broad[: len(haze)]).float().unflatten(1, shape),
-        static,
-        torch.from_numpy(memory).float(),
-    )
+    cells = cells.keep(np.argsort(-np.diag(moments.lagged)[: len(cells)]))
+    peaks = cells.values.max((1, 2), keepdims=True)
+    return Parts(Windows(cells.values / peaks, cells.corner, shape), broad.reshape(-1, *shape), memory)
 
 
 def static_components(mean_frame: Float[Tensor, "height width"]) -> Float[Tensor, "3 height width"]:
@@ -416,9 +417,7 @@ class Windows:
         corner = np.rint(centre).astype(np.int64) - half
         padded = np.pad(images, ((0, 0), (half, half), (half, half)))
         side = 2 * half + 1
-        values = np.stack(
-            [one[r : r + side, c : c + side] for one, (r, c) in zip(padded, corner + half, strict=True)]
-        )
+        values = np.stack([one[r : r + side, c : c + side] for one, (r, c) in zip(padded, corner + half, strict=True)])
         return cls(values, corner, (images.shape[1], images.shape[2]))
 
     @property
@@ -442,6 +441,12 @@ class Windows:
         ends = np.arange(len(self) + 1) * n_pixels
         return csr_array((self.values.ravel(), self.places.ravel(), ends), shape=(len(self), height * width))
 
+    def centres(self) -> Float[NDArray[np.float64], "K 2"]:
+        """Return row and column of each footprint's centre of mass."""
+        mass, at = self.values.sum((1, 2)), np.arange(self.values.shape[1])
+        inside = np.stack([self.values.sum(2) @ at, self.values.sum(1) @ at], 1) / mass[:, None]
+        return np.asarray(self.corner + inside)
+
     def images(self) -> Float[NDArray[np.float64], "K height width"]:
         """Return them as frames."""
         half, (height, width) = self.half, self.shape
@@ -459,10 +464,8 @@ class Windows:
 
     def recentred(self) -> "Windows":
         """Move each window to its footprint's centre of mass."""
-        mass, at = self.values.sum((1, 2)), np.arange(-self.half, self.half + 1)
-        away = np.stack([self.values.sum(2) @ at, self.values.sum(1) @ at], 1) / mass[:, None]
-        moved = np.zeros_like(self.values)
-        steps = np.rint(away).astype(np.int64)
+        moved, at = np.zeros_like(self.values), range(self.values.shape[1])
+        steps = np.rint(self.centres() - self.corner - self.half).astype(np.int64)
         for to, values, (down, right) in zip(moved, self.values, steps, strict=True):
             rows, columns = (slice(max(-s, 0), len(at) - max(s, 0)) for s in (down, right))
             from_rows, from_columns = (slice(max(s, 0), len(at) + min(s, 0)) for s in (down, right))
@@ -588,13 +591,11 @@ def choose_cells(
     cells: Windows,
     broad: Float[NDArray[np.float32], "broad pixels"],
     lagged: Float[NDArray[np.float64], "parts parts"],
-    share: float,
-    diameter: float,
 ) -> Windows:
     """Leave out, one after the other, the cell that explains least of what the others do not.
 
     What cell k alone explains of the lagged covariance is its moment times the squared length of what is left of its
-    footprint beside all other parts. It goes while that is below `share` of what the strongest of those that it
+    footprint beside all other parts. It goes while that is below `OWN_SHARE` of what the strongest of those that it
     overlaps explains; the others then take over what it explained.
     """
     gram = _gram(cells, broad)
@@ -610,7 +611,7 @@ def choose_cells(
         standing = strength * alone / strongest.clip(min=1e-300)
         standing[strength < FAINT_CELL * np.median(strength)] = 0
         weakest = int(standing.argmin())
-        if standing[weakest] >= share:
+        if standing[weakest] >= OWN_SHARE:
             break
         kept = np.delete(kept, weakest)
         inner = gram[np.ix_(kept, kept)]
