@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import gradcheck, gradgradcheck
 
-from larscope.lasso import lasso
+from larscope.lasso import alpha_max, lasso
 
 WEIGHTS = torch.tensor([0.0, 1.0, 2.0, 0.5, 1.0, 1.0, 1.0, torch.inf], dtype=torch.float64)
 MASK = torch.ones(8, 3, dtype=torch.bool)
@@ -199,16 +200,40 @@ def test_vmap_is_the_loop():
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_compile_breaks_the_graph_but_not_the_answer():
-    X, Y, _ = data()
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compile_makes_one_graph(backend):
+    X, Y, alpha = data()
 
-    def loss(x, y):
-        return (2 * lasso(x, y, 0.1)).square().sum()
+    def loss(x, y, a):
+        return (2 * lasso(x, y, a, l2=0.1 * a[0])).square().sum()
 
-    compiled = torch.compile(loss, backend="eager")
-    torch.testing.assert_close(compiled(X, Y), loss(X, Y), rtol=1e-12, atol=0)
-    ours, theirs = (torch.autograd.grad(f(X, Y), X)[0] for f in (compiled, loss))
-    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=0)
+    compiled = torch.compile(loss, backend=backend, fullgraph=True)
+    torch.testing.assert_close(compiled(X, Y, alpha), loss(X, Y, alpha), rtol=1e-12, atol=0)
+    ours, theirs = (torch.autograd.grad(f(X, Y, alpha), (X, Y, alpha)) for f in (compiled, loss))
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_shapes_without_numbers_and_export():
+    X, Y, _ = (t.detach() for t in data())
+    coef = lasso(X.to("meta").requires_grad_(), Y.to("meta"), 0.1)
+    assert coef.shape == (8, 3)
+    assert coef.is_meta
+    with FakeTensorMode():
+        assert lasso(torch.randn(12, 8), torch.randn(12, 3), 0.1).shape == (8, 3)
+
+    class Model(torch.nn.Module):
+        def forward(self, x, y):
+            return lasso(x, y, 0.1)
+
+    exported = torch.export.export(Model(), (X, Y)).module()
+    assert (exported(2 * X, Y) == lasso(2 * X, Y, 0.1)).all()
+
+
+def test_alpha_max_under_vmap():
+    X, Y, _ = (t.detach() for t in data())
+    largest = torch.func.vmap(alpha_max, in_dims=(None, 1))(X, Y)
+    torch.testing.assert_close(largest, alpha_max(X, Y), rtol=1e-12, atol=0)
 
 
 def test_at_a_kink_the_derivative_is_that_of_the_support():

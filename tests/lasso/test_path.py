@@ -94,7 +94,7 @@ def test_many_targets_have_each_their_path(diabetes):
 
 
 def test_a_path_cut_short_warns(diabetes):
-    with pytest.warns(ConvergenceWarning, match="did not reach alpha_min=0 in 3 knots"):
+    with pytest.warns(ConvergenceWarning, match="did not reach `alpha_min` in 3 knots"):
         path = lasso_path(*diabetes, max_knots=3)
     assert not path.complete
 

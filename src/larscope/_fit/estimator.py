@@ -206,8 +206,9 @@ class LatentVAR(ComparesConditions):
         if settings.penalty_scale == "noise" and settings.training_penalty < TINY_PENALTY:
             warnings.warn(
                 f"A penalty of {settings.training_penalty:g} is {settings.training_penalty:.1%} of what chance "
-                "correlations reach: nearly every coefficient is kept, which is slow and forecasts nothing. The paper's "
-                "penalties are in other units, those of scale='series' and penalty_scale='mean'; preset='paper' has both.",
+                "correlations reach: nearly every coefficient is kept, which is slow and forecasts nothing. The "
+                "paper's penalties are in other units, those of scale='series' and penalty_scale='mean'; "
+                "preset='paper' has both.",
                 TinyPenaltyWarning,
                 stacklevel=2,
             )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from larscope._fit.estimator import LatentVAR
 from larscope.lasso import alpha_max, lasso_path
-from larscope.lasso.path import LassoPath
+from larscope.lasso._path import LassoPath
 
 DEPTH = 30
 """A path ends at its largest penalty divided by this, or at a fifth of the fit's own penalty where that is lower."""

@@ -5,9 +5,9 @@
 
 import sys
 
-from larscope.lasso.engines import NothingToLearnWarning
-from larscope.lasso.layer import Lasso, LassoInfo, alpha_max, lasso
-from larscope.lasso.path import ConvergenceWarning, LassoPath, lasso_path
+from larscope.lasso._engines import NothingToLearnWarning
+from larscope.lasso._layer import Lasso, LassoInfo, alpha_max, lasso
+from larscope.lasso._path import ConvergenceWarning, LassoPath, lasso_path
 
 __all__ = [
     "ConvergenceWarning",

@@ -10,11 +10,21 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from larscope._errors import LarscopeError
-from larscope.lasso import certificate, engines
-from larscope.lasso.engines import TOLERANCE, Engine
-from larscope.lasso.gradient import implicit_lasso
-from larscope.lasso.path import homotopy
-from larscope.lasso.problem import Layout, Problem, canonical, check_values, features, in_units, measure
+from larscope.lasso import _certificate, _engines
+from larscope.lasso._engines import TOLERANCE, Engine
+from larscope.lasso._gradient import implicit_lasso
+from larscope.lasso._path import homotopy
+from larscope.lasso._problem import (
+    Layout,
+    Problem,
+    canonical,
+    check_number,
+    check_values,
+    features,
+    in_units,
+    measure,
+    values_known,
+)
 
 Gradient = Literal["implicit", "unrolled"] | None
 
@@ -26,7 +36,7 @@ class LassoInfo:
     Attributes
     ----------
     kkt : Tensor
-        Relative KKT violation over all p features (see `larscope.lasso.certificate.violation`), of the
+        Relative KKT violation over all p features (see `larscope.lasso._certificate.violation`), of the
         float64 solution: float32 coefficients are that solution, rounded.
     gap : Tensor
         Duality gap, relative to the objective at zero.
@@ -99,11 +109,13 @@ def lasso(
     Parameters
     ----------
     X : Tensor, shape (..., n, p)
-        Design, float32 or float64; solved in float64.
+        Design, float32 or float64; solved in float64. Under autocast half precision is taken as float32.
     y : Tensor, shape (..., n) or (..., n, K)
-        One target or K targets, with the leading dimensions of `X`.
-    alpha : float or Tensor, shape () or (K,)
-        Penalty, in scikit-learn's units. From `alpha_max(X, y)` on, the solution is zero.
+        One target or K targets, with the leading dimensions of `X`. One `X` (n, p) may be shared by all of
+        `y` (..., n, K).
+    alpha : float or Tensor, broadcast to (...) or (..., K), one value per target
+        Penalty, in scikit-learn's units. From `alpha_max(X, y)` on, which has that shape, the solution is zero. For a
+        batch of B, (B, 1) is one penalty for each entry, (K,) one for each column of `y`.
     gradient : {"implicit", "unrolled", None}
         How autograd passes: through the optimality conditions on the active set (no path is stored), through
         every step of the path, or not at all.
@@ -133,6 +145,8 @@ def lasso(
     ------
     ValueError
         On shapes that do not fit, values that are not finite, or negative penalties.
+    TypeError
+        On options of another type.
 
     Warns
     -----
@@ -156,7 +170,7 @@ def lasso(
     _check_options(gradient, engine)
     problem, layout = canonical(X, y, alpha, weights, mask, positive, l2)
     if gradient == "unrolled":
-        coef = engines.unroll(problem, engine)
+        coef = _engines.unroll(problem, engine)
     else:
         start = None if init is None else features("init", init, X, layout).detach()
         tensors = problem.detach().tensors if gradient is None else problem.tensors
@@ -176,13 +190,15 @@ def alpha_max(
     weights: Float[Tensor, "*features"] | None = None,
     mask: Bool[Tensor, "*features"] | None = None,
     positive: bool = False,
+    l2: float | Float[Tensor, ""] = 0.0,
 ) -> Float[Tensor, "*targets"]:
     """Smallest penalty at which every penalised coefficient is zero, `max_j |X_j'y| / (n v_j)`.
 
     Parameters
     ----------
-    X, y, weights, mask, positive
-        As in `lasso`. With unpenalised features (weight 0), y is replaced by its residual on them.
+    X, y, weights, mask, positive, l2
+        As in `lasso`. With unpenalised features (weight 0), y is replaced by its residual on them
+        (where there are none, l2 makes no difference).
 
     Returns
     -------
@@ -192,7 +208,7 @@ def alpha_max(
     Raises
     ------
     ValueError
-        On shapes that do not fit.
+        On shapes that do not fit, or values that are not finite.
 
     Examples
     --------
@@ -201,11 +217,12 @@ def alpha_max(
     >>> alpha_max(torch.eye(2), torch.tensor([3.0, -8.0])).item()
     4.0
     """
-    problem, layout = canonical(X, y, 0.0, weights, mask, positive)
-    units = check_values(problem.detach()).units
+    problem, layout = canonical(X, y, 0.0, weights, mask, positive, l2)
+    known = values_known(problem.X) and values_known(problem.y)
+    units = (check_values if known else measure)(problem.detach()).units
     problem = in_units(problem, units)
     residual = problem.y
-    if bool((problem.weights == 0).any()):
+    if weights is not None and bool((problem.weights == 0).any()):
         only_free = torch.where(problem.weights == 0, 0.0, torch.inf).to(torch.float64)
         residual = problem.y - problem.X @ homotopy(replace(problem, weights=only_free)).coef
     correlation = problem.X.mT @ residual / problem.n_samples
@@ -224,14 +241,21 @@ def _round_up(value: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class Lasso(nn.Module):
-    """`lasso` as a module without parameters: `Lasso(alpha)(X, y)`.
+    """`lasso` as a module: `Lasso(alpha)(X, y)`.
 
     Parameters
     ----------
-    alpha : float
-        Penalty.
+    alpha : float, Tensor or torch.nn.Parameter
+        Penalty. A parameter is learned.
+    weights, mask : Tensor, broadcast to (p, K)
+        As in `lasso`: buffers, which move with the module and are saved with it.
     **options
-        Keyword arguments of `lasso`.
+        Other keyword arguments of `lasso`.
+
+    Raises
+    ------
+    ValueError
+        On a negative penalty, or an unknown gradient or engine.
 
     Examples
     --------
@@ -241,42 +265,56 @@ class Lasso(nn.Module):
     [2.0, 0.0]
     """
 
-    def __init__(self, alpha: float, **options: Any) -> None:
+    weights: Tensor | None
+    mask: Tensor | None
+
+    def __init__(
+        self, alpha: float | Tensor, *, weights: Tensor | None = None, mask: Tensor | None = None, **options: Any
+    ) -> None:
         super().__init__()
-        self.alpha = alpha
+        check_number("alpha", alpha)
+        check_number("l2", options.get("l2", 0.0))
+        _check_options(options.get("gradient", "implicit"), options.get("engine", "auto"))
+        if isinstance(alpha, Tensor) and not isinstance(alpha, nn.Parameter):
+            self.register_buffer("alpha", alpha)
+        else:
+            self.alpha = alpha
+        self.register_buffer("weights", weights)
+        self.register_buffer("mask", mask)
         self.options = options
 
     def forward(self, X: Tensor, y: Tensor) -> Any:
         """Return `lasso(X, y, alpha, **options)`."""
-        return lasso(X, y, self.alpha, **self.options)
+        return lasso(X, y, self.alpha, weights=self.weights, mask=self.mask, **self.options)
 
     def extra_repr(self) -> str:
         """Show the penalty and the options."""
-        return ", ".join([f"alpha={self.alpha}", *(f"{k}={v!r}" for k, v in self.options.items())])
+        alpha = tuple(self.alpha.shape) if isinstance(self.alpha, Tensor) else self.alpha
+        return ", ".join([f"alpha={alpha}", *(f"{k}={v!r}" for k, v in self.options.items())])
 
 
 def _info(problem: Problem, coef: Tensor, layout: Layout) -> LassoInfo:
     units = measure(problem).units
     problem, coef = in_units(problem, units), units.into(coef)
     correlation = problem.correlation(coef)
-    kkt, gap = certificate.violation(problem, coef, correlation), certificate.duality_gap(problem, coef)
+    kkt, gap = _certificate.violation(problem, coef, correlation), _certificate.duality_gap(problem, coef)
     values = (
         kkt,
         gap,
         (coef != 0).sum(dim=-2),
-        certificate.count_kinks(problem, coef, correlation),
+        _certificate.count_kinks(problem, coef, correlation),
         (kkt <= TOLERANCE) & (gap <= TOLERANCE),
     )
     return LassoInfo(*(layout.per_target(value) for value in values))
 
 
 def _check_options(gradient: object, engine: object) -> None:
-    if gradient not in ("implicit", "unrolled", None):
+    if gradient is not None and not (isinstance(gradient, str) and gradient in ("implicit", "unrolled")):
         raise LarscopeError(
             f'`gradient` must be "implicit", "unrolled" or None: got {gradient!r}. '
             'Use "implicit" unless you compare with the paper.'
         )
-    if engine not in ("auto", "active_set", "path"):
+    if not (isinstance(engine, str) and engine in ("auto", "active_set", "path")):
         raise LarscopeError(
             f'`engine` must be "auto", "active_set" or "path": got {engine!r}. Use "auto" to let larscope choose.'
         )

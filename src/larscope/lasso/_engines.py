@@ -16,9 +16,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from larscope._errors import LarscopeError
-from larscope.lasso import certificate
-from larscope.lasso.path import ConvergenceWarning, homotopy
-from larscope.lasso.problem import Problem, check_values, in_units, measure
+from larscope.lasso import _certificate
+from larscope.lasso._path import ConvergenceWarning, homotopy
+from larscope.lasso._problem import Problem, check_values, in_units, measure
 
 Engine = Literal["auto", "active_set", "path"]
 
@@ -63,7 +63,7 @@ def unroll(problem: Problem, engine: Engine) -> Float[Tensor, "batch p k"]:
     scaled = in_units(problem, units)
     coef = homotopy(scaled).coef
     with torch.no_grad():
-        _warn_uncertified(certificate.defect(scaled.detach(), coef.detach()))
+        _warn_uncertified(_certificate.defect(scaled.detach(), coef.detach()))
         _warn_nothing_to_learn(coef)
     return units.out_of(coef)
 
@@ -77,13 +77,13 @@ def pull_back(
     """
     if problem.X.device.type != "cpu":
         return None
-    from larscope.lasso import active_set
+    from larscope.lasso import _active_set
 
     sizes = measure(problem)
     if sizes.ordinary:
-        return active_set.pull_back(problem, coef, grad, with_penalties)
+        return _active_set.pull_back(problem, coef, grad, with_penalties)
     units = sizes.units
-    found = active_set.pull_back(in_units(problem, units), units.into(coef), units.out_of(grad), with_penalties)
+    found = _active_set.pull_back(in_units(problem, units), units.into(coef), units.out_of(grad), with_penalties)
     if found is None:
         return None
     columns, targets = units.columns, units.targets
@@ -121,14 +121,14 @@ def _solve(problem: Problem, init: Tensor | None, engine: Engine) -> Float[Tenso
 
 def _active_set(problem: Problem, init: Tensor | None) -> tuple[Tensor, Tensor]:
     # Imported here, because numba is slow to import and the path does not need it.
-    from larscope.lasso import active_set
+    from larscope.lasso import _active_set
 
-    return active_set.solve(problem, init)
+    return _active_set.solve(problem, init)
 
 
 def _follow_path(problem: Problem, init: Tensor | None) -> tuple[Tensor, Tensor]:
     coef = homotopy(problem).coef
-    return coef, certificate.defect(problem, coef)
+    return coef, _certificate.defect(problem, coef)
 
 
 def _second_attempt(

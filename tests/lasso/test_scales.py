@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.linear_model import Lasso as CoordinateDescent
 
-from larscope.lasso import ConvergenceWarning, alpha_max, certificate, engines, lasso, lasso_path
-from larscope.lasso.problem import canonical
+from larscope.lasso import ConvergenceWarning, _certificate, alpha_max, lasso, lasso_path
+from larscope.lasso._problem import canonical
 
 ENGINES = ["active_set", "path"]
 POWERS = st.integers(-15, 15)
@@ -269,16 +269,16 @@ def test_the_certificate_says_no(power, weight, positive):
     weights[15:] = weight
     problem, _ = canonical(X, y, 0.05, weights, positive=positive)
     coef = lasso(X, y, 0.05, weights=weights, positive=positive)[None, :, None]
-    assert certificate.defect(problem, coef).item() <= engines.TOLERANCE
+    assert _certificate.defect(problem, coef).item() <= engines.TOLERANCE
     for j in coef[0, :, 0].nonzero()[:, 0].tolist():
         for factor in (0.0, 1 - 1e-5, 1 + 1e-5):
             wrong = coef.clone()
             wrong[0, j] *= factor
-            assert certificate.violation(problem, wrong).item() > engines.TOLERANCE
+            assert _certificate.violation(problem, wrong).item() > engines.TOLERANCE
     for j in (coef[0, :, 0] == 0).nonzero()[:, 0].tolist():
         wrong = coef.clone()
         wrong[0, j] = 1e-5 * y.norm() / X[:, j].norm()
-        assert certificate.violation(problem, wrong).item() > engines.TOLERANCE
+        assert _certificate.violation(problem, wrong).item() > engines.TOLERANCE
 
 
 def test_the_gap_says_no_to_what_costs_too_much():
@@ -289,10 +289,10 @@ def test_the_gap_says_no_to_what_costs_too_much():
     for size in (1e-3, 1e-1, 10.0):
         wrong = coef + size * torch.randn(coef.shape, generator=torch.Generator().manual_seed(0)).double()
         excess = objective(X, y, 0.05, wrong[0, :, 0]) - best
-        gap = certificate.duality_gap(problem, wrong).item() * objective(X, y, 0.0, torch.zeros(20))
+        gap = _certificate.duality_gap(problem, wrong).item() * objective(X, y, 0.0, torch.zeros(20))
         assert excess <= gap
-    assert certificate.duality_gap(problem, torch.zeros_like(coef)).item() > 0.5
-    assert certificate.defect(problem, coef * torch.nan).item() == torch.inf
+    assert _certificate.duality_gap(problem, torch.zeros_like(coef)).item() > 0.5
+    assert _certificate.defect(problem, coef * torch.nan).item() == torch.inf
 
 
 def test_wrong_answers_of_both_engines_are_named(monkeypatch):
@@ -300,7 +300,7 @@ def test_wrong_answers_of_both_engines_are_named(monkeypatch):
 
     def nothing(problem, init):
         coef = torch.zeros_like(problem.weights)
-        return coef, certificate.defect(problem, coef)
+        return coef, _certificate.defect(problem, coef)
 
     monkeypatch.setattr(engines, "_active_set", nothing)
     monkeypatch.setattr(engines, "_follow_path", nothing)

@@ -25,9 +25,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.autograd import Function
 
-from larscope.lasso import engines
-from larscope.lasso.engines import Engine
-from larscope.lasso.problem import Problem, in_units, measure
+from larscope.lasso import _engines
+from larscope.lasso._engines import Engine
+from larscope.lasso._problem import Problem, in_units, is_traced, measure, values_known
 
 # Gathered active columns are held in blocks of at most so many numbers.
 BLOCK = 16_000_000
@@ -49,23 +49,29 @@ class ImplicitLasso(Function):
         learning: bool,
     ) -> Tensor:
         """Return the coefficients, (batch, p, k)."""
-        return engines.solve(Problem(X, y, alpha, weights, l2, positive=positive), init, engine, learning)
+        if not is_traced(X):
+            return _engines.solve(Problem(X, y, alpha, weights, l2, positive=positive), init, engine, learning)
+        coef: Tensor = torch.ops.larscope.solve_lasso(X, y, alpha, weights, l2, init, positive, engine, learning)
+        return coef
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         """Keep the data and the solution: no path, no factor."""
         *tensors, _, ctx.positive, _, _ = inputs
         ctx.save_for_backward(*tensors, output)
-        ctx.save_for_forward(*tensors, output)
+        if not torch.compiler.is_compiling():
+            ctx.save_for_forward(*tensors, output)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of X, y, alpha, weights and l2."""
         *tensors, coef = ctx.saved_tensors
+        if is_traced(coef):
+            return *torch.ops.larscope.pull_back_lasso(*tensors, coef, grad, ctx.positive), None, None, None, None
         problem = Problem(*tensors, positive=ctx.positive)
         found = None
-        if not torch.is_grad_enabled():
-            found = engines.pull_back(problem, coef, grad, any(ctx.needs_input_grad[3:5]))
+        if not torch.is_grad_enabled() and values_known(grad) and values_known(coef):
+            found = _engines.pull_back(problem, coef, grad, any(ctx.needs_input_grad[3:5]))
         return *(pull_back(problem, coef, grad) if found is None else found), None, None, None, None
 
     @staticmethod
@@ -122,9 +128,55 @@ class SupportSolve(Function):
         return _unfold(support_solve(*_fold(info.batch_size, in_dims, inputs)), info.batch_size), 0
 
 
-# Typed names for what torch leaves untyped.
-implicit_lasso: Callable[..., Tensor] = ImplicitLasso.apply
+def implicit_lasso(*inputs: Any) -> Tensor:
+    """Apply `ImplicitLasso`; where `torch.compile` traces, which knows no forward mode, call one node of its graph."""
+    apply: Callable[..., Tensor] = ImplicitLasso.apply
+    operator = torch.ops.larscope.solve_lasso if torch.compiler.is_compiling() else apply
+    return operator(*inputs)
+
+
+# A typed name for what torch leaves untyped.
 support_solve: Callable[..., Tensor] = SupportSolve.apply
+
+
+@torch.library.custom_op(
+    "larscope::solve_lasso",
+    mutates_args=(),
+    schema="(Tensor X, Tensor y, Tensor alpha, Tensor weights, Tensor l2, Tensor? init, bool positive, str engine, "
+    "bool learning) -> Tensor",
+)
+def _solve_lasso(*inputs: Any) -> Tensor:
+    """Compute `engines.solve` where torch traces a graph, which this is one node of."""
+    *tensors, init, positive, engine, learning = inputs
+    return _engines.solve(Problem(*tensors, positive=positive), init, engine, learning).contiguous()
+
+
+@_solve_lasso.register_fake
+def _solve_lasso_shape(*inputs: Any) -> Tensor:
+    weights: Tensor = inputs[3]
+    return weights.new_empty(weights.shape)
+
+
+@torch.library.custom_op(
+    "larscope::pull_back_lasso",
+    mutates_args=(),
+    schema="(Tensor X, Tensor y, Tensor alpha, Tensor weights, Tensor l2, Tensor coef, Tensor grad, bool positive) -> "
+    "(Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+def _pull_back_lasso(*inputs: Any) -> tuple[Tensor, ...]:
+    """Compute gradients where torch traces a graph."""
+    *tensors, coef, grad, positive = inputs
+    problem = Problem(*tensors, positive=positive)
+    found = _engines.pull_back(problem, coef, grad, with_penalties=True)
+    return tuple(g.contiguous() for g in (pull_back(problem, coef, grad) if found is None else found) if g is not None)
+
+
+@_pull_back_lasso.register_fake
+def _pull_back_lasso_shapes(*inputs: Any) -> tuple[Tensor, ...]:
+    return tuple(tensor.new_empty(tensor.shape) for tensor in inputs[:5])
+
+
+_solve_lasso.register_autograd(ImplicitLasso.backward, setup_context=ImplicitLasso.setup_context)
 
 
 def pull_back(problem: Problem, coef: Float[Tensor, "batch p k"], grad: Tensor) -> tuple[Tensor, ...]:

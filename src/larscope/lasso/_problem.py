@@ -16,6 +16,7 @@ from numbers import Real
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from larscope._errors import LarscopeError
 
@@ -235,6 +236,7 @@ def canonical(
     l2: float | Tensor = 0.0,
 ) -> tuple[Problem, Layout]:
     """Check shapes and types and bring a lasso problem to canonical form."""
+    X, y = _without_autocast(X), _without_autocast(y)
     layout = _check_design(X, y)
     if not isinstance(positive, bool):
         raise _wrong_type("positive", "True or False", positive, "Pass one of them for all targets.")
@@ -269,6 +271,25 @@ def penalty(name: str, value: object, device: torch.device | None = None) -> Ten
             raise _wrong_type(name, "a number or a torch.Tensor", value, "Pass a penalty >= 0.")
         return torch.tensor(float(value), dtype=torch.float64, device=device)
     return value.to(torch.float64) if device is None else value.to(device, torch.float64)
+
+
+def is_traced(tensor: Tensor) -> bool:
+    """Whether torch traces a graph here, or knows shapes alone."""
+    return torch.compiler.is_compiling() or tensor.is_meta or isinstance(tensor, FakeTensor)
+
+
+def values_known(tensor: Tensor) -> bool:
+    """Whether a tensor has numbers to look at: not where torch traces a function, or maps it over a batch."""
+    while not torch.compiler.is_compiling() and torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        if torch._C._functorch.is_batchedtensor(tensor):
+            return False
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return not is_traced(tensor)
+
+
+def check_number(name: str, value: object) -> None:
+    """Raise, before there are data, where a penalty is no number, or negative."""
+    _check_penalty(name, penalty(name, value).detach(), "Pass a penalty >= 0.")
 
 
 def features(name: str, value: object, X: Tensor, layout: Layout) -> Float[Tensor, "batch p k"]:
@@ -317,6 +338,12 @@ def _tensor(name: str, value: object) -> Tensor:
     if value.layout != torch.strided:
         raise LarscopeError(f"`{name}` must be dense: got {value.layout}. Convert it with `.to_dense()`.")
     return value
+
+
+def _without_autocast(value: Tensor) -> Tensor:
+    """Take half precision as float32 where it is autocast's choice."""
+    half = isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
+    return value.float() if half and torch.is_autocast_enabled(value.device.type) else value
 
 
 def _check_design(X: Tensor, y: Tensor) -> Layout:

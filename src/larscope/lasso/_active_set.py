@@ -30,8 +30,8 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from larscope.lasso.certificate import FLOOR
-from larscope.lasso.kernels import (
+from larscope.lasso._certificate import FLOOR
+from larscope.lasso._kernels import (
     CANDIDATES,
     DONE,
     FULL,
@@ -45,7 +45,7 @@ from larscope.lasso.kernels import (
     solve_groups,
     solve_supports,
 )
-from larscope.lasso.problem import Problem
+from larscope.lasso._problem import Problem
 
 Array = NDArray[np.float64]
 

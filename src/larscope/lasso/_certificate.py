@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from larscope.lasso.problem import Problem
+from larscope.lasso._problem import Problem
 
 # Correlations this close to the penalty, relatively, mark a point where the solution has a kink.
 KINK = 1e-7

@@ -21,7 +21,7 @@ from scipy.optimize import nnls  # type: ignore[attr-defined]
 from torch import Tensor
 
 from larscope._errors import LarscopeError
-from larscope.lasso.problem import Problem, canonical, check_values, in_units
+from larscope.lasso._problem import Problem, canonical, check_values, in_units
 
 # A column this close to the span of the active ones (squared relative distance) cannot join them.
 DEPENDENT = 1e-11
@@ -93,7 +93,7 @@ class LassoPath:
 def lasso_path(
     X: Float[Tensor, "*batch n p"],
     y: Float[Tensor, "*targets"],
-    alpha_min: float = 0.0,
+    alpha_min: float | Tensor = 0.0,
     *,
     weights: Tensor | None = None,
     mask: Tensor | None = None,
@@ -112,7 +112,7 @@ def lasso_path(
         Design, float32 or float64; computed in float64.
     y : Tensor, shape (..., n) or (..., n, K)
         Targets. Each has its own knots: shorter paths are padded with their last one.
-    alpha_min : float
+    alpha_min : float or Tensor, one value per target
         Where to stop.
     weights, mask, positive, l2
         As in `lasso`.
@@ -155,7 +155,7 @@ def lasso_path(
     if not reached.all():
         count = int((~reached).sum())
         warnings.warn(
-            f"{count} lasso path(s) did not reach alpha_min={alpha_min:g} in {max_knots} knots. "
+            f"{count} lasso path(s) did not reach `alpha_min` in {max_knots} knots. "
             "Raise `max_knots` or `alpha_min`; `lasso` solves at one alpha without following the path.",
             ConvergenceWarning,
             stacklevel=2,
