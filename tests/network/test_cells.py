@@ -46,8 +46,7 @@ def test_decoding_draws_footprints_and_what_is_left_of_the_rest(network):
 
 
 def test_without_forecasts_all_of_the_rest_is_drawn(network):
-    weights = {name: value.numpy() for name, value in network.state_dict().items()}
-    same = CellNetwork.from_weights(weights, forecasts=False)
+    same = CellNetwork.from_weights(network.mean_frame, network.state_dict(), forecasts=False)
     frames = torch.rand(4, 20, 16)
     for ours, theirs in zip(network.encode(frames), same.encode(frames), strict=True):
         torch.testing.assert_close(ours, theirs)

@@ -58,6 +58,9 @@ MOST_CELLS = 2000
 ROUNDS = 5
 """How often all parts are read from the frames and refined."""
 
+PASSES = 9
+"""How often all frames are read: for their mean, for candidates, for haze, each round, and last of all."""
+
 OWN_SHARE = 0.05
 """A candidate stays if what it alone explains is at least this share of what the strongest of those that it overlaps
 explains."""
@@ -161,6 +164,12 @@ def find_parts(
     cells = cells.keep(np.argsort(-np.diag(moments.lagged)[: len(cells)]))
     peaks = cells.values.max((1, 2), keepdims=True)
     return Parts(Windows(cells.values / peaks, cells.corner, shape), broad.reshape(-1, *shape), memory)
+
+
+def search_bytes(shape: tuple[int, int], diameter: float) -> int:
+    """Return the memory that `find_parts` takes, in bytes, beside that of one cell each."""
+    side = TILE + 4 * round(REACH * diameter)
+    return 4 * shape[0] * shape[1] * (side**2 + 8 * CHUNK)
 
 
 def static_components(mean_frame: Float[Tensor, "height width"]) -> Float[Tensor, "3 height width"]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from larscope._errors import LarscopeError
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 MIGRATIONS: dict[tuple[str, int], Callable[[Any], Any]] = {
     ("config.toml", 1): lambda settings: {
@@ -32,6 +32,7 @@ MIGRATIONS: dict[tuple[str, int], Callable[[Any], Any]] = {
         **settings,
     },
     ("config.toml", 2): lambda settings: {"shortcut": False, **settings},
+    ("config.toml", 5): lambda settings: {"latents": "grid", **settings},
 }
 """For a file's name and the version that it was written in, what turns its content into that of the next version."""
 
