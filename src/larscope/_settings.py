@@ -16,7 +16,7 @@ MIN_STEPS = 500
 SHORTCUT_STEPS, MAX_PASSES = 250, 32
 """Steps and most epochs with the linear start: it leaves less to learn, and more would overfit short recordings."""
 
-DEFAULT_PENALTY = 0.75
+DEFAULT_PENALTY = 1.0
 """Penalty of single runs and training windows. Training with `penalty="auto"` uses it too: it has no latents yet."""
 
 REFITTED = (
@@ -166,8 +166,9 @@ class Settings:
     penalty_scale: Annotated[
         Literal["noise", "target", "mean"],
         Field(
-            description="Unit of the penalty. 'noise': the largest chance correlation, alpha = penalty * sqrt(2 "
-            "log(candidates) / frames). 'target': alpha = penalty. 'mean': alpha = penalty * K (the paper's)."
+            description="Unit of the penalty. 'noise': the largest chance correlation, alpha = penalty * s * sqrt(2 "
+            "log(candidates) / frames), with s the residual of a latent's own past. 'target': alpha = penalty. 'mean': "
+            "alpha = penalty * K (the paper's)."
         ),
     ] = "noise"
     own_weight: Annotated[

@@ -221,6 +221,11 @@ def describe_inputs(paths: Iterable[Path]) -> list[dict[str, Any]]:
     return described
 
 
+def digest_file(path: Path) -> str:
+    """Return the SHA-256 of a file, which this process reads once for as long as the file stays as it is."""
+    return _content(path, *_stat(path))[1]
+
+
 def fingerprint(paths: Iterable[Path]) -> list[tuple[int, int, int]]:
     """Return a cheap mark of a file's state, changed by every write; not comparable across machines."""
     return [_stat(part) for path in dict.fromkeys(paths) for part in _files_in(path)]

@@ -2,18 +2,25 @@
 
 Runs and labelings are handed out one by one (`hand_out`) by what `open_workers` has opened around; the fits of a sweep,
 which are processes of their own, go to the same workers of a cluster.
+
+joblib's `parallel_config` is not used. It would open the same executors, loky's and dask's, and nothing here would go:
+its workers outlive a killed parent, its warnings stay in the workers, and its errors of killed workers differ too.
 """
 
 import ctypes
 import os
+import platform
 import signal
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from importlib.util import find_spec
 from typing import Any, NamedTuple, TypeVar
+
+import psutil
 
 from larscope._errors import LarscopeError
 
@@ -98,9 +105,18 @@ def end_with(parent: int) -> None:
     >>> run([sys.executable, "-c", code], capture_output=True, text=True).stdout
     'goes on\n'
     """
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it had ended before
-        os._exit(1)
+    if platform.system() == "Linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it had ended before
+            os._exit(1)
+    else:
+        threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+
+
+def _end_after(parent: int) -> None:
+    with suppress(psutil.NoSuchProcess):
+        psutil.Process(parent).wait()
+    os._exit(1)
 
 
 @contextmanager

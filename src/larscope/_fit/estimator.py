@@ -39,6 +39,7 @@ from larscope._dynamics.penalty import (
 from larscope._dynamics.var import HELD_OUT, VARFit
 from larscope._errors import LarscopeError
 from larscope._fit.comparing import ComparesConditions, Series
+from larscope._fit.coupling_table import COLUMNS, tabulate_couplings
 from larscope._fit.evaluation import (
     Clip,
     RunEvaluation,
@@ -98,7 +99,12 @@ class LatentVAR(ComparesConditions):
         run's own, whatever `coefficients` says; forecasts and scores follow `coefficients`.
     scores_
         One row a run: `reconstruction_error`, `forecast_error` (mean squared, [0, 1] units), `var_error`,
-        `var_explained`, `var_error_heldout`, `n_active`.
+        `var_explained`, `var_error_heldout`, `n_active`; `n_couplings` of the run's own fit between latents, and
+        `n_chance`, how many of them chance alone finds.
+    couplings_
+        One row a condition and pair of latents with evidence of a coupling, over all runs of the condition:
+        `condition`, `source`, `target`, `lag`, `effect`, `n_runs`, `qvalue` (`larscope._fit.coupling_table`). Those
+        with `qvalue <= 0.1` are beyond chance: of these, a tenth is expected to be chance.
     latents_, forecasts_
         Series of each run, (T, K) and (T - order, K); NaN where frames were masked.
     contribution_maps_
@@ -142,6 +148,7 @@ class LatentVAR(ComparesConditions):
     )
 
     scores_: pd.DataFrame
+    couplings_: pd.DataFrame
     forecasts_: list[Series]
     log_: list[dict[str, Any]]
     choice_: PenaltyChoice | None
@@ -411,6 +418,7 @@ class LatentVAR(ComparesConditions):
             coef_shape=self.coef_.shape,
             coef_index=self.coef_.nonzero,
             coef_value=self.coef_.value,
+            couplings=self.couplings_,
             mean_frame=self.mean_frame_,
             examples=self._examples,
             clips=self._clips,
@@ -474,6 +482,7 @@ class LatentVAR(ComparesConditions):
         self.coef_ = SparseCoefficients.join([evaluation.coef for evaluation in evaluations])
         self._examples = _stack_examples(evaluations)
         conditions = [run.condition for run in session]
+        self.couplings_ = tabulate_couplings(self.var_, self.latents_, conditions, self.coef_)
         # one clip a condition: they are for looking at, and large
         shown = [conditions.index(name) for name in dict.fromkeys(conditions)]
         self._clips = _join_clips(
@@ -629,6 +638,9 @@ def load(folder: str | Path) -> LatentVAR:
     model.coef_ = SparseCoefficients(
         (len(lengths), model.settings.order, n_latents, n_latents), index, dataset["coef"].to_numpy()
     )
+    # results of before version 6 have no couplings
+    model.couplings_ = _columns(dataset, [f"coupling_{name}" for name in COLUMNS if f"coupling_{name}" in dataset])
+    model.couplings_.columns = [name.removeprefix("coupling_") for name in model.couplings_.columns]
     model.contribution_maps_ = dataset["contribution_map"].to_numpy()
     model._examples = {f"example_{name}": dataset[f"example_{name}"].to_numpy() for name in EXAMPLE_NAMES}
     # results of earlier versions have none of these
@@ -644,6 +656,8 @@ SCORE_NAMES = (
     "var_explained",
     "var_error_heldout",
     "n_active",
+    "n_couplings",
+    "n_chance",
 )
 
 EXAMPLE_NAMES = ("frame", "observed", "reconstruction", "forecast")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from larscope._compute.memory import keep_freed_memory
+from larscope._dynamics.chance import shift_in_time
 from larscope._dynamics.coefficients import SparseCoefficients
 from larscope._dynamics.var import SparseVAR, complete_rows, first_part, measure
 from larscope._movies.preprocessing import PreparedSession, true_ranges
@@ -132,11 +133,14 @@ def evaluate_run(
 
     Errors are mean squared differences in [0, 1] units over frames order .. T - 1 and all pixels.
     `forecast_error` decodes the forecast; `reconstruction_error` decodes what the network was trained to decode:
-    the latents themselves in `"sequential"` training, else the forecast (Table 2).
+    the latents themselves in `"sequential"` training, else the forecast (Table 2). `n_couplings` counts the couplings
+    between latents of the run's own fit, `n_chance` those that the same fit finds by chance: of the same latents, each
+    shifted in time.
     """
     missing = torch.from_numpy(prepared.runs[run].missing).to(latent.device)
     with torch.no_grad():
         own = var(latent, missing)
+        by_chance = var(shift_in_time(latent, np.random.default_rng(0)), missing)
         fit = own if shared is None else var.apply_coef(shared.whole, latent, missing)
     pooling_lag = settings.pooling_lag
     energy = (latent - latent[~missing].mean(0))[settings.order :].square().sum(1)
@@ -158,6 +162,8 @@ def evaluate_run(
         "forecast_error": forecast_error,
         **asdict(measure(var, latent, fit, missing, None if shared is None else shared.early)),
         "n_active": int(fit.n_active),
+        "n_couplings": int(own.n_coupled),
+        "n_chance": int(by_chance.n_coupled),
     }
     observed = prepared.frames(run, liveliest, liveliest + 1)[0]
     example = Example(liveliest, observed, reconstruction, forecast)

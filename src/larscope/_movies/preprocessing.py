@@ -6,13 +6,15 @@ everything that decided its content.
 """
 
 import hashlib
+import io
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from itertools import groupby
+from itertools import chain, groupby
 from math import prod
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +32,7 @@ from larscope._storage import (
     describe_home,
     describe_inputs,
     digest_code,
+    digest_file,
     fingerprint,
     put_in_place,
     unfinished,
@@ -400,7 +403,7 @@ def _address(chunks: _Chunks) -> str:
         _code(),
         describe_home(run.movie),
     ]
-    return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:32]
+    return _digest(decisive)
 
 
 @cache
@@ -412,35 +415,47 @@ def _code() -> str:
 
 
 def _store(chunks: _Chunks, filling: Path) -> str:
-    """Write a run's prepared frames and their measures; return a digest of the frames."""
-    digest = hashlib.sha256()
+    """Write a run's prepared frames and their measures, with digests; return one digest of all."""
+    dtype, header, written = chunks.run.movie.dtype, io.BytesIO(), hashlib.sha256()
+    described = {"descr": dtype.str, "fortran_order": False, "shape": chunks.shape}
+    np.lib.format.write_array_header_1_0(header, described)
     with (filling / FRAMES).open("wb") as file:
-        dtype = chunks.run.movie.dtype
-        header = {"descr": dtype.str, "fortran_order": False, "shape": chunks.shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        for frames in chunks:
-            pixels = np.asarray(frames, dtype).tobytes()
-            file.write(pixels)
-            digest.update(pixels)
+        for part in chain([header.getvalue()], (np.asarray(frames, dtype).tobytes() for frames in chunks)):
+            file.write(part)
+            written.update(part)
         file.flush()
         os.fsync(file.fileno())
-    facts = {"low": chunks.low, "high": chunks.high, "missing": np.flatnonzero(chunks.missing).tolist()}
-    text = json.dumps(facts)
-    write_text(filling / FACTS, text)
-    digest.update(text.encode())
-    return digest.hexdigest()[:32]
+    facts = {
+        "low": chunks.low,
+        "high": chunks.high,
+        "missing": np.flatnonzero(chunks.missing).tolist(),
+        "frames": written.hexdigest(),
+    }
+    digest = _digest(facts)
+    write_text(filling / FACTS, json.dumps({**facts, "facts": digest}))
+    return digest
 
 
 def _load(entry: Path) -> PreparedRun | None:
-    """Return the content of a cache entry; None if missing or damaged."""
+    """Return the content of a cache entry; None if missing, or damaged, with a warning."""
+    if not entry.exists():
+        return None
     try:
         facts = json.loads((entry / FACTS).read_text(encoding="utf-8"))
+        whole = facts.pop("facts") == _digest(facts) and facts["frames"] == digest_file(entry / FRAMES)
         movie = NpyMovie(entry / FRAMES)
-    except (OSError, ValueError):  # LarscopeError is one
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        whole = False
+    if not whole:
+        warnings.warn(f"Prepared frames in {entry} are damaged: they are prepared again.", UserWarning, stacklevel=2)
         return None
     missing = np.zeros(movie.shape[0], dtype=np.bool_)
     missing[facts["missing"]] = True
     return PreparedRun(movie, missing, facts["low"], facts["high"])
+
+
+def _digest(decisive: Any) -> str:
+    return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:32]
 
 
 def _move(filling: Path, entry: Path) -> None:

@@ -284,6 +284,7 @@ def build_dataset(
     coef_shape: tuple[int, int, int, int],
     coef_index: NDArray[Any],
     coef_value: NDArray[Any],
+    couplings: pd.DataFrame,
     mean_frame: NDArray[Any],
     examples: Mapping[str, NDArray[Any]],
     clips: Mapping[str, NDArray[Any]],
@@ -306,6 +307,8 @@ def build_dataset(
         Series of each run, (T, K) and (T - order, K); joined along time in the file.
     coef_shape, coef_index, coef_value
         The non-zero coefficients of all runs: (runs, order, K, K); run, lag - 1, target and source of each; values.
+    couplings
+        One row a condition and pair of latents, each column kept as `coupling_*`.
     mean_frame
         (height, width).
     examples
@@ -346,6 +349,7 @@ def build_dataset(
             "mean_frame": (("row", "column"), mean_frame),
             "contribution_map": (("run", "row", "column"), contribution_maps),
             **{name: ("entry", value) for name, value in coefficients.items()},
+            **{f"coupling_{name}": ("coupling", _for_netcdf(couplings[name])) for name in couplings.columns},
             "coef": ("entry", coef_value, {"long_name": "effect of latent coef_source on coef_target at coef_lag"}),
             **{name: ("latent", index * patch + (patch - 1) / 2) for name, index in centre.items()},
         },

@@ -14,7 +14,7 @@ from typing import Any
 
 from larscope._errors import LarscopeError
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 MIGRATIONS: dict[tuple[str, int], Callable[[Any], Any]] = {
     ("config.toml", 1): lambda settings: {

@@ -92,7 +92,7 @@ def follow_path(model: LatentVAR, run: int, latent: int) -> LatentPath:
     how: dict[str, Any] = {"mask": None if var.mask is None else var.mask[:, latent]}
     if var.own_weight != 1:
         how["weights"] = torch.where(feature % n_latents == latent, var.own_weight, 1.0).double()
-    alpha = var.alpha(n_latents, len(target))
+    alpha = float(var.alpha(rows.design, rows.target)[latent])
     path = lasso_path(rows.design, target, min(float(alpha_max(rows.design, target, **how)) / DEPTH, alpha / 5), **how)
     ever = path.active.any(-1)
     lag, source = np.divmod(feature[ever].numpy(), n_latents)
