@@ -307,10 +307,9 @@ class ComparesConditions(HasSettings):
             Leave out couplings between latents at most this far apart (latent pixels): one cell over two latents
             looks like a coupling.
         preset
-            `"default"`: influence from couplings between latents of unit variance, selected on all runs together
-            and measured in each (`larscope._dynamics.var.fit_couplings`), as a mean over the latents that a pixel shows
-            (`larscope._statistics.maps.contribution_map`). `"paper"`: `coef_`, and the printed formula of the map
-            (that of the influence is `direction="inflow"`).
+            `"default"`: influence from couplings between latents of unit variance, beyond chance in all runs together
+            and measured in each, as a mean over the latents of a pixel. `"paper"`: `coef_`, and the printed formula of
+            the map (the printed influence is `direction="inflow"`).
         session
             The session of the fit. Only needed for other than the default options after `larscope.load`, since a
             result folder holds no frames to take pooling indices from.
