@@ -75,8 +75,7 @@ class ComparesConditions(HasSettings):
         Parameters
         ----------
         first, second
-            Conditions, or names from `groups`. `block` and `subject` of the session table say which labels may be
-            permuted.
+            Conditions, or names from `groups`. `block` and `subject` of the session table decide the permutations.
         test
             `"swap"`: `coefficient_swap_test`. `"influence"`: `influence_test`.
         relative
@@ -84,8 +83,8 @@ class ComparesConditions(HasSettings):
         direction
             For the influence test.
         by
-            The column whose values `first` and `second` are. When blocks (or subjects) themselves are compared, they
-            no longer say which labels may be permuted.
+            The column whose values `first` and `second` are. If you compare blocks (or subjects) themselves, they no
+            longer decide the permutations.
         groups
             More groups by name, each True for its runs, such as `larscope._statistics.groups.select_runs` makes.
         n_permutations, seed
@@ -115,9 +114,9 @@ class ComparesConditions(HasSettings):
         Parameters
         ----------
         by
-            Column of the session table whose values are the groups, where `groups` is left out.
+            Column of the session table with the groups, if you leave `groups` out.
         groups
-            For each group's name, which runs are in it. Groups that share runs are not compared with each other.
+            The runs of each group, by name. Groups with shared runs are not compared with each other.
         how
             `test`, `relative`, `direction`, `n_permutations`, `seed`: see `compare`.
 
@@ -201,7 +200,7 @@ class ComparesConditions(HasSettings):
     ) -> EdgeDifferences:
         """Test each coefficient for a difference, first minus second, corrected for their number by max-T.
 
-        Every run's coefficients are those of as many frames as the shortest has.
+        Every run's coefficients come from as many frames as the shortest run has.
 
         Parameters
         ----------
@@ -247,8 +246,8 @@ class ComparesConditions(HasSettings):
     ) -> ComparisonRecord:
         """Compare two conditions in every way: both tests, the difference map and each edge.
 
-        Parameters as in `compare`. `larscope._results.comparison.write_record` puts the outcome into a
-        result folder. What limits the comparison is in the record, and not warned of.
+        Parameters as in `compare`. `larscope._results.comparison.write_record` puts the outcome into a result folder.
+        Its limits are in the record, without a warning.
         """
         which: dict[str, Any] = {"by": by, "groups": groups}
         how: dict[str, Any] = {"n_permutations": n_permutations, "seed": seed}
@@ -301,7 +300,7 @@ class ComparesConditions(HasSettings):
         direction
             `"outflow"`: what a place does to others. `"inflow"`: what others do to it.
         gain
-            Standard deviations that a latent is moved to see which pixels the decoder shows it in; with
+            Displacement of a latent, in standard deviations, to find its pixels in the decoder's image; with
             `preset="paper"`, a factor of the influence.
         exclude_radius
             Leave out couplings between latents at most this far apart (latent pixels): one cell over two latents
