@@ -47,7 +47,7 @@ def test_takes_every_setting_and_shows_them():
         ({"penalty": float("nan")}, "'penalty': input should be a finite number, or 'auto'; got nan"),
         ({"penalty": "automatic"}, "or 'auto'; got 'automatic'"),
         ({"training": "endtoend"}, "'sequential', 'embedded' or 'end-to-end'; got 'endtoend'"),
-        ({"scale": "latent", "penalty_scale": "mean"}, "Got penalty_scale='mean'"),
+        ({"scale": "latent", "penalty_scale": "mean"}, "got penalty_scale='mean'"),
         ({"order": 64}, "order=64 and window=64"),
         ({"penalty_scale": "target"}, "penalty_scale='target' needs a penalty in its units: got none"),
     ],
