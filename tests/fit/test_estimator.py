@@ -557,7 +557,7 @@ def test_too_many_latents_are_warned_of(session, monkeypatch):
 
 def test_a_penalty_in_the_paper_s_units_is_warned_of(session):
     with (
-        pytest.warns(TinyPenaltyWarning, match=r"A penalty of 0.005 is 0.5% of what chance.*preset='paper'"),
+        pytest.warns(TinyPenaltyWarning, match=r"A penalty of 0.005 is 0.5% of the largest chance.*preset='paper'"),
         pytest.warns(ShortTrainingWarning),
     ):
         LatentVAR(order=2, window=32, epochs=1, penalty=0.005).fit(session)

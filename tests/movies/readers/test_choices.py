@@ -112,7 +112,7 @@ def test_columns_that_a_format_has_no_use_for_are_refused(tmp_path: Path, name: 
 def test_pages_that_are_no_frames_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "slide.svs"
     tifffile.imwrite(path, FRAMES, description="Aperio Image Library", metadata=None)
-    with pytest.raises(LarscopeError, match="is a SVS file, whose pages mean something else"):
+    with pytest.raises(LarscopeError, match="is a SVS file, with other meanings of a page"):
         open_movie(path)
 
 
@@ -139,7 +139,7 @@ def test_the_files_of_an_ome_set_are_one_movie_however_they_are_named(tmp_path: 
     for path in (first, first.with_name("b.ome.tif"), tmp_path, tmp_path / "*.ome.tif"):
         assert np.array_equal(open_movie(path).read(0, 9), FRAMES)
     first.with_name("b.ome.tif").unlink()
-    with pytest.raises(LarscopeError, match=r"a\.ome\.tif is one of several files; .*b\.ome\.tif does not exist"):
+    with pytest.raises(LarscopeError, match=r"a\.ome\.tif is one of several files, but .*b\.ome\.tif does not exist"):
         open_movie(first)
 
 
