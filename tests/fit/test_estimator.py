@@ -47,7 +47,7 @@ def test_takes_every_setting_and_shows_them():
         ({"penalty": float("nan")}, "'penalty': input should be a finite number, or 'auto'; got nan"),
         ({"penalty": "automatic"}, "or 'auto'; got 'automatic'"),
         ({"training": "endtoend"}, "'sequential', 'embedded' or 'end-to-end'; got 'endtoend'"),
-        ({"scale": "latent", "penalty_scale": "mean"}, "Got penalty_scale='mean'"),
+        ({"scale": "latent", "penalty_scale": "mean"}, "got penalty_scale='mean'"),
         ({"order": 64}, "order=64 and window=64"),
         ({"penalty_scale": "target"}, "penalty_scale='target' needs a penalty in its units: got none"),
     ],
@@ -557,7 +557,7 @@ def test_too_many_latents_are_warned_of(session, monkeypatch):
 
 def test_a_penalty_in_the_paper_s_units_is_warned_of(session):
     with (
-        pytest.warns(TinyPenaltyWarning, match=r"A penalty of 0.005 is 0.5% of what chance.*preset='paper'"),
+        pytest.warns(TinyPenaltyWarning, match=r"A penalty of 0.005 is 0.5% of the largest chance.*preset='paper'"),
         pytest.warns(ShortTrainingWarning),
     ):
         LatentVAR(order=2, window=32, epochs=1, penalty=0.005).fit(session)

@@ -54,7 +54,7 @@ class PenaltyChoice:
     penalty
         In the units of the setting.
     tried, explained
-        Every penalty that was tried, the largest first, and the share of the held-out signal that it explains.
+        Every candidate, the largest first, and its explained share of the held-out signal.
     """
 
     penalty: float

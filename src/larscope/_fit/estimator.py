@@ -88,10 +88,10 @@ TRAINED_BY = ("created", "seconds", "command", "fit", "versions", "git")
 class LatentVAR(ComparesConditions):
     """Sparse dynamics of the latents of a convolutional autoencoder, learned together (sec. 2).
 
-    Takes every setting of `Settings` as a keyword, under the same name as `larscope fit` does, and `preset`, which
-    stands for several of them that others given beside it win over: `"paper"` is the paper's. `settings` holds them
-    all; `model.penalty` reads one and `model.penalty = 0.5` changes it, as `set_params` does. Two models are equal only
-    if they are the same object; `sklearn.base.clone` gives an unfitted one with the same settings.
+    Takes every setting of `Settings` as a keyword, under the same name as `larscope fit` does, and `preset`, a named
+    set of settings (`"paper"`: the paper's). Settings you pass override it. `settings` holds them all; `model.penalty`
+    reads one and `model.penalty = 0.5` changes it, as `set_params` does. Two models are equal only if they are the same
+    object; `sklearn.base.clone` gives an unfitted one with the same settings.
 
     Attributes
     ----------
@@ -107,7 +107,7 @@ class LatentVAR(ComparesConditions):
         `condition`, `source`, `target`, `lag`, `effect`, `n_runs`, `qvalue` (`larscope._fit.coupling_table`). Those
         with `qvalue <= 0.1` are beyond chance: of these, a tenth is expected to be chance.
     latents_, forecasts_
-        Series of each run, (T, K) and (T - order, K); NaN where frames were masked.
+        Series of each run, (T, K) and (T - order, K); NaN at masked frames.
     contribution_maps_
         (runs, height, width): where in the image each run's couplings come from: influence, without unit.
     footprints_
@@ -121,8 +121,8 @@ class LatentVAR(ComparesConditions):
     penalty_, choice_
         The penalty of the fits to single runs, and with `penalty="auto"` what it was chosen from; else None.
     shared_choice_
-        With `coefficients="condition"`, unless `penalty` is a number: the penalty of the coefficients that runs share,
-        and what it was chosen from; else None.
+        With `coefficients="condition"`, unless `penalty` is a number: the penalty of coefficients shared by runs, with
+        all candidates; else None.
     network_, var_, preprocessing_, crop_offset_
         The fitted parts; `crop_offset_` is the row and column of the crop's first pixel.
 
@@ -207,11 +207,10 @@ class LatentVAR(ComparesConditions):
             Folder for the preprocessed frames, for movies larger than memory; None keeps them in memory. Frames of
             the same files, preprocessed in the same way, are found there again.
         max_memory
-            Bytes of resident memory that each process should stay below (see `larscope._fit.preflight.estimate_fit`).
+            Limit of resident memory for each process, in bytes (see `larscope._fit.preflight.estimate_fit`).
         devices, num_nodes, strategy
-            How many processes train together, on how many machines (see
-            `larscope._compute.processes.Processes`). Each runs the script that calls this, and has the fitted model in
-            the end; `save` writes in the first alone.
+            How many processes train together, on how many machines (see `larscope._compute.processes.Processes`). Each
+            runs your script, and has the fitted model in the end; only the first one saves.
 
         Raises
         ------

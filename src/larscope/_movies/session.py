@@ -67,7 +67,7 @@ class Run:
     condition
         Experimental group.
     movie
-        Where the frames come from.
+        The frames.
     start, stop
         Range of frames, `stop` exclusive; `stop=None` is the movie's end.
     path
@@ -79,7 +79,7 @@ class Run:
     frame_rate, pixel_size
         Frames a second, and micrometres a pixel; None when unknown.
     dataset, channel, plane
-        What was chosen of a file that holds more than one movie.
+        The choice in a file with more than one movie.
     """
 
     name: str

@@ -168,7 +168,7 @@ def _influenced(effect: float | None) -> str:
         return "influence is the same in all runs of a group, so distances between the groups have no scale"
     return (
         f"influence differs between the groups {abs(effect):.1f} % {'more' if effect >= 0 else 'less'} than within "
-        "them (squared distances)"
+        "them, in squared distance"
     )
 
 

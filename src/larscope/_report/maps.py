@@ -67,8 +67,8 @@ def _sentence(result: Result) -> str:
     return (
         "A contribution map shows how strongly the cells at each pixel drive others. A latent's influence is the sum "
         "of its absolute couplings to others, over lags and targets. A pixel has the mean influence of the latents "
-        "shown there by the decoder. Maps use a separate fit: unit-variance latents, couplings selected on all runs "
-        f"together and measured in each run. A coupling is a forecast, not a synapse.{squares}"
+        "shown there by the decoder. Maps use a separate fit: unit-variance latents, couplings beyond chance in all "
+        f"runs together, measured in each run. A coupling is a forecast, not a synapse.{squares}"
     )
 
 

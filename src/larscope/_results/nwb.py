@@ -55,13 +55,13 @@ def write_nwb(result: str | Path, path: str | Path, metadata: str | Path | None 
     path
         The file to write; it must not exist, and end with `.nwb`.
     metadata
-        A TOML file of NWB's general fields (`identifier`, `session_start_time`, `session_description`,
-        `experimenter`, ... and a table `[subject]`). It is needed where the inputs were not NWB, and wins over them.
+        A TOML file of NWB's general fields (`identifier`, `session_start_time`, `session_description`, `experimenter`,
+        ... and a table `[subject]`). Needed if the inputs were not NWB; overrides them.
 
     Raises
     ------
     LarscopeError
-        A field that NWB requires was given by nobody, inputs contradict each other, or the file exists already.
+        A field required by NWB is missing, inputs contradict each other, or the file exists already.
     """
     path = Path(path)
     if path.suffix != ".nwb":

@@ -55,7 +55,7 @@ def coefficient_swap_test(
     center
         Subtract each series' mean over time, as the fit did.
     n_permutations, seed
-        How many labelings to draw where there are more than 10,000, and from which seed.
+        Random labelings to draw if there are more than 10,000, and their seed.
     equal_length
         Measure every run on as many frames as the shortest one has.
     scale

@@ -26,15 +26,15 @@ def check_session(
     Parameters
     ----------
     session
-        A `Session`, or the runs that `read_runs` opened: a run that is broken, or breaks while it is read, is told
-        among the findings and hides nothing of the others.
+        A `Session`, or the runs that `read_runs` opened: a broken run becomes a finding, and hides none of the others.
     on_frames
         Called with the number of frames after each part, to show progress.
 
     Returns
     -------
     findings
-        First of the table, then of each run, then of the runs together. What passed is among them, with its number.
+        First of the table, then of each run, then of the runs together. Passed checks are among them, with their
+        numbers.
 
     Examples
     --------
