@@ -16,8 +16,8 @@ SOURCE = Path(larscope.__file__).parent
 FLOORS = [
     {"_errors"},
     {"_settings", "_storage", "_compute"},
-    {"lasso"},
-    {"_dynamics", "_statistics"},
+    {"lasso", "_statistics"},
+    {"_dynamics"},
     {"_movies"},
     {"_simulate", "_network", "_results"},
     {"_fit", "_report"},

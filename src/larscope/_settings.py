@@ -195,6 +195,11 @@ class Settings:
         return self.penalty if isinstance(self.penalty, (int, float)) else DEFAULT_PENALTY
 
     @property
+    def n_frames_needed(self) -> int:
+        """Frames that every run must have: a training window, and the frames before it that forecast its first."""
+        return self.order + self.window
+
+    @property
     def pooling_lag(self) -> int:
         """How many frames before its target the frame lies whose pooling indices decode a forecast."""
         return 1 if self.pooling == "previous" else 0

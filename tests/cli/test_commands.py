@@ -104,6 +104,14 @@ def test_what_is_wrong_with_the_movies_is_said_once_and_kept(table, tmp_path, mo
     assert load(tmp_path / "b").provenance_["checks"] == checks
 
 
+def test_a_fit_of_short_runs_is_not_warned_of_settings_that_it_does_not_have(table, tmp_path):
+    done = larscope("fit", table, "--out", tmp_path / "result", *FIT)
+    assert min(load(tmp_path / "result").runs_["n_frames"]) < 69  # what a fit by default needs
+    assert "fewer than a fit needs" not in " ".join(done.output.split())
+    checks = load(tmp_path / "result").provenance_["checks"]
+    assert {check["level"] for check in checks if check["check"] == "length"} == {"pass"}
+
+
 def test_ctrl_c_is_one_even_where_compiled_code_or_a_reader_makes_another_error_of_it(table, tmp_path, monkeypatch):
     def read(*_):
         try:

@@ -238,13 +238,14 @@ def check(session: SessionTable) -> None:
         from larscope._movies.checks.tables import files_table, findings_table, summarise
         from larscope._movies.session import Run
         from larscope._movies.table import read_runs
+        from larscope._settings import Settings
 
         rows = read_runs(session)
         runs = [run for run in rows if isinstance(run, Run)]
         console.print(files_table(runs))
         with Progress(console=complaints, transient=True) as bars:
             bar = bars.add_task("Reading", total=sum(run.n_frames for run in runs))
-            findings = check_session(rows, lambda n_frames: bars.advance(bar, n_frames))
+            findings = check_session(rows, Settings().n_frames_needed, lambda n_frames: bars.advance(bar, n_frames))
         level = worst_level(findings)
         if level != "pass":
             console.print(findings_table(findings))

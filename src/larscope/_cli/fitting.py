@@ -116,7 +116,7 @@ def _fit_whole(
     from larscope._results.folder import publish_result, write_dataset
 
     _announce(model, session, how, n_seeds, fabric.world_size)
-    checks = check_once(session, how.get("cache"))
+    checks = check_once(session, how.get("cache"), model.settings.n_frames_needed)
     if (epoch := finished_epochs(folder)) is not None:
         console.print(f"An interrupted fit was found: it goes on from epoch {epoch}.")
     fabric.broadcast(folder)
@@ -134,7 +134,7 @@ def _fit_whole(
     publish_result(finished, out)
 
 
-def check_once(session: Any, cache: Path | None) -> list[dict[str, Any]]:
+def check_once(session: Any, cache: Path | None, needed: int) -> list[dict[str, Any]]:
     """Check the movies, unless the cache holds what was found in them before; say what is wrong with them."""
     from larscope._movies.checks.check import check_session, find_checks, keep_checks
     from larscope._movies.checks.findings import describe_findings
@@ -145,7 +145,7 @@ def check_once(session: Any, cache: Path | None) -> list[dict[str, Any]]:
     if findings is None:
         with Progress(console=console) as bar:
             task = bar.add_task("Checking", total=sum(run.n_frames for run in session))
-            found = check_session(session, on_frames=lambda n_frames: bar.advance(task, n_frames))
+            found = check_session(session, needed, on_frames=lambda n_frames: bar.advance(task, n_frames))
         findings = describe_findings(found)
         if cache is not None:
             keep_checks(findings, cache, name)
@@ -217,7 +217,7 @@ def prepare_sweep(points: list[Any], session: Any, out: Path) -> list[Any]:
         f"{size(max(estimate.memory for estimate in estimates))} of memory."
     )
     if left:
-        check_once(session, cache)
+        check_once(session, cache, max(point.settings.n_frames_needed for point in left))
     for crop, downscale, nan in dict.fromkeys((p.settings.crop, p.settings.downscale, p.settings.nan) for p in left):
         require_disk(max(estimates, key=lambda estimate: estimate.disk), cache)
         prepare_showing(session, True, crop=crop, downscale=downscale, nan=nan, cache=cache)

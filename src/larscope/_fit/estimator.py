@@ -199,15 +199,16 @@ class LatentVAR(ComparesConditions):
         if estimate.n_latents > MANY_LATENTS:
             warnings.warn(
                 f"A VAR of {estimate.n_latents} latents, one for {settings.patch} x {settings.patch} pixels, has "
-                f"{settings.order * estimate.n_latents**2:.2g} coefficients a run: far more than its frames can tell, and "
-                "slow. Use `downscale` or `crop`; the paper had 384 latents.",
+                f"{settings.order * estimate.n_latents**2:.2g} coefficients a run: far more than its frames can tell, "
+                "and slow. Use `downscale` or `crop`; the paper had 384 latents.",
                 stacklevel=2,
             )
         if settings.penalty_scale == "noise" and settings.training_penalty < TINY_PENALTY:
             warnings.warn(
-                f"A penalty of {settings.training_penalty:g} is {settings.training_penalty:.1%} of what chance correlations "
-                "reach: nearly every coefficient is kept, which is slow and forecasts nothing. The paper's penalties "
-                "are in other units, those of scale='series' and penalty_scale='mean'; preset='paper' has both.",
+                f"A penalty of {settings.training_penalty:g} is {settings.training_penalty:.1%} of what chance "
+                "correlations reach: nearly every coefficient is kept, which is slow and forecasts nothing. The "
+                "paper's penalties are in other units, those of scale='series' and penalty_scale='mean'; "
+                "preset='paper' has both.",
                 TinyPenaltyWarning,
                 stacklevel=2,
             )
@@ -293,11 +294,8 @@ class LatentVAR(ComparesConditions):
                     f"`fit` on LatentVAR({name}={value!r}, ...)."
                 )
         self._known_session(session)
-        require_frames(
-            session,
-            model.settings.order + model.settings.window,
-            f"order {model.settings.order} + window {model.settings.window}",
-        )
+        new = model.settings
+        require_frames(session, new.n_frames_needed, f"order {new.order} + window {new.window}")
         how = Path(cache) if cache else None
         prepared = prepare_showing(
             session, progress, preprocessing=self.preprocessing_, nan=self.settings.nan, cache=how

@@ -18,7 +18,7 @@ from larscope._storage import digest_code
 
 
 def check_session(
-    session: Iterable[Run | BrokenRun], on_frames: Callable[[int], None] = lambda n_frames: None
+    session: Iterable[Run | BrokenRun], needed: int = 1, on_frames: Callable[[int], None] = lambda n_frames: None
 ) -> list[Finding]:
     """Check every run of a session, and the runs against each other.
 
@@ -29,6 +29,8 @@ def check_session(
     session
         A `Session`, or the runs that `read_runs` opened: a run that is broken, or breaks while it is read, is told
         among the findings and hides nothing of the others.
+    needed
+        Frames that a fit asks of every run.
     on_frames
         Called with the number of frames after each part, to show progress.
 
@@ -62,7 +64,7 @@ def check_session(
             findings.append(_unreadable(run.name, error))
         else:
             measured.append(measures)
-            findings += check_run(measures)
+            findings += check_run(measures, needed)
     return findings + check_together(measured)
 
 
