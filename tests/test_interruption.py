@@ -60,7 +60,7 @@ POINTS = {
         ("larscope._fit.evaluation:map_run", 4, "before"),
     ],
     "writing": [
-        ("larscope._results.folder:build_dataset", 1, "before"),
+        ("larscope._fit.fitted:build_dataset", 1, "before"),
         ("larscope._results.folder:write_dataset", 1, "before"),
         ("larscope._results.folder:write_dataset", 1, "after"),
         ("larscope._results.folder:publish_result", 1, "after"),

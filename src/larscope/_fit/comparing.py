@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
+import xarray as xr
 from jaxtyping import Float
 from lightning.fabric import Fabric
 from numpy.typing import NDArray
@@ -42,7 +43,7 @@ class ComparesConditions(HasSettings):
 
     coef_: SparseCoefficients
     latents_: list[Series]
-    contribution_maps_: Float[NDArray[np.float32], "runs height width"]
+    dataset_: xr.Dataset
     runs_: pd.DataFrame
     network_: Autoencoder
     var_: SparseVAR
@@ -54,6 +55,12 @@ class ComparesConditions(HasSettings):
     def mean_frame_(self) -> Float[NDArray[np.float32], "height width"]:
         """Mean over runs of each run's mean over time."""
         return self._fitted_network().mean_frame.cpu().numpy()
+
+    @property
+    def contribution_maps_(self) -> Float[NDArray[np.float32], "runs height width"]:
+        """Where in the image each run's couplings come from."""
+        maps: Float[NDArray[np.float32], "runs height width"] = self.dataset_["contribution_map"].to_numpy()
+        return maps
 
     def compare(
         self,

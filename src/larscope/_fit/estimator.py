@@ -27,10 +27,8 @@ from rich.progress import Progress
 from torch import Tensor
 
 from larscope._compute.processes import Processes, is_first, spread
-from larscope._dynamics.coefficients import SparseCoefficients
 from larscope._dynamics.penalty import (
     PenaltyChoice,
-    PenaltyCurve,
     TinyPenaltyWarning,
     choose_penalty,
     chosen_runs,
@@ -40,7 +38,6 @@ from larscope._dynamics.var import HELD_OUT, VARFit
 from larscope._errors import LarscopeError
 from larscope._fit.comparing import ComparesConditions, Series
 from larscope._fit.evaluation import (
-    Clip,
     RunEvaluation,
     SharedCoefficients,
     clip_run,
@@ -50,12 +47,24 @@ from larscope._fit.evaluation import (
     explain_frames,
     share_coefficients,
 )
+from larscope._fit.fitted import (
+    add_maps,
+    build_dataset,
+    choice_of,
+    coefficients_of,
+    crop_offset_of,
+    preprocessing_of,
+    runs_of,
+    score_session,
+    scores_of,
+    series_of,
+)
 from larscope._fit.preflight import estimate_fit
 from larscope._fit.training import build_var, train
 from larscope._movies.preprocessing import PreparedSession, Preprocessing, prepare_showing
 from larscope._movies.session import Session, require_frames
 from larscope._network.autoencoder import Autoencoder
-from larscope._results.folder import SHARED, Result, build_dataset, read_result, split_runs, write_result
+from larscope._results.folder import SHARED, Result, read_result, write_result
 from larscope._results.provenance import describe_versions, git_commit
 from larscope._settings import REFITTED, Preset, Settings, setting_names
 from larscope._storage import describe_inputs
@@ -65,19 +74,6 @@ MANY_LATENTS = 1000
 
 TINY_PENALTY = 0.05
 """Share of what chance correlations reach below which a penalty in their units makes a fit warn."""
-
-RUN_COLUMNS = (
-    "condition",
-    "block",
-    "subject",
-    "start",
-    "stop",
-    "frame_rate",
-    "pixel_size",
-    "dataset",
-    "channel",
-    "plane",
-)
 
 TRAINED_BY = ("created", "seconds", "command", "fit", "versions", "git")
 """What a refit keeps of how its network was trained."""
@@ -109,6 +105,8 @@ class LatentVAR(ComparesConditions):
         The session's table.
     log_
         One row a training step.
+    dataset_
+        All of this as one dataset of xarray, as `results.nc` holds it: see [the result](result.md).
     penalty_, choice_
         The penalty of the fits to single runs, and with `penalty="auto"` what it was chosen from; else None.
     shared_choice_
@@ -345,7 +343,7 @@ class LatentVAR(ComparesConditions):
         require_frames(session, needed, f"order {self.settings.order}, fitted to the first {1 - HELD_OUT:.0%} of a run")
         prepared = self._prepare_new(session)
         latents = self._encode(prepared, progress=False)
-        return _score_table(session, self._evaluate(prepared, latents, self._shared_by_fit(session), progress=False))
+        return score_session(session, self._evaluate(prepared, latents, self._shared_by_fit(session), progress=False))
 
     def score_frames(self, session: Session) -> pd.DataFrame:
         """Return how much of a session's movies one-step-ahead forecasts explain: in pixels, as for any other method.
@@ -400,27 +398,9 @@ class LatentVAR(ComparesConditions):
             return Path(folder)
         state = self._fitted_network().state_dict()
         weights = {name: value.cpu().contiguous().numpy() for name, value in state.items()}
-        dataset = build_dataset(
-            runs=self.runs_,
-            scores=self.scores_,
-            latents=self.latents_,
-            forecasts=self.forecasts_,
-            coef_shape=self.coef_.shape,
-            coef_index=self.coef_.nonzero,
-            coef_value=self.coef_.value,
-            mean_frame=self.mean_frame_,
-            examples=self._examples,
-            clips=self._clips,
-            curves=self._curves,
-            contribution_maps=self.contribution_maps_,
-            penalty=self.penalty_,
-            tried={**_stack_choice(self.choice_), **_stack_choice(self.shared_choice_, SHARED)},
-            shared_penalty=None if self.shared_choice_ is None else self.shared_choice_.penalty,
-            preprocessing=self.preprocessing_,
-            crop_offset=self.crop_offset_,
-            simulated=self.simulated_,
+        return write_result(
+            Result(self.settings.as_dict(), self.provenance_, self.log_, weights, self.dataset_), folder
         )
-        return write_result(Result(self.settings.as_dict(), self.provenance_, self.log_, weights, dataset), folder)
 
     def _build(self, preprocessing: Preprocessing, mean_frame: NDArray[np.float32]) -> None:
         self.preprocessing_ = preprocessing
@@ -463,31 +443,30 @@ class LatentVAR(ComparesConditions):
             self.choice_ = self._choose_penalty(latents, None, progress)
             self.var_.penalty = self.choice_.penalty
         evaluations = self._evaluate(prepared, latents, None, progress, fabric)
-        self.crop_offset_ = prepared.preprocessing.offset(session.frame_shape)
-        self.runs_ = _run_table(session)
-        self.scores_ = _score_table(session, evaluations)
-        self.latents_ = [evaluation.latent for evaluation in evaluations]
-        self.forecasts_ = [evaluation.forecast for evaluation in evaluations]
-        self.coef_ = SparseCoefficients.join([evaluation.coef for evaluation in evaluations])
-        self._examples = _stack_examples(evaluations)
         conditions = [run.condition for run in session]
         # one clip a condition: they are for looking at, and large
         shown = [conditions.index(name) for name in dict.fromkeys(conditions)]
-        self._clips = _join_clips(
-            {run: clip_run(self.network_, prepared, run, evaluations[run], self.settings) for run in shown}
-        )
         tried = chosen_runs(conditions)
         curves = spread(
             partial(trace_penalties, self.var_),
-            [torch.from_numpy(self.latents_[run]) for run in tried],
+            [torch.from_numpy(evaluations[run].latent) for run in tried],
             "Trying other penalties",
             progress,
             fabric,
         )
-        self._curves = _stack_curves(dict(zip(tried, curves, strict=True)))
-        self.contribution_maps_ = self._map(prepared, range(len(session)), progress, fabric)
+        dataset = build_dataset(
+            prepared,
+            self.mean_frame_,
+            self.network_.latent_shape,
+            evaluations,
+            {run: clip_run(self.network_, prepared, run, evaluations[run], self.settings) for run in shown},
+            dict(zip(tried, curves, strict=True)),
+            self.penalty_,
+            {"": self.choice_, SHARED: self.shared_choice_},
+        )
+        self._take(dataset)
+        add_maps(dataset, self._map(prepared, range(len(session)), progress, fabric))
         self._session = session
-        self.simulated_ = session.simulated
         self.provenance_ = {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": round(time.monotonic() - started, 1),
@@ -501,10 +480,18 @@ class LatentVAR(ComparesConditions):
             "processes": 1 if fabric is None else fabric.world_size,
         }
 
+    def _take(self, dataset: xr.Dataset) -> None:
+        """Make the dataset of a fit this model's own, and show its parts."""
+        self.dataset_ = dataset
+        self.choice_, self.shared_choice_ = choice_of(dataset), choice_of(dataset, SHARED)
+        self.runs_, self.scores_, self.coef_ = runs_of(dataset), scores_of(dataset), coefficients_of(dataset)
+        self.latents_, self.forecasts_ = series_of(dataset)
+        self.crop_offset_, self.simulated_ = crop_offset_of(dataset), bool(dataset.attrs["simulated"])
+
     def _require_fitted_frames(self, prepared: PreparedSession) -> None:
         """Raise unless the frame that is kept of each run is in the session where it was."""
-        kept = zip(self._examples["example_frame"].tolist(), self._examples["example_observed"], strict=True)
-        for run, (frame, image) in enumerate(kept):
+        examples = self.dataset_["example_frame"].to_numpy().tolist(), self.dataset_["example_observed"].to_numpy()
+        for run, (frame, image) in enumerate(zip(*examples, strict=True)):
             about, n_frames = prepared.session.runs[run], len(self.latents_[run])
             if about.n_frames != n_frames:
                 raise LarscopeError(
@@ -592,121 +579,16 @@ def load(folder: str | Path) -> LatentVAR:
     """
     result = read_result(folder)
     dataset = result.dataset
+    dataset.attrs.setdefault("penalty", result.penalty)  # results of earlier versions have the setting alone
     model = LatentVAR(**result.settings)
-    model._build(
-        Preprocessing(
-            (int(dataset.attrs["crop"][0]), int(dataset.attrs["crop"][1])),
-            int(dataset.attrs["downscale"]),
-            float(dataset.attrs["intensity_low"]),
-            float(dataset.attrs["intensity_high"]),
-        ),
-        dataset["mean_frame"].to_numpy(),
-    )
+    model._build(preprocessing_of(dataset), dataset["mean_frame"].to_numpy())
     weights = {name: torch.from_numpy(value) for name, value in result.weights.items()}
     # before version 4 a shortcut was what it is before it learns
     begun = {name: value for name, value in model.network_.state_dict().items() if name.startswith("shortcut.")}
     model.network_.load_state_dict({**begun, **weights})
     model.network_.eval()
     model.var_.penalty = result.penalty
-    model.choice_ = _choice_in(dataset, result.penalty)
-    model.shared_choice_ = _choice_in(dataset, result.shared_penalty, SHARED)
-    model.crop_offset_ = (int(dataset.attrs["crop_offset"][0]), int(dataset.attrs["crop_offset"][1]))
     model.log_ = result.log
     model.provenance_ = dict(result.provenance)
-    model.simulated_ = bool(dataset.attrs["simulated"])
-    model.runs_ = _columns(dataset, [name for name in ("run", *RUN_COLUMNS, "path", "n_frames") if name in dataset])
-    score_names = [name for name in SCORE_NAMES if name in dataset]
-    model.scores_ = _columns(dataset, ["run", "condition", "n_frames", *score_names])
-    lengths = dataset["n_frames"].to_numpy()
-    model.latents_ = split_runs(dataset["latent_series"].to_numpy(), lengths)
-    model.forecasts_ = split_runs(dataset["forecast_series"].to_numpy(), lengths - model.settings.order)
-    n_latents = dataset.sizes["latent"]
-    index = np.stack([dataset[f"coef_{name}"].to_numpy() for name in ("run", "lag", "target", "source")])
-    index[1] -= 1
-    model.coef_ = SparseCoefficients(
-        (len(lengths), model.settings.order, n_latents, n_latents), index, dataset["coef"].to_numpy()
-    )
-    model.contribution_maps_ = dataset["contribution_map"].to_numpy()
-    model._examples = {f"example_{name}": dataset[f"example_{name}"].to_numpy() for name in EXAMPLE_NAMES}
-    # results of earlier versions have none of these
-    model._clips = {name: dataset[name].to_numpy() for name in CLIP_NAMES if name in dataset}
-    model._curves = {name: dataset[name].to_numpy() for name in CURVE_NAMES if name in dataset}
+    model._take(dataset)
     return model
-
-
-SCORE_NAMES = (
-    "reconstruction_error",
-    "forecast_error",
-    "var_error",
-    "var_explained",
-    "var_error_heldout",
-    "n_active",
-)
-
-EXAMPLE_NAMES = ("frame", "observed", "reconstruction", "forecast")
-
-
-CLIP_NAMES = tuple(f"clip_{name}" for name in ("run", "frame", "observed", "reconstruction"))
-
-CURVE_NAMES = ("penalty", *(f"curve_{name}" for name in ("run", "n_active", "explained", "explained_heldout")))
-
-
-TRIED_NAMES = ("tried_penalty", "tried_explained")
-
-
-def _run_table(session: Session) -> pd.DataFrame:
-    return pd.DataFrame(
-        [
-            {
-                "run": run.name,
-                **{name: getattr(run, name) for name in RUN_COLUMNS},
-                "path": None if run.path is None else str(run.path),
-                "n_frames": run.n_frames,
-            }
-            for run in session
-        ]
-    )
-
-
-def _score_table(session: Session, evaluations: Sequence[RunEvaluation]) -> pd.DataFrame:
-    return pd.DataFrame(
-        [
-            {"run": run.name, "condition": run.condition, "n_frames": run.n_frames, **evaluation.scores}
-            for run, evaluation in zip(session, evaluations, strict=True)
-        ]
-    )
-
-
-def _stack_examples(evaluations: Sequence[RunEvaluation]) -> dict[str, NDArray[Any]]:
-    return {f"example_{name}": np.stack([getattr(e.example, name) for e in evaluations]) for name in EXAMPLE_NAMES}
-
-
-def _join_clips(clips: Mapping[int, Clip]) -> dict[str, NDArray[Any]]:
-    run = np.concatenate([np.full(len(clip.frame), run) for run, clip in clips.items()])
-    parts = {name: np.concatenate([getattr(clip, name) for clip in clips.values()]) for name in Clip.__annotations__}
-    return {"clip_run": run, **{f"clip_{name}": part for name, part in parts.items()}}
-
-
-def _stack_curves(curves: Mapping[int, PenaltyCurve]) -> dict[str, NDArray[Any]]:
-    penalty = next(iter(curves.values())).penalty
-    names = ("n_active", "explained", "explained_heldout")
-    stacked = {f"curve_{name}": np.array([getattr(curve, name) for curve in curves.values()]) for name in names}
-    return {"penalty": np.array(penalty), "curve_run": np.array(list(curves)), **stacked}
-
-
-def _stack_choice(choice: PenaltyChoice | None, whose: str = "") -> dict[str, NDArray[Any]]:
-    if choice is None:
-        return {}
-    values = (choice.tried, choice.explained)
-    return {whose + name: np.array(value) for name, value in zip(TRIED_NAMES, values, strict=True)}
-
-
-def _choice_in(dataset: xr.Dataset, penalty: float | None, whose: str = "") -> PenaltyChoice | None:
-    if penalty is None or whose + TRIED_NAMES[0] not in dataset:
-        return None
-    return PenaltyChoice(penalty, *(dataset[whose + name].to_numpy().tolist() for name in TRIED_NAMES))
-
-
-def _columns(dataset: Any, names: Sequence[str]) -> pd.DataFrame:
-    table = pd.DataFrame({name: dataset[name].to_numpy() for name in names})
-    return table.replace({"": None})

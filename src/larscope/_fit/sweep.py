@@ -21,7 +21,8 @@ import xarray as xr
 from larscope._compute.workers import THREADS, connect
 from larscope._dynamics.stability import describe_stability, find_in_conditions
 from larscope._errors import LarscopeError
-from larscope._fit.estimator import SCORE_NAMES, LatentVAR, load
+from larscope._fit.estimator import LatentVAR, load
+from larscope._results.folder import SCORES
 from larscope._settings import Settings, choose_settings
 
 # a fit of its own, which ends with the worker that waits for it
@@ -233,7 +234,7 @@ def summarise(fitted: Iterable[tuple[Point, LatentVAR]]) -> pd.DataFrame:
 
 
 def _mean_scores(model: LatentVAR) -> dict[str, float]:
-    return {name: float(model.scores_[name].mean()) for name in SCORE_NAMES}
+    return {name: float(model.scores_[name].mean()) for name in SCORES}
 
 
 def _count_edges(models: Mapping[int, LatentVAR]) -> xr.Dataset:
