@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from larscope._dynamics.var import SparseVAR
     from larscope._errors import LarscopeError
     from larscope._fit.estimator import LatentVAR, load
+    from larscope._fit.to_folder import fit_to_folder
     from larscope._movies.session import Run, Session
     from larscope._movies.table import read_session
     from larscope._simulate.session import simulate_session
@@ -30,6 +31,7 @@ __all__ = [
     "SparseVAR",
     "alpha_max",
     "coefficient_swap_test",
+    "fit_to_folder",
     "influence",
     "influence_test",
     "lasso",
@@ -48,6 +50,7 @@ _HOME = {
     "SparseVAR": "_dynamics.var",
     "alpha_max": "lasso",
     "coefficient_swap_test": "_statistics.swap",
+    "fit_to_folder": "_fit.to_folder",
     "influence": "_statistics.maps",
     "influence_test": "_statistics.influences",
     "lasso": "lasso",

@@ -99,7 +99,7 @@ def test_what_is_wrong_with_the_movies_is_said_once_and_kept(table, tmp_path, mo
     assert "run 'run-1'" in " ".join(first.stderr.split())
     checks = load(tmp_path / "a").provenance_["checks"]
     assert {"dead_rows", "repeated_frames"} <= {check["check"] for check in checks if check["level"] == "warn"}
-    monkeypatch.setattr("larscope._movies.checks.check_session", lambda *_, **__: pytest.fail("checked again"))
+    monkeypatch.setattr("larscope._movies.checks.check._judge", lambda *_, **__: pytest.fail("checked again"))
     larscope("fit", table, "--out", tmp_path / "b", *FIT, "--penalty", "0.01")
     assert load(tmp_path / "b").provenance_["checks"] == checks
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.progress import Progress
 
-from larscope._cli.fitting import fit_and_report, prepare_sweep
+from larscope._cli.fitting import fit_and_report
 from larscope._cli.options import with_settings
 from larscope._cli.tables import print_contrasts, sweep_table
 from larscope._cli.terminal import complaints, console, print_plain, reported_errors
@@ -187,7 +187,15 @@ def sweep(
     """
     with reported_errors():
         from larscope._compute.workers import open_workers
-        from larscope._fit.sweep import fit_points, load_points, open_executor, plan, summarise, tabulate
+        from larscope._fit.sweep import (
+            fit_points,
+            load_points,
+            open_executor,
+            plan,
+            prepare_sweep,
+            summarise,
+            tabulate,
+        )
         from larscope._movies.table import read_session
 
         fixed = {"preset": preset, **({"crop": settings.pop("crop")} if "crop" in settings else {})}
@@ -199,7 +207,7 @@ def sweep(
         points = plan(fixed, {name: text.split(",") for name, text in settings.items()}, seeds)
         opened = read_session(session, on_truncated=on_truncated)
         with open_workers(jobs, scheduler):
-            left = prepare_sweep(points, opened, out)
+            left = prepare_sweep(points, opened, out, progress=True, say=print_plain)
         extra = ["--on-truncated", on_truncated]
         failed = {}
         with open_executor(jobs, scheduler) as executor, Progress(console=console) as bar:

@@ -59,7 +59,7 @@ from larscope._fit.fitted import (
     scores_of,
     series_of,
 )
-from larscope._fit.preflight import estimate_fit
+from larscope._fit.preflight import Estimate, estimate_fit
 from larscope._fit.training import build_var, train
 from larscope._movies.preprocessing import PreparedSession, Preprocessing, prepare_showing
 from larscope._movies.session import Session, require_frames
@@ -190,16 +190,32 @@ class LatentVAR(ComparesConditions):
             A run is too short, a frame cannot be used, the fit needs more than `max_memory`, or there are not so many
             devices.
         """
-        started, settings = time.monotonic(), self.settings
+        started = time.monotonic()
         processes = Processes(devices, num_nodes, strategy)
+        keep_memory = self._expect(session, processes, cache is not None).may_keep_memory(max_memory)
+        fabric = processes.start()
+        progress = progress and fabric.global_rank == 0
+        # the others then find the frames in the cache
+        with fabric.rank_zero_first() if cache else nullcontext():
+            prepared = prepare_showing(session, progress, **self._preparation(), cache=Path(cache) if cache else None)
+        folder = Path(checkpoints) if checkpoints else None
+        return self._fit(prepared, processes, fabric, started, keep_memory, folder, progress)
+
+    def _preparation(self) -> dict[str, Any]:
+        """Return what decides how frames are prepared."""
+        return {name: getattr(self.settings, name) for name in ("crop", "downscale", "nan")}
+
+    def _expect(self, session: Session, processes: Processes, cached: bool) -> Estimate:
+        """Return what a fit will take; refuse what cannot be, and warn of what will hardly be worth it."""
+        settings = self.settings
         processes.share(settings.batch_size)
-        estimate = estimate_fit(settings, session, cached=cache is not None)
+        estimate = estimate_fit(settings, session, cached)
         if estimate.n_latents > MANY_LATENTS:
             warnings.warn(
                 f"A VAR of {estimate.n_latents} latents, one for {settings.patch} x {settings.patch} pixels, has "
                 f"{settings.order * estimate.n_latents**2:.2g} coefficients a run: far more than its frames can tell, "
                 "and slow. Use `downscale` or `crop`; the paper had 384 latents.",
-                stacklevel=2,
+                stacklevel=3,
             )
         if settings.penalty_scale == "noise" and settings.training_penalty < TINY_PENALTY:
             warnings.warn(
@@ -208,34 +224,27 @@ class LatentVAR(ComparesConditions):
                 "paper's penalties are in other units, those of scale='series' and penalty_scale='mean'; "
                 "preset='paper' has both.",
                 TinyPenaltyWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
-        keep_memory = estimate.may_keep_memory(max_memory)
-        fabric = processes.start()
-        progress = progress and fabric.global_rank == 0
-        # the others then find the frames in the cache
-        with fabric.rank_zero_first() if cache else nullcontext():
-            prepared = prepare_showing(
-                session,
-                progress,
-                crop=settings.crop,
-                downscale=settings.downscale,
-                nan=settings.nan,
-                cache=Path(cache) if cache else None,
-            )
-        prepared.require_stretches(settings.window, settings.order)
+        return estimate
+
+    def _fit(
+        self,
+        prepared: PreparedSession,
+        processes: Processes,
+        fabric: Fabric,
+        started: float,
+        keep_memory: bool,
+        checkpoints: Path | None,
+        progress: bool,
+    ) -> Self:
+        """Train on prepared frames; then fit and measure."""
+        prepared.require_stretches(self.settings.window, self.settings.order)
         try:
             self._build(prepared.preprocessing, prepared.mean_frame())
             self._learn_shortcut(prepared, progress)
             self.log_ = train(
-                self.network_,
-                self.var_,
-                prepared,
-                settings,
-                Path(checkpoints) if checkpoints else None,
-                progress,
-                keep_memory,
-                processes,
+                self.network_, self.var_, prepared, self.settings, checkpoints, progress, keep_memory, processes
             )
             self._fit_runs(prepared, started, progress, fabric)
         except BaseException:
