@@ -83,13 +83,13 @@ def test_an_interrupted_fit_goes_on_and_a_finished_one_is_loaded(session, model,
     assert not (tmp_path / "result").exists()
     said = []
     resumed = fit(session, tmp_path / "result", seeds=2, say=said.append)
-    assert any("goes on from epoch 1" in sentence for sentence in said)
+    assert any("interrupted fit from epoch 1" in sentence for sentence in said)
     assert len(n_steps) == 12 + 9 + 18
     assert resumed.scores_.equals(model.scores_)
     assert resumed.log_ == model.log_
     loaded = fit(session, tmp_path / "result", seeds=2, say=said.append)
     assert len(n_steps) == 12 + 9 + 18
-    assert "nothing was done again" in said[-1]
+    assert "nothing was repeated" in said[-1]
     assert loaded.scores_.equals(model.scores_)
     assert load(tmp_path / "result").provenance_["checks"] == resumed.provenance_["checks"]
     stability = xr.load_dataset(tmp_path / "result" / "stability.nc", engine="h5netcdf")

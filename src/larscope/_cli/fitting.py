@@ -1,4 +1,4 @@
-"""What the command line prints around a fit."""
+"""The commands around a fit: fit, then print what came of it."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -32,7 +32,7 @@ def fit_and_report(
         raise typer.Exit(2) from None  # the one that ended has said why
     except KeyboardInterrupt:
         if is_first():
-            print_plain("Stopped. Give the same command again to go on from what was finished.", complaints)
+            print_plain("Stopped. Give the same command again to go on.", complaints)
         raise typer.Exit(130) from None
     if not is_first():
         return

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from larscope._dynamics.coefficients import SparseCoefficients
 from larscope._dynamics.penalty import PenaltyChoice, PenaltyCurve
+from larscope._fit.coupling_table import COLUMNS
 from larscope._fit.evaluation import Clip, RunEvaluation
 from larscope._movies.preprocessing import PreparedSession, Preprocessing
 from larscope._movies.session import RUN_COLUMNS, Session
@@ -124,6 +125,18 @@ def build_dataset(
 def add_maps(dataset: xr.Dataset, maps: Float[NDArray[np.float32], "runs height width"]) -> None:
     """Put the contribution map of each run into the dataset of a fit."""
     dataset["contribution_map"] = ("run", "row", "column"), maps, {"units": MAP_UNITS}
+
+
+def add_couplings(dataset: xr.Dataset, couplings: pd.DataFrame) -> None:
+    """Put the couplings of each condition (`tabulate_couplings`) into the dataset of a fit."""
+    for name in couplings.columns:
+        dataset[f"coupling_{name}"] = "coupling", _for_netcdf(couplings[name].tolist())
+
+
+def couplings_of(dataset: xr.Dataset) -> pd.DataFrame:
+    """Return the couplings of each condition; results of before version 6 have none."""
+    table = _table(dataset, [f"coupling_{name}" for name in COLUMNS])
+    return table.rename(columns=lambda name: name.removeprefix("coupling_"))
 
 
 def score_session(session: Session, evaluations: Sequence[RunEvaluation]) -> pd.DataFrame:

@@ -101,7 +101,8 @@ def fit_to_folder(
         return job.help(opened, out) if fabric.global_rank else job.lead(opened, out)
     except OSError as error:
         raise LarscopeError(
-            f"A file could not be read or written: {error}. What was finished is kept: do the same again when it can."
+            f"A file could not be read or written: {error}. Finished work is kept. Remove the cause and do the same "
+            "again."
         ) from error
 
 
@@ -122,7 +123,7 @@ class _Job:
         """Do all that the first process does: it alone writes."""
         with interrupts_as_such() as raise_lost:
             session = open_session()
-            with self._showing("Reading the files once, to know them again"):
+            with self._showing("Hashing the files"):
                 fit = identify_fit(self.model.settings, session, self.seeds)
             done = find_fit(out) == fit
             if not done:
@@ -130,7 +131,7 @@ class _Job:
             with open_checkpoints(out, fit) as unfinished:
                 if done:
                     self.fabric.broadcast(None)
-                    self.say(f"This fit is in {out} already; nothing was done again.")
+                    self.say(f"This fit is in {out} already; nothing was repeated.")
                     return load(out)
                 estimate = self._announce(session)
                 self.fabric.broadcast(unfinished)
@@ -165,7 +166,7 @@ class _Job:
         """Fit with every seed; write what was found to `finished`, where that is given."""
         started, first = time.monotonic(), self.model
         if finished is not None and (epoch := finished_epochs(unfinished)) is not None:
-            self.say(f"An interrupted fit was found: it goes on from epoch {epoch}.")
+            self.say(f"Resuming an interrupted fit from epoch {epoch}.")
         prepared, checks = self._prepare(session)
         self._train(first, prepared, started, estimate, unfinished)
         if finished is not None:
@@ -223,7 +224,7 @@ class _Job:
         limit += "" if n_processes == 1 else f" in each of {n_processes} processes"
         disk = "" if self.cache is None else f", {size(estimate.disk)} of disk in {self.cache} for the prepared frames"
         self.say(
-            f"{len(session)} runs, {n_frames} frames, {estimate.n_latents} latents. This will take up to about "
+            f"{len(session)} runs, {n_frames} frames, {estimate.n_latents} latents. The fit needs up to about "
             f"{size(estimate.memory if keep else estimate.lean_memory)} of memory{limit}{disk}, and about "
             f"{duration(seconds)} for {n_steps} training steps."
         )

@@ -1,4 +1,4 @@
-"""The check of a whole session: every run once, then all of them together. No torch."""
+"""The check of a whole session: every run once, then all of them together."""
 
 import json
 import warnings
@@ -14,10 +14,10 @@ from larscope._movies.checks.findings import Finding, describe_findings
 from larscope._movies.checks.measure import Measurement, Measures, measure_run
 from larscope._movies.checks.runs import check_run
 from larscope._movies.checks.sessions import check_table, check_together
-from larscope._movies.preprocessing import PreparedSession, prepare_watched, unfinished
+from larscope._movies.preprocessing import PreparedSession, prepare_watched
 from larscope._movies.session import Run, Session
 from larscope._movies.table import BrokenRun
-from larscope._storage import digest_code
+from larscope._storage import digest_code, replacing, write_text
 
 MOST_WARNINGS = 5
 """Findings about the movies that a fit warns of; all are in the report."""
@@ -125,7 +125,7 @@ def warn_of(findings: Iterable[Mapping[str, Any]]) -> None:
         warnings.warn(where + finding["message"], MovieWarning, stacklevel=2)
     if len(wrong) > MOST_WARNINGS:
         more = len(wrong) - MOST_WARNINGS
-        warnings.warn(f"{more} more findings; `larscope check` says all, with advice.", MovieWarning, stacklevel=2)
+        warnings.warn(f"{more} more problems; `larscope check` lists all, with advice.", MovieWarning, stacklevel=2)
 
 
 def _unreadable(name: str, error: LarscopeError) -> Finding:
@@ -133,7 +133,7 @@ def _unreadable(name: str, error: LarscopeError) -> Finding:
 
 
 def find_checks(folder: Path, session: str) -> list[dict[str, Any]] | None:
-    """Return the findings (`describe_findings`) kept for a session; None where there are none, or damaged ones.
+    """Return the findings (`describe_findings`) kept for a session; None if missing or damaged.
 
     `session` is a digest of its table and of its movies' contents.
     """
@@ -146,14 +146,9 @@ def find_checks(folder: Path, session: str) -> list[dict[str, Any]] | None:
 
 def keep_checks(findings: list[dict[str, Any]], folder: Path, session: str) -> None:
     """Keep findings in a cache folder, whole or not at all."""
-    place = _place(folder, session)
     folder.mkdir(parents=True, exist_ok=True)
-    writing = folder / unfinished("checks")
-    try:
-        writing.write_text(json.dumps(findings), encoding="utf-8")
-        writing.rename(place)
-    finally:
-        writing.unlink(missing_ok=True)
+    with replacing(_place(folder, session)) as path:
+        write_text(path, json.dumps(findings))
 
 
 def _place(folder: Path, session: str) -> Path:
@@ -162,7 +157,7 @@ def _place(folder: Path, session: str) -> Path:
 
 @cache
 def _code() -> str:
-    """Return a digest of what checks movies: the code beside this file and that of the readers."""
+    """Return a digest of the checking code: this folder and the readers."""
     here = Path(__file__).parent
     return digest_code(
         [*sorted(here.glob("*.py")), *sorted((here.parent / "readers").glob("*.py"))], ("numpy", "scipy")
