@@ -50,6 +50,7 @@ from larscope._fit.evaluation import (
 )
 from larscope._fit.fitted import (
     add_couplings,
+    add_footprints,
     add_maps,
     build_dataset,
     choice_of,
@@ -61,6 +62,7 @@ from larscope._fit.fitted import (
     scores_of,
     series_of,
 )
+from larscope._fit.networks import Network, begin_network, restore_network
 from larscope._fit.preflight import Estimate, estimate_fit
 from larscope._fit.training import build_var, train
 from larscope._movies.preprocessing import PreparedSession, Preprocessing, prepare_showing
@@ -106,6 +108,8 @@ class LatentVAR(ComparesConditions):
         Series of each run, (T, K) and (T - order, K); NaN where frames were masked.
     contribution_maps_
         (runs, height, width): where in the image each run's couplings come from: influence, without unit.
+    footprints_
+        With `latents="cells"`, (K, height, width): where each cell is.
     mean_frame_
         (height, width), in [0, 1].
     runs_
@@ -153,6 +157,23 @@ class LatentVAR(ComparesConditions):
     choice_: PenaltyChoice | None
     shared_choice_: PenaltyChoice | None
     provenance_: dict[str, Any]
+
+    @property
+    def footprints_(self) -> Float[NDArray[np.float32], "K height width"]:
+        """Where each cell is, in pixels of the prepared frames: non-negative, 1 at its brightest.
+
+        Raises
+        ------
+        LarscopeError
+            Latents are those of a grid.
+        """
+        network = self._fitted_network()
+        if isinstance(network, Autoencoder):
+            raise LarscopeError(
+                "Footprints are those of cells: this fit has latents='grid', one for each patch of pixels. Fit with "
+                "latents='cells'."
+            )
+        return network.footprints
 
     @property
     def penalty_(self) -> float:
@@ -249,11 +270,12 @@ class LatentVAR(ComparesConditions):
         """Train on prepared frames; then fit and measure."""
         prepared.require_stretches(self.settings.window, self.settings.order)
         try:
-            self._build(prepared.preprocessing, prepared.mean_frame())
-            self._learn_shortcut(prepared, progress)
-            self.log_ = train(
-                self.network_, self.var_, prepared, self.settings, checkpoints, progress, keep_memory, processes
-            )
+            self._take(begin_network(self.settings, prepared, progress), prepared.preprocessing)
+            self.log_ = []
+            if isinstance(self.network_, Autoencoder):
+                self.log_ = train(
+                    self.network_, self.var_, prepared, self.settings, checkpoints, progress, keep_memory, processes
+                )
             self._fit_runs(prepared, started, progress, fabric)
         except BaseException:
             # a half-trained network, or one that is not that of the results of an earlier fit
@@ -316,9 +338,8 @@ class LatentVAR(ComparesConditions):
             session, progress, preprocessing=self.preprocessing_, nan=self.settings.nan, cache=how
         )
         self._require_fitted_frames(prepared)
-        model._build(self.preprocessing_, self.mean_frame_)
-        model.network_.load_state_dict(network.state_dict())
-        model.network_.eval()
+        restored = restore_network(model.settings, self.mean_frame_, network.state_dict())
+        model._take(restored, self.preprocessing_)
         model.log_ = list(self.log_)
         model._fit_runs(prepared, started, progress, latents=[torch.from_numpy(latent) for latent in self.latents_])
         trained = {name: self.provenance_[name] for name in TRAINED_BY if name in self.provenance_}
@@ -419,29 +440,10 @@ class LatentVAR(ComparesConditions):
             Result(self.settings.as_dict(), self.provenance_, self.log_, weights, self.dataset_), folder
         )
 
-    def _build(self, preprocessing: Preprocessing, mean_frame: NDArray[np.float32]) -> None:
+    def _take(self, network: Network, preprocessing: Preprocessing) -> None:
         self.preprocessing_ = preprocessing
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.settings.seed)
-            self.network_ = Autoencoder(
-                torch.from_numpy(mean_frame),
-                skip=self.settings.skip,
-                output=self.settings.output,
-                batch_norm=self.settings.batch_norm,
-                precision=self.settings.precision,
-                patch=self.settings.patch,
-                shortcut=self.settings.shortcut,
-            )
-        self.var_ = build_var(self.settings, self.network_.latent_shape)
-
-    def _learn_shortcut(self, prepared: PreparedSession, progress: bool) -> None:
-        if self.network_.shortcut is None:
-            return
-        with Progress(disable=not progress) as bar:
-            task = bar.add_task("Learning the shortcut", total=2 * sum(run.n_frames for run in prepared.runs))
-            self.network_.shortcut.learn(
-                prepared, self.network_.mean_frame, lambda n_frames: bar.advance(task, n_frames)
-            )
+        self.network_ = network
+        self.var_ = build_var(self.settings, network)
 
     def _fit_runs(
         self,
@@ -474,15 +476,17 @@ class LatentVAR(ComparesConditions):
         dataset = build_dataset(
             prepared,
             self.mean_frame_,
-            self.network_.latent_shape,
+            self.network_.positions,
             evaluations,
             {run: clip_run(self.network_, prepared, run, evaluations[run], self.settings) for run in shown},
             dict(zip(tried, curves, strict=True)),
             self.penalty_,
             {"": self.choice_, SHARED: self.shared_choice_},
         )
-        self._take(dataset)
+        self._show(dataset)
         add_couplings(dataset, tabulate_couplings(self.var_, self.latents_, conditions, self.coef_))
+        if self.settings.latents == "cells":
+            add_footprints(dataset, self.footprints_)
         add_maps(dataset, self._map(prepared, range(len(session)), progress, fabric))
         self._session = session
         self.provenance_ = {
@@ -498,7 +502,7 @@ class LatentVAR(ComparesConditions):
             "processes": 1 if fabric is None else fabric.world_size,
         }
 
-    def _take(self, dataset: xr.Dataset) -> None:
+    def _show(self, dataset: xr.Dataset) -> None:
         """Make the dataset of a fit this model's own, and show its parts."""
         self.dataset_ = dataset
         self.choice_, self.shared_choice_ = choice_of(dataset), choice_of(dataset, SHARED)
@@ -599,14 +603,11 @@ def load(folder: str | Path) -> LatentVAR:
     dataset = result.dataset
     dataset.attrs.setdefault("penalty", result.penalty)  # results of earlier versions have the setting alone
     model = LatentVAR(**result.settings)
-    model._build(preprocessing_of(dataset), dataset["mean_frame"].to_numpy())
     weights = {name: torch.from_numpy(value) for name, value in result.weights.items()}
-    # before version 4 a shortcut was what it is before it learns
-    begun = {name: value for name, value in model.network_.state_dict().items() if name.startswith("shortcut.")}
-    model.network_.load_state_dict({**begun, **weights})
-    model.network_.eval()
+    network = restore_network(model.settings, dataset["mean_frame"].to_numpy(), weights)
+    model._take(network, preprocessing_of(dataset))
     model.var_.penalty = result.penalty
     model.log_ = result.log
     model.provenance_ = dict(result.provenance)
-    model._take(dataset)
+    model._show(dataset)
     return model

@@ -17,7 +17,6 @@ from larscope._fit.evaluation import Clip, RunEvaluation
 from larscope._movies.preprocessing import PreparedSession, Preprocessing
 from larscope._movies.session import RUN_COLUMNS, Session
 from larscope._results.folder import MAP_UNITS, SCORES, SHARED, split_runs
-from larscope._statistics.maps import latent_positions
 
 CURVES = ("n_active", "explained", "explained_heldout")
 """Measures of a `PenaltyCurve`."""
@@ -26,7 +25,7 @@ CURVES = ("n_active", "explained", "explained_heldout")
 def build_dataset(
     prepared: PreparedSession,
     mean_frame: Float[NDArray[np.float32], "height width"],
-    grid: tuple[int, int],
+    positions: Float[NDArray[np.float64], "K 2"],
     evaluations: Sequence[RunEvaluation],
     clips: Mapping[int, Clip],
     curves: Mapping[int, PenaltyCurve],
@@ -39,8 +38,8 @@ def build_dataset(
     ----------
     prepared
         The session and how its frames were prepared.
-    mean_frame, grid
-        The static image; height and width of the latent map.
+    mean_frame, positions
+        The static image; row and column of each latent's centre, in pixels of the prepared frames.
     evaluations
         One a run.
     clips, curves
@@ -52,7 +51,7 @@ def build_dataset(
     session, preprocessing = prepared.session, prepared.preprocessing
     coef = SparseCoefficients.join([evaluation.coef for evaluation in evaluations])
     coef_run, coef_lag, coef_target, coef_source = coef.nonzero
-    row, column = latent_positions(grid, mean_frame.shape).T
+    row, column = positions.T
     in_pixels = {"units": "pixels of the preprocessed frame"}
     intensity = {"units": "intensity, [0, 1] of the session"}
     chosen = {name: choice for name, choice in choices.items() if choice is not None}
@@ -125,6 +124,14 @@ def build_dataset(
 def add_maps(dataset: xr.Dataset, maps: Float[NDArray[np.float32], "runs height width"]) -> None:
     """Put the contribution map of each run into the dataset of a fit."""
     dataset["contribution_map"] = ("run", "row", "column"), maps, {"units": MAP_UNITS}
+
+
+def add_footprints(dataset: xr.Dataset, footprints: Float[NDArray[np.floating], "K height width"]) -> None:
+    """Put latent, row, column and brightness of every pixel of every cell into the dataset of a fit."""
+    places = np.nonzero(footprints)
+    for name, place in zip(("latent", "row", "column"), places, strict=True):
+        dataset[f"footprint_{name}"] = "pixel", place
+    dataset["footprint"] = "pixel", footprints[places]
 
 
 def add_couplings(dataset: xr.Dataset, couplings: pd.DataFrame) -> None:

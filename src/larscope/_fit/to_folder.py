@@ -217,16 +217,19 @@ class _Job:
         if self.cache is not None:
             require_disk(estimate, self.cache)
         n_steps, n_processes = self.seeds * estimate.n_steps, self.fabric.world_size
-        with self._showing("Timing one training step"):
-            seconds = time_training(settings, session, n_steps * settings.batch_size // n_processes)
+        time_taken = "; nothing is trained"
+        if n_steps:
+            with self._showing("Timing one training step"):
+                seconds = time_training(settings, session, n_steps * settings.batch_size // n_processes)
+            time_taken = f", and about {duration(seconds)} for {n_steps} training steps"
         n_frames = sum(run.n_frames for run in session)
         limit = "" if self.max_memory is None else f" of {size(self.max_memory)} allowed"
         limit += "" if n_processes == 1 else f" in each of {n_processes} processes"
         disk = "" if self.cache is None else f", {size(estimate.disk)} of disk in {self.cache} for the prepared frames"
         self.say(
-            f"{len(session)} runs, {n_frames} frames, {estimate.n_latents} latents. The fit needs up to about "
-            f"{size(estimate.memory if keep else estimate.lean_memory)} of memory{limit}{disk}, and about "
-            f"{duration(seconds)} for {n_steps} training steps."
+            f"{len(session)} runs, {n_frames} frames, {'about ' * (not n_steps)}{estimate.n_latents} latents. The fit "
+            f"needs up to about {size(estimate.memory if keep else estimate.lean_memory)} of "
+            f"memory{limit}{disk}{time_taken}."
         )
         return estimate
 
