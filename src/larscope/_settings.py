@@ -209,6 +209,11 @@ class Settings:
         return self.penalty if isinstance(self.penalty, (int, float)) else DEFAULT_PENALTY
 
     @property
+    def n_frames_needed(self) -> int:
+        """Frames that every run must have: a training window, and the frames before it that forecast its first."""
+        return self.order + self.window
+
+    @property
     def pooling_lag(self) -> int:
         """Frames between a target and the frame with its pooling indices."""
         return 1 if self.pooling == "previous" else 0

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from larscope._errors import LarscopeError
+from larscope._statistics.scaling import rounding_energy
 from larscope.lasso import alpha_max, lasso
 
 HELD_OUT = 0.2
@@ -337,7 +338,8 @@ class SparseVAR(nn.Module):
         axes = (-2,) if self.scale == "latent" else (-2, -1)
         variance = (latent - mean).square().mean(axes, keepdim=True)
         # what is constant but for rounding has no dynamics: scaled up, the rounding would forecast itself
-        constant = variance <= rounding_energy(latent.detach()).mean(axes, keepdim=True)
+        energy = latent.detach().square().mean(axes, keepdim=True)
+        constant = variance <= rounding_energy(energy, torch.finfo(latent.dtype).eps)
         return mean, torch.where(constant, torch.ones_like(variance), variance).sqrt()
 
     def extra_repr(self) -> str:
@@ -382,11 +384,6 @@ def chance(n_candidates: int, n_frames: int) -> float:
     0.179
     """
     return math.sqrt(2 * math.log(max(2, n_candidates)) / n_frames)
-
-
-def rounding_energy(latent: Float[Tensor, "*batch T K"]) -> Float[Tensor, "*batch T K"]:
-    """Return the squared size of rounding errors in a series, generously."""
-    return latent.square() * (64 * torch.finfo(latent.dtype).eps) ** 2
 
 
 def neighbours(latent_shape: tuple[int, int], max_distance: float) -> Bool[Tensor, "K K"]:
@@ -434,7 +431,7 @@ def measure(
         forecast = fit.forecast[rows]
         residual = (target - forecast).square().sum()
         spread = (target - target.mean(0)).square().sum()
-        if spread <= rounding_energy(target).sum():
+        if spread <= rounding_energy(target.square().sum(), torch.finfo(target.dtype).eps):
             return Measures(float("nan"), float("nan"), float("nan"))
         return Measures(
             var_error=_relative_error(target, forecast, fit.mean),

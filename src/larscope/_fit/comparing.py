@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
+import xarray as xr
 from jaxtyping import Float
 from lightning.fabric import Fabric
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from larscope._dynamics.couplings import fit_couplings
 from larscope._dynamics.var import SparseVAR
 from larscope._errors import LarscopeError, suggest
 from larscope._fit.evaluation import RESPONSE_FRAMES, map_as_printed, respond
+from larscope._fit.fitted import couplings_of
 from larscope._fit.networks import Network
 from larscope._fit.parameters import HasSettings
 from larscope._movies.preprocessing import PreparedSession, Preprocessing, prepare_showing
@@ -44,7 +46,7 @@ class ComparesConditions(HasSettings):
 
     coef_: SparseCoefficients
     latents_: list[Series]
-    contribution_maps_: Float[NDArray[np.float32], "runs height width"]
+    dataset_: xr.Dataset
     runs_: pd.DataFrame
     network_: Network
     var_: SparseVAR
@@ -56,6 +58,17 @@ class ComparesConditions(HasSettings):
     def mean_frame_(self) -> Float[NDArray[np.float32], "height width"]:
         """Mean over runs of each run's mean over time."""
         return self._fitted_network().mean_frame.cpu().numpy()
+
+    @property
+    def couplings_(self) -> pd.DataFrame:
+        """The couplings of each condition, over all of its runs."""
+        return couplings_of(self.dataset_)
+
+    @property
+    def contribution_maps_(self) -> Float[NDArray[np.float32], "runs height width"]:
+        """Where in the image each run's couplings come from."""
+        maps: Float[NDArray[np.float32], "runs height width"] = self.dataset_["contribution_map"].to_numpy()
+        return maps
 
     def compare(
         self,
