@@ -158,7 +158,7 @@ def test_another_movie_under_the_same_name_is_refused(model, result, tmp_path):
     np.save(other.parent / "movie-0.npy", blinking_movie(LENGTHS[0], seed=7))
     np.save(other.parent / "movie-1.npy", blinking_movie(LENGTHS[1] - 1, seed=1))
     first, second = find_runs(model, result, other)
-    assert "must be the movie that was fitted: frame" in str(first)
+    assert "must be the fitted movie: frame" in str(first)
     assert "must have the 80 frames that were fitted; it has 79" in str(second)
 
 

@@ -1,4 +1,4 @@
-"""Compilation of kernels by numba: the one way in which Python calls them, and what it may assume of numbers."""
+"""Compilation by numba: one way to call kernels from Python, and the assumptions about numbers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile what Python calls; keep the machine code on disk where a place for it can be written.
+    """Compile a function for Python callers; keep the machine code on disk if a folder is writable.
 
     Kernels release the GIL, and may add in any order: NaN and infinity stay what they are.
 

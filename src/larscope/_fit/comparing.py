@@ -1,4 +1,4 @@
-"""What a fitted `LatentVAR` says of its conditions: tests, maps and edges. It wires the parts together."""
+"""The comparisons of a fitted `LatentVAR`: tests, maps and edges."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -19,17 +19,19 @@ from larscope._dynamics.couplings import fit_couplings
 from larscope._dynamics.var import SparseVAR
 from larscope._errors import LarscopeError, suggest
 from larscope._fit.evaluation import RESPONSE_FRAMES, map_as_printed, respond
+from larscope._fit.networks import Network
 from larscope._fit.parameters import HasSettings
 from larscope._movies.preprocessing import PreparedSession, Preprocessing, prepare_showing
 from larscope._movies.session import Session, require_frames
 from larscope._network.autoencoder import Autoencoder
+from larscope._network.cells import CellNetwork
 from larscope._results.comparison import ComparisonRecord, build_record
 from larscope._statistics.comparison import Comparison, ComparisonWarning
 from larscope._statistics.contrasts import Contrast, correct_contrasts
 from larscope._statistics.differences import EdgeDifferences, difference_map, edge_differences
 from larscope._statistics.groups import Groups, group_members, groups_by
 from larscope._statistics.influences import influence_test
-from larscope._statistics.maps import contribution_map, influence, latent_positions
+from larscope._statistics.maps import contribution_map, footprint_map, influence, latent_positions
 from larscope._statistics.permutation import MaxT
 from larscope._statistics.pitfalls import condition_imbalances
 from larscope._statistics.swap import coefficient_swap_test, equally_long
@@ -38,13 +40,13 @@ Series = Float[NDArray[np.float32], "T K"]
 
 
 class ComparesConditions(HasSettings):
-    """The comparing half of `LatentVAR`, which documents the attributes; the other half fits them."""
+    """The comparing half of `LatentVAR`; the other half fits, and documents the attributes."""
 
     coef_: SparseCoefficients
     latents_: list[Series]
     contribution_maps_: Float[NDArray[np.float32], "runs height width"]
     runs_: pd.DataFrame
-    network_: Autoencoder
+    network_: Network
     var_: SparseVAR
     preprocessing_: Preprocessing
     crop_offset_: tuple[int, int]
@@ -158,7 +160,7 @@ class ComparesConditions(HasSettings):
         session: Session | None = None,
         **how: Any,
     ) -> MaxT:
-        """Return the difference of two conditions' mean contribution maps, and where it is significant.
+        """Return the difference of two conditions' mean contribution maps, with its significance.
 
         `difference` is first minus second, of influence, as the maps; `pvalue <= 0.05` is the significance mask,
         corrected for the number of pixels by max-T over the same restricted permutations as `compare`
@@ -225,7 +227,7 @@ class ComparesConditions(HasSettings):
         return edge_differences(
             self._equally_fitted(runs)[1],
             label,
-            network.latent_shape,
+            network.latent_shape if isinstance(network, Autoencoder) else self._latent_places(),
             self.preprocessing_.crop,
             **design,
             offset=self.crop_offset_,
@@ -292,7 +294,7 @@ class ComparesConditions(HasSettings):
         preset: Literal["default", "paper"] = "default",
         session: Session | None = None,
     ) -> Float[NDArray[np.float32], "height width"]:
-        """Return where in the image the couplings of a condition come from: the mean over its runs (sec. 2.4).
+        """Return how strongly each place drives others in a condition: the mean map over its runs (sec. 2.4).
 
         Parameters
         ----------
@@ -326,7 +328,7 @@ class ComparesConditions(HasSettings):
             stored: Float[NDArray[np.float32], "height width"] = self.contribution_maps_[runs].mean(0)
             return stored
         maps = self._map(
-            self._prepare_new(self._known_session(session)),
+            self._frames_to_map(session),
             runs,
             direction=direction,
             gain=gain,
@@ -339,25 +341,30 @@ class ComparesConditions(HasSettings):
     def _equal_length_maps(
         self, runs: Sequence[int], label: Sequence[str], session: Session | None, how: Mapping[str, Any]
     ) -> Float[NDArray[np.float32], "runs height width"]:
-        """Return a map a run, of coefficients fitted on as many frames of every run where the frames are at hand."""
+        """Return a map of each run, from as many frames of every run if the frames are given."""
         lengths = np.array([np.isfinite(self.latents_[run]).all(axis=1).sum() for run in runs])
-        at_hand = session is not None or hasattr(self, "_session")
+        at_hand = session is not None or hasattr(self, "_session") or isinstance(self.network_, CellNetwork)
         if not how and (np.ptp(lengths) == 0 or not at_hand):
             first = np.array(label) == label[0]
             if not 1 / 1.05 < lengths[first].mean() / lengths[~first].mean() < 1.05:
                 warnings.warn(
-                    "Runs differ in length by condition, and maps of coefficients fitted on more frames differ from "
-                    "those on fewer. Pass `session` to `difference_map`, which then maps the same number of frames.",
+                    "Runs differ in length by condition, and more frames give other coefficients and maps. Pass "
+                    "`session` to `difference_map` to use the same number of frames in each run.",
                     ComparisonWarning,
                     stacklevel=3,
                 )
             stored: Float[NDArray[np.float32], "runs height width"] = self.contribution_maps_[runs]
             return stored
-        prepared = self._prepare_new(self._known_session(session))
-        return self._map(prepared, runs, equal_length=True, **how)
+        return self._map(self._frames_to_map(session), runs, equal_length=True, **how)
+
+    def _frames_to_map(self, session: Session | None) -> PreparedSession | None:
+        """Return the frames that a map is decoded with; cells need none."""
+        if isinstance(self._fitted_network(), CellNetwork):
+            return None
+        return self._prepare_new(self._known_session(session))
 
     def _known_session(self, session: Session | None) -> Session:
-        """Return the session of the fit, or raise: its frames have the pooling indices that a map is decoded with."""
+        """Return the fitted session, or raise: maps are decoded with the pooling indices of its frames."""
         session = session if session is not None else getattr(self, "_session", None)
         if session is None:
             raise LarscopeError(
@@ -365,12 +372,12 @@ class ComparesConditions(HasSettings):
                 "loaded. Pass `session=read_session(...)`."
             )
         if [run.name for run in session] != self.runs_["run"].tolist():
-            raise LarscopeError("`session` must be the one that was fitted: its runs are others. Pass that session.")
+            raise LarscopeError("`session` must be the fitted session: got other runs. Pass the fitted one.")
         return session
 
     def _map(
         self,
-        prepared: PreparedSession,
+        prepared: PreparedSession | None,
         runs: Sequence[int],
         progress: bool = False,
         fabric: Fabric | None = None,
@@ -384,12 +391,22 @@ class ComparesConditions(HasSettings):
         network = self.network_
         if preset not in ("default", "paper"):
             raise LarscopeError(f"`preset` must be 'default' or 'paper': got {preset!r}. Choose one of the two.")
+        if preset == "paper" and isinstance(network, CellNetwork):
+            raise LarscopeError(
+                "The paper's map decodes a grid of latents: this fit has latents='cells'. Leave `preset` out, or fit "
+                "with latents='grid'."
+            )
         if preset == "paper":
             coefs = self._equally_fitted(runs)[1] if equal_length else [self.coef_[run] for run in runs]
         else:
             coefs = self._couplings(runs, equal_length)
+        if isinstance(network, CellNetwork):
+            footprints, places = network.footprints, network.positions
+            cells = [footprint_map(influence(coef, direction, exclude_radius, places), footprints) for coef in coefs]
+            return np.stack(cells).astype(np.float32)
         grid = network.latent_shape
         cs = [influence(coef, direction, exclude_radius, grid) for coef in coefs]
+        assert prepared is not None  # only cells are drawn without frames
         window, each_run = self.settings.window, list(prepared.each_run())
         if preset == "paper":
             maps = spread(
@@ -423,7 +440,7 @@ class ComparesConditions(HasSettings):
         return [couplings[run].numpy() for run in runs]
 
     def _equally_fitted(self, runs: Sequence[int]) -> tuple[list[Series], list[Float[NDArray[Any], "order K K"]]]:
-        """Return each run's latents, as many frames as the shortest run has, and the coefficients of those frames."""
+        """Return each run's latents, cut to the shortest run, and the coefficients of these frames."""
         latents = equally_long([self.latents_[run] for run in runs])
         coefs = []
         for run, latent in zip(runs, latents, strict=True):
@@ -463,12 +480,17 @@ class ComparesConditions(HasSettings):
         centres = latent_positions((shape[0], shape[1]), crop, offset).reshape(*shape, 2)
         return centres[:, 0, 0], centres[0, :, 1]
 
+    def _latent_places(self) -> Float[NDArray[np.float64], "K 2"]:
+        """Return row and column of each latent's centre, in input pixels."""
+        step = self.preprocessing_.downscale
+        return np.asarray(self.crop_offset_ + (self._fitted_network().positions + 0.5) * step - 0.5)
+
     def _prepare_new(self, session: Session) -> PreparedSession:
         order = self.settings.order
         require_frames(session, order + 2, f"order {order} and two to forecast")
         return prepare_showing(session, progress=False, preprocessing=self.preprocessing_, nan=self.settings.nan)
 
-    def _fitted_network(self) -> Autoencoder:
+    def _fitted_network(self) -> Network:
         if not hasattr(self, "network_"):
             raise LarscopeError("This LatentVAR is not fitted yet: call `fit(session)` first, or `larscope.load`.")
         return self.network_

@@ -20,7 +20,7 @@ class _Refuse(RequestHandler):
 
 
 def make_server(exhibit: Exhibit, port: int) -> Any:
-    """Return a server of an exhibit, bound to this machine; port 0 takes any that is free."""
+    """Return a server of a result, bound to this machine; port 0 takes any free one."""
     report = (r"/(report\.html)", StaticFileHandler, {"path": str(exhibit.folder.resolve())})
     try:
         server = pn.io.server.get_server(
@@ -34,8 +34,8 @@ def make_server(exhibit: Exhibit, port: int) -> Any:
         )
     except OSError as error:
         raise LarscopeError(
-            f"The page needs a port of its own: {port} cannot be had ({error}). Pass another `--port`; 0 takes any "
-            "that is free."
+            f"The page needs its own port: {port} is not available ({error}). Pass another `--port`; 0 takes any "
+            "free one."
         ) from error
     server._tornado.add_handlers(OTHER_HOSTS, [(r".*", _Refuse)])
     return server
