@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from larscope._dynamics.var import SparseVAR
     from larscope._errors import LarscopeError
+    from larscope._fit.coupling_test import coupling_test
     from larscope._fit.estimator import LatentVAR, load
     from larscope._movies.session import Run, Session
     from larscope._movies.table import read_session
@@ -30,6 +31,7 @@ __all__ = [
     "SparseVAR",
     "alpha_max",
     "coefficient_swap_test",
+    "coupling_test",
     "influence",
     "influence_test",
     "lasso",
@@ -48,6 +50,7 @@ _HOME = {
     "SparseVAR": "_dynamics.var",
     "alpha_max": "lasso",
     "coefficient_swap_test": "_statistics.swap",
+    "coupling_test": "_fit.coupling_test",
     "influence": "_statistics.maps",
     "influence_test": "_statistics.influences",
     "lasso": "lasso",

@@ -164,8 +164,8 @@ class Settings:
     penalty_scale: Annotated[
         Literal["noise", "target", "mean"],
         Field(
-            description="'noise': alpha = penalty * s * sqrt(2 log(candidates) / frames), what chance reaches where a "
-            "latent's own past leaves s. 'target': alpha = penalty. 'mean': alpha = penalty * K (the paper's objective)."
+            description="'noise': alpha = penalty * s * sqrt(2 log(candidates) / frames), what chance reaches where "
+            "a latent's own past leaves s. 'target': alpha = penalty. 'mean': alpha = penalty * K (the paper's)."
         ),
     ] = "noise"
     own_weight: Annotated[
