@@ -26,8 +26,8 @@ from sklearn.linear_model import lars_path, lars_path_gram
 from tables import ratio, run
 from threadpoolctl import threadpool_limits
 
-from larscope.lasso import active_set, certificate, lasso
-from larscope.lasso.problem import canonical
+from larscope.lasso import _active_set, _certificate, lasso
+from larscope.lasso._problem import canonical
 
 HERE = Path(__file__).parent
 ALPHAS = (0.3, 0.1, 0.03, 0.01, 0.003)
@@ -64,25 +64,25 @@ def in_turn(solvers, repeats):
 
 def violation(X, Y, alpha, coef):
     problem, _ = canonical(X, Y, alpha)
-    return certificate.violation(problem, torch.as_tensor(coef).reshape(1, *coef.shape)).max().item()
+    return _certificate.violation(problem, torch.as_tensor(coef).reshape(1, *coef.shape)).max().item()
 
 
 class Counted:
     """Count the prices of a solve: each is one row of the product X'R."""
 
     def __enter__(self):
-        self.rows, self.original = 0, active_set._solve_targets
+        self.rows, self.original = 0, _active_set._solve_targets
 
         def solve_targets(*arguments):
             state = self.original(*arguments)
             self.rows += state.priced.sum()
             return state
 
-        active_set._solve_targets = solve_targets
+        _active_set._solve_targets = solve_targets
         return self
 
     def __exit__(self, *_):
-        active_set._solve_targets = self.original
+        _active_set._solve_targets = self.original
 
 
 def spams_solvers(X, Y, alpha, threads):

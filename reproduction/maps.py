@@ -299,7 +299,7 @@ def write_page(table: pd.DataFrame) -> None:
         f"False discoveries: a mask was not empty in {int((null['pixels_different'] > 0).sum())} of {len(null)} null "
         f"sessions, an edge was found in {int((null['edges_different'] > 0).sum())}. That few sessions say little "
         "about a rate of 5 %; on simulated maps and coefficients, hundreds of draws are part of the tests "
-        "(`tests/test_influence.py`).",
+        "(`tests/statistics/test_maps.py`).",
         "",
         f"Driving cells and what lies within {REACH} pixels of them make up "
         f"{planted['share_near_driving'].mean():.0%} of the image.",

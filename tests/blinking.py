@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from larscope._movies.session import Session
+from larscope._movies.session import ArrayMovie, Run, Session
 
 
 def blinking_movie(n_frames: int, height: int = 24, width: int = 16, seed: int = 0) -> np.ndarray:
@@ -31,3 +31,18 @@ def write_session(session: Session, folder: Path) -> Path:
         lines.append(f"{run.name}.npy,{run.condition},{run.name}")
     (folder / "session.csv").write_text("\n".join(lines) + "\n")
     return folder / "session.csv"
+
+
+def noise(n_frames: int, height: int = 16, width: int = 16, dtype: str = "uint16", seed: int = 0) -> np.ndarray:
+    """Frames of noise over all that their type can hold."""
+    rng = np.random.default_rng(seed)
+    if np.dtype(dtype).kind == "f":
+        return rng.standard_normal((n_frames, height, width)).astype(dtype)
+    limits = np.iinfo(dtype)
+    return rng.integers(limits.min, limits.max, (n_frames, height, width), dtype=dtype, endpoint=True)
+
+
+def session_of(*stacks: np.ndarray) -> Session:
+    """Each stack of frames as a run, the conditions in turn."""
+    conditions = ("familiar", "novel")
+    return Session(tuple(Run(f"run{i}", conditions[i % 2], ArrayMovie(stack)) for i, stack in enumerate(stacks)))

@@ -87,7 +87,7 @@ def test_report_needs_only_a_result():
 
 @pytest.mark.parametrize("name", larscope.__all__)
 def test_public_names_are_what_they_say_whatever_was_imported_before(name):
-    importlib.import_module("larscope.lasso.path")
+    importlib.import_module("larscope.lasso._path")
     importlib.import_module("larscope._statistics.maps")
     assert getattr(larscope, name).__name__.rpartition(".")[2] == name
 
@@ -95,3 +95,27 @@ def test_public_names_are_what_they_say_whatever_was_imported_before(name):
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="'larscope' has no attribute 'lassso'"):
         larscope.lassso  # noqa: B018
+
+
+def test_the_three_lists_of_public_names_are_one():
+    block = next(node for node in ast.parse((SOURCE / "__init__.py").read_text()).body if isinstance(node, ast.If))
+    homes = {name.name: node.module.removeprefix("larscope.") for node in block.body for name in node.names}
+    assert homes == larscope._HOME
+    assert sorted(homes) == larscope.__all__
+
+
+def test_public_names_are_in_the_reference():
+    reference = (SOURCE.parents[1] / "docs" / "api.md").read_text()
+    documented = {line.rpartition(".")[2] for line in reference.splitlines() if line.startswith(":::")}
+    assert {*larscope.__all__, *larscope.lasso.__all__} <= documented
+
+
+def test_all_else_is_private():
+    public = {name for name in MODULES if not any(part.startswith("_") for part in name.split(".")[1:])}
+    assert public == {"larscope", "larscope.lasso", "larscope.lasso.sklearn"}
+
+
+def test_no_function_bears_the_name_of_its_module():
+    for name, path in MODULES.items():
+        functions = {node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)}
+        assert name.rpartition(".")[2] not in functions

@@ -38,6 +38,7 @@ def rebuilt(paper, tmp_path_factory):
     return work
 
 
+@pytest.mark.slow
 def test_every_part_leaves_its_numbers_and_a_section_without_gaps(paper, rebuilt):
     page = (rebuilt.numbers.parent / "README.md").read_text()
     for part, title, _, has_figure in paper.page.SECTIONS:
@@ -57,6 +58,7 @@ MAY_BE_MISSING = ["ceiling_explained", "n_frames", "penalty", "driving_inflow", 
 """What only some rows have."""
 
 
+@pytest.mark.slow
 def test_finished_parts_are_not_computed_again(paper, rebuilt, monkeypatch):
     numbers = {path.name: path.read_bytes() for path in rebuilt.numbers.glob("*.csv") if path.stem != "times"}
     monkeypatch.setattr("larscope.LatentVAR.fit", None)
@@ -94,8 +96,8 @@ def test_examples(paper, name):
     assert not found.failed
 
 
-def test_folds_leave_out_whole_blocks_of_both_conditions(paper, rebuilt):
-    runs = rebuilt.session("half", 0).runs
+def test_folds_leave_out_whole_blocks_of_both_conditions(paper, tmp_path):
+    runs = paper.Work(sizes().TINY, tmp_path / "numbers", tmp_path / "kept").session("half", 0).runs
     folds = paper.yardstick.folds_of(runs)
     assert sorted(run for fold in folds for run in fold) == list(range(len(runs)))
     for fold in folds:

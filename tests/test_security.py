@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import shutil
+import socket
 import struct
 import time
 import warnings
@@ -35,6 +36,7 @@ from larscope._report.page import write_report
 from larscope._results.comparison import record_folder, write_record
 from larscope._simulate.files import read_truth
 from larscope._statistics.groups import select_runs
+from larscope._storage import UNFINISHED
 
 SOURCE = Path(larscope.__file__).parent
 
@@ -344,6 +346,30 @@ def test_a_stability_file_that_carries_code_is_refused_and_not_run(save, trap, r
         write_report(result)
 
 
+def link_elsewhere(file: h5py.File, name: str, secret: Path) -> None:
+    file[name] = h5py.ExternalLink(str(secret), "movie")
+
+
+def store_elsewhere(file: h5py.File, name: str, secret: Path) -> None:
+    file.create_dataset(name, 8, "S16", external=[(str(secret), 0, 128)])
+
+
+@pytest.mark.parametrize("lead", [link_elsewhere, store_elsewhere])
+@pytest.mark.parametrize(
+    ("name", "variable"), [("results.nc", "subject"), ("comparison.nc", "mean_frame"), ("stability.nc", "mean_frame")]
+)
+def test_a_result_cannot_pull_in_files_from_outside(lead, name, variable, secret, result):
+    [folder] = (result / "comparisons").iterdir() if name == "comparison.nc" else [result]
+    if name == "stability.nc":
+        shutil.copy(result / "results.nc", result / name)
+    with h5py.File(folder / name, "a") as file:
+        del file[variable]
+        lead(file, variable, secret)
+    with pytest.raises(LarscopeError, match=rf"Expected everything in .*{name} .* '{variable}' lies in .*secret"):
+        write_report(result)
+    assert not (result / "report.html").exists()
+
+
 def test_files_that_nobody_asked_for_are_not_opened(trap, result):
     for name in ("model.pt", "model.ckpt", "last.ckpt", "sitecustomize.py", "conftest.py", "__init__.py", "x.pth"):
         save_torch(result / name, Bomb(trap))
@@ -501,14 +527,14 @@ def test_a_link_in_a_result_folder_leads_no_writing_out_of_it(link, result, tmp_
     assert victim.read_text() == "mine"
 
 
-def test_a_link_where_a_file_will_be_filled_is_not_followed(result, tmp_path):
+def test_a_link_where_a_file_will_be_filled_is_not_followed(result, tmp_path, monkeypatch):
     victim = tmp_path / "victim"
     victim.write_text("mine")
     [compared] = (result / "comparisons").iterdir()
-    planted = [result / f".report.html.writing-{os.getpid()}", compared / f".comparison.json.writing-{os.getpid()}"]
-    planted += [compared / f".comparison.nc.writing-{os.getpid()}", compared / f".edges.csv.writing-{os.getpid()}"]
-    for link in planted:
-        link.symlink_to(victim)
+    monkeypatch.setattr("secrets.token_hex", lambda n: "guessed")
+    for folder in (result, compared):
+        for suffix in (".html", ".png", ".json", ".nc", ".csv"):
+            (folder / f"{UNFINISHED}-{socket.gethostname()}-{os.getpid()}-guessed{suffix}").symlink_to(victim)
     write_report(result)
     compare_again(result)
     assert victim.read_text() == "mine"

@@ -1,5 +1,6 @@
 """What is computed at which size, and where it is kept: sessions and trained models here, numbers with the parts."""
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -214,8 +215,9 @@ def subset(session: Session, runs: Sequence[int]) -> Session:
 
 def score_unseen(model: LatentVAR, unseen: Session) -> pd.DataFrame:
     """Return what is forecast of runs that nothing was fitted to, by coefficients that the trained runs share."""
-    model.coefficients = "condition"
-    return model.score_frames(unseen)
+    shared = copy.copy(model)
+    shared._settings = replace(model.settings, coefficients="condition")  # `set_params` would forget the fit
+    return shared.score_frames(unseen)
 
 
 def one_condition(session: Session) -> Session:

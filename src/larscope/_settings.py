@@ -1,4 +1,4 @@
-"""The settings of a fit, declared once: for Python, the command line and `config.toml`."""
+"""Every setting of a fit, declared once for Python, the command line and `config.toml`."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -11,15 +11,13 @@ from pydantic.dataclasses import dataclass
 from larscope._errors import LarscopeError, suggest
 
 MIN_STEPS = 500
-"""Training steps that `epochs=None` asks for at least; the paper's two epochs were about 480."""
+"""Fewest training steps with `epochs=None` and no linear start; the paper's two epochs were about 480."""
 
 SHORTCUT_STEPS, MAX_PASSES = 250, 32
-"""With the shortcut there is less to learn: so many steps, but no more epochs, or short recordings would be learned by
-heart."""
+"""Steps and most epochs with the linear start: it leaves less to learn, and more would overfit short recordings."""
 
 DEFAULT_PENALTY = 1.0
-"""Of single runs and training windows. A training with `penalty="auto"` takes it too: before it there are no latents to
-choose by."""
+"""Penalty of single runs and training windows. Training with `penalty="auto"` uses it too: it has no latents yet."""
 
 REFITTED = (
     "order",
@@ -31,7 +29,7 @@ REFITTED = (
     "scale",
     "max_distance",
 )
-"""Settings of the dynamics, which a trained network can be refitted with."""
+"""Settings of the dynamics: `refit` may change them without another training."""
 
 Preset = Literal["default", "paper"]
 
@@ -63,85 +61,89 @@ PRESETS: Mapping[Preset, Mapping[str, Any]] = MappingProxyType(
         },
     }
 )
-"""Settings by one name. `"paper"` is what arXiv 2603.02899 says and, where it is silent, what it is read as: all
-but the frames and the seed, so that it stays the same whatever becomes the default."""
+"""Named sets of settings. `"paper"` follows arXiv 2603.02899, and our reading of it wherever it is silent. It fixes all
+settings but frames and seed, so it stays the same when defaults change."""
 
-PRESET = "Settings by one name, which those that are given win over. 'paper': the paper's, but for --crop."
+PRESET = "A named set of settings. Options you pass override it. 'paper': the paper's settings, except --crop."
 
 PositiveInt = Annotated[int, Field(ge=1)]
 
 
-@dataclass(kw_only=True, config=ConfigDict(extra="forbid"))
+@dataclass(kw_only=True, frozen=True, config=ConfigDict(extra="forbid"))
 class Settings:
-    """Every choice of a fit, with its default; the descriptions are the command line's help."""
+    """Every setting of a fit, with its default. The descriptions are the command line's help.
 
-    order: Annotated[PositiveInt, Field(description="VAR order p: how many past frames a forecast uses.")] = 5
+    Examples
+    --------
+    >>> Settings(order=3).order, Settings().window
+    (3, 64)
+    """
+
+    order: Annotated[PositiveInt, Field(description="Past frames used by a forecast: the VAR order p.")] = 5
     penalty: Annotated[
         Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"] | None,
         Field(
-            description=f"The VAR's l1 penalty, in units of `penalty_scale`. Default: {DEFAULT_PENALTY}; where runs "
-            "share coefficients, the one that forecasts left-out runs best. 'auto': the default in training, and after "
-            "it the one that forecasts held-out frames best."
+            description=f"l1 penalty of the VAR, in units of `penalty_scale`: higher means fewer couplings. Default: "
+            f"{DEFAULT_PENALTY}; for coefficients shared by runs, the best forecaster of left-out runs. 'auto': the "
+            "default in training, then the best forecaster of held-out frames."
         ),
     ] = None
     training: Annotated[
         Literal["sequential", "embedded", "end-to-end"],
         Field(
-            description="'sequential': autoencoder alone, VAR afterwards. 'embedded': the decoder sees the "
+            description="'sequential': autoencoder first, VAR afterwards. 'embedded': the decoder sees the "
             "forecast, no gradient through the fit. 'end-to-end': gradients through the fit too."
         ),
     ] = "end-to-end"
     epochs: Annotated[
         PositiveInt | None,
         Field(
-            description=f"Passes over the windows. Default: as many as give {SHORTCUT_STEPS} steps, from 2 to "
-            f"{MAX_PASSES}; without the shortcut, {MIN_STEPS} steps."
+            description=f"Passes over the training windows. Default: enough for {SHORTCUT_STEPS} steps, 2 to "
+            f"{MAX_PASSES} passes; {MIN_STEPS} steps with --no-shortcut."
         ),
     ] = None
-    batch_size: Annotated[
-        PositiveInt, Field(description="Windows in one training step: it follows their mean gradient.")
-    ] = 1
+    batch_size: Annotated[PositiveInt, Field(description="Batch size: windows averaged in one step.")] = 1
     precision: Annotated[
         Literal["float32", "bfloat16"],
         Field(
-            description="Arithmetic of the convolutions in training: 'bfloat16' is faster where the processor has it. "
-            "Latents, their dynamics and evaluation are float32 always."
+            description="Arithmetic of the convolutions in training. 'bfloat16' is faster on processors with it. "
+            "Latents, dynamics and evaluation are always float32."
         ),
     ] = "float32"
-    learning_rate: Annotated[float, Field(gt=0, le=1, description="Step size of Adam.")] = 1e-3
+    learning_rate: Annotated[float, Field(gt=0, le=1, description="Learning rate of Adam.")] = 1e-3
     window: Annotated[PositiveInt, Field(description="Frames in a training window.")] = 64
     window_starts: Annotated[
         Literal["random", "fixed"],
         Field(
-            description="Where training windows begin: anywhere in a run, drawn anew each epoch, or one after the "
-            "other from its first frame (the paper's)."
+            description="Where training windows start. 'random': anywhere in a run, new each epoch. 'fixed': one after "
+            "the other from the first frame (the paper's)."
         ),
     ] = "random"
     crop: Annotated[
         tuple[PositiveInt, PositiveInt] | None,
-        Field(description="Centre crop, height and width in pixels. Default: as large as three poolings allow."),
+        Field(description="Centre crop, height and width in pixels. Default: the largest the poolings allow."),
     ] = None
     downscale: Annotated[PositiveInt, Field(description="Keep every n-th pixel in both directions.")] = 1
     nan: Annotated[
         Literal["error", "mask", "interpolate"],
         Field(
-            description="Frames with NaN or infinite pixels: refuse them, leave them out, or bridge up to 10 of them "
-            "from the whole frames before and after."
+            description="Frames with NaN or infinite pixels. 'error': refuse them. 'mask': leave them out. "
+            "'interpolate': fill gaps of up to 10 frames from the neighbours."
         ),
     ] = "error"
     patch: Annotated[
         PositiveInt,
         Field(
-            description="Side of the square of pixels that a latent stands for: 8 (the paper's), 4 or 2. Half the side "
-            "is four times the latents."
+            description="Pixels per latent, along each side: 8 (the paper's), 4 or 2. Half the side means four times "
+            "the latents."
         ),
     ] = 8
-    skip: Annotated[bool, Field(description="Skip connection for the static image.")] = True
+    skip: Annotated[bool, Field(description="Skip connection: the mean frame bypasses the network.")] = True
     shortcut: Annotated[
         bool,
         Field(
-            description="Latents begin as the first principal component of their patch, images as least squares on the "
-            "latents around; the network learns what these lack."
+            description="Start from a linear model: each latent is the first principal component of its patch, each "
+            "image a least-squares fit on nearby latents. The network learns the residual."
         ),
     ] = True
     output: Annotated[
@@ -150,22 +152,23 @@ class Settings:
     ] = "linear"
     pooling: Annotated[
         Literal["previous", "target"],
-        Field(description="The frame whose pooling indices decode a forecast: the one before its target, or that."),
+        Field(description="Pooling indices for decoding a forecast: from the frame before, or from its target."),
     ] = "previous"
     batch_norm: Annotated[
         Literal["running", "window"],
-        Field(description="Batch-norm statistics in evaluation: running averages, or those of each window."),
+        Field(description="Batch-norm statistics in evaluation: running averages, or each window's own."),
     ] = "running"
     center: Annotated[bool, Field(description="Subtract each series' mean before the VAR fit.")] = True
     scale: Annotated[
         Literal["latent", "series"],
-        Field(description="Unit variance before the fit: of each latent, or of the series as a whole (the paper's)."),
+        Field(description="Scale to unit variance before the fit: each latent, or the whole series (the paper's)."),
     ] = "latent"
     penalty_scale: Annotated[
         Literal["noise", "target", "mean"],
         Field(
-            description="'noise': alpha = penalty * s * sqrt(2 log(candidates) / frames), what chance reaches where "
-            "a latent's own past leaves s. 'target': alpha = penalty. 'mean': alpha = penalty * K (the paper's)."
+            description="Unit of the penalty. 'noise': the largest chance correlation, alpha = penalty * s * sqrt(2 "
+            "log(candidates) / frames), with s the residual of a latent's own past. 'target': alpha = penalty. 'mean': "
+            "alpha = penalty * K (the paper's)."
         ),
     ] = "noise"
     own_weight: Annotated[
@@ -173,19 +176,19 @@ class Settings:
         Field(
             ge=0,
             allow_inf_nan=False,
-            description="Weight of the penalty on a latent's own past: 0 for none, 1 as on all others (the paper's).",
+            description="Penalty weight on a latent's own past: 0 for none, 1 for the same as on others (the paper's).",
         ),
     ] = 0.0
     coefficients: Annotated[
         Literal["run", "condition"],
         Field(
-            description="'run': each run has coefficients of its own. 'condition': one matrix for all runs of a "
+            description="'run': separate coefficients for each run. 'condition': one matrix for all runs of a "
             "condition. Comparisons always fit each run."
         ),
     ] = "run"
     max_distance: Annotated[
         float | None,
-        Field(ge=0, description="Allow couplings only between latents this near (latent pixels). Default: all."),
+        Field(ge=0, description="Longest allowed coupling, in latent pixels. Default: no limit."),
     ] = None
     seed: Annotated[int, Field(ge=0, lt=2**32, description="Seed of the initial weights and the order of windows.")] = 0
 
@@ -194,21 +197,35 @@ class Settings:
         """The penalty in training."""
         return self.penalty if isinstance(self.penalty, (int, float)) else DEFAULT_PENALTY
 
+    @property
+    def pooling_lag(self) -> int:
+        """Frames between a target and the frame with its pooling indices."""
+        return 1 if self.pooling == "previous" else 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the settings as TOML knows them, without those left at None: what `config.toml` holds."""
+        values = {name: getattr(self, name) for name in setting_names()}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in values.items()
+            if value is not None
+        }
+
     def __post_init__(self) -> None:
         if self.scale == "latent" and self.penalty_scale == "mean":
             raise LarscopeError(
-                "scale='latent' needs penalty_scale='noise' or 'target': with each latent at unit variance every "
-                "coefficient is zero from alpha = 1 on, and 'mean' multiplies the penalty by the number of latents. "
-                "Got penalty_scale='mean'. Pass another, or scale='series'."
+                "scale='latent' needs penalty_scale='noise' or 'target': got penalty_scale='mean'. It multiplies "
+                "the penalty by the number of latents, but at unit variance alpha = 1 already leaves no coefficient. "
+                "Pass another, or scale='series'."
             )
         if self.penalty is None and self.penalty_scale != "noise":
             raise LarscopeError(
                 f"penalty_scale={self.penalty_scale!r} needs a penalty in its units: got none, and the default, "
-                f"{DEFAULT_PENALTY}, is in those of 'noise'. Pass one (the paper's, with 'mean', is 0.005)."
+                f"{DEFAULT_PENALTY}, is in units of 'noise'. Pass one (the paper's, with 'mean', is 0.005)."
             )
         if self.patch not in (2, 4, 8):
             raise LarscopeError(
-                f"`patch` must be 8, 4 or 2, of three, two or one pooling: got {self.patch}. Pass one of them."
+                f"`patch` must be 8, 4 or 2 pixels (three, two or one poolings): got {self.patch}. Pass one of them."
             )
         if self.order >= self.window:
             raise LarscopeError(
@@ -218,7 +235,7 @@ class Settings:
 
 
 def expand_preset(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings with those that their `preset` stands for; what is given wins.
+    """Replace `preset` by its settings; settings you give override it.
 
     Raises
     ------
@@ -239,6 +256,25 @@ def expand_preset(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {**PRESETS[name], **given}
 
 
+def choose_settings(given: Mapping[str, Any]) -> Settings:
+    """Return the settings that are given, the others from their `preset` or the defaults.
+
+    Raises
+    ------
+    LarscopeError
+        A setting is unknown or out of its range, or there is no such preset.
+
+    Examples
+    --------
+    >>> choose_settings({"preset": "paper", "order": "3"}).order
+    3
+    """
+    try:
+        return Settings(**expand_preset(given))
+    except ValidationError as error:
+        raise explain_validation(error) from None
+
+
 def setting_names() -> list[str]:
     """Names of all settings, in the order of their declaration."""
     return list(Settings.__dataclass_fields__)
@@ -251,14 +287,14 @@ def describe_setting(name: str) -> str:
 
 
 def explain_validation(error: ValidationError, at: Mapping[str, str] = MappingProxyType({})) -> LarscopeError:
-    """Turn pydantic's report into larscope's three-part message.
+    """Turn pydantic's report into a three-part message.
 
     Parameters
     ----------
     error
-        What validating `Settings` raised.
+        Error of validating `Settings`.
     at
-        Where a setting was given, such as file and line, for those that were given in a file.
+        File and line of each setting from a file.
     """
     lines = []
     for item in _join_alternatives(error.errors()):
@@ -282,7 +318,7 @@ def explain_validation(error: ValidationError, at: Mapping[str, str] = MappingPr
 
 
 def _join_alternatives(errors: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Make one error of those that say of which type a value could have been, none of which it is."""
+    """Merge pydantic's union errors into one."""
     joined: list[dict[str, Any]] = []
     for item in errors:
         name, *inside = item["loc"] or ("",)
@@ -299,21 +335,13 @@ def _lower_first(text: str) -> str:
     return text[:1].lower() + text[1:]
 
 
-def plain(settings: Settings) -> dict[str, Any]:
-    """Return the settings as plain values, without those left at None: what `config.toml` holds."""
-    values = {name: getattr(settings, name) for name in setting_names()}
-    return {
-        name: list(value) if isinstance(value, tuple) else value for name, value in values.items() if value is not None
-    }
-
-
 def parse_size(text: str) -> int:
     """Read a number of bytes such as `2GiB`, `500 MB` or `1073741824`.
 
     Raises
     ------
     LarscopeError
-        It is none, or not positive.
+        Not a size, or not positive.
 
     Examples
     --------

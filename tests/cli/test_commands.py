@@ -70,9 +70,8 @@ def test_fit_takes_a_preset(table, tmp_path):
     given = ["--order", "2", "--window", "32", "--penalty", "0.002"]
     done = larscope("fit", table, "--out", tmp_path / "result", "--preset", "paper", *given)
     assert done.exit_code == 0, done.output
-    assert LatentVAR(**read_result(tmp_path / "result").settings) == LatentVAR(
-        preset="paper", order=2, window=32, penalty=0.002
-    )
+    paper = LatentVAR(preset="paper", order=2, window=32, penalty=0.002)
+    assert LatentVAR(**read_result(tmp_path / "result").settings).settings == paper.settings
 
 
 def test_fit_says_what_was_found_and_which_file_to_open(table, tmp_path):
@@ -120,6 +119,7 @@ def test_ctrl_c_is_one_even_where_compiled_code_or_a_reader_makes_another_error_
     assert larscope("check", table).exit_code == 130
 
 
+@pytest.mark.posix
 def test_a_ctrl_c_that_is_lost_stops_the_fit_before_the_result_is_put_in_place(table, tmp_path, monkeypatch):
     class Stopping:
         def __del__(self):
@@ -140,6 +140,32 @@ def test_a_ctrl_c_that_is_lost_stops_the_fit_before_the_result_is_put_in_place(t
     assert "Give the same command again" in stopped.output
     assert "Traceback" not in stopped.output
     assert not (tmp_path / "result").exists()
+
+
+@pytest.mark.parametrize("error", [EOFError(), KeyError("shape"), SystemError("returned NULL")])
+def test_a_fault_of_larscope_is_said_to_be_one_with_all_that_is_known_of_it(error, table, monkeypatch):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(Run, "read", fail)
+    failed = larscope("check", table)
+    assert failed.exit_code == 1
+    assert "this is a fault of larscope" in " ".join(failed.stderr.split())
+    assert f"{type(error).__name__}" in failed.stderr
+    assert "in fail" in failed.stderr
+    assert "Aborted" not in failed.output
+
+
+def test_a_file_that_cannot_be_written_is_said_without_a_traceback(table, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(28, "No space left on device", str(tmp_path / "cache"))
+
+    monkeypatch.setattr(Run, "read", fail)
+    failed = larscope("check", table)
+    assert failed.exit_code == 2
+    assert "No space left on device" in failed.stderr
+    assert str(tmp_path / "cache") in failed.stderr.replace("\n", "")
+    assert "Traceback" not in failed.stderr
 
 
 def test_memory_that_is_not_allowed_is_refused_before_anything_is_written(table, tmp_path):
@@ -377,7 +403,7 @@ def test_an_interrupted_series_of_seeds_goes_on_where_it_was(table, tmp_path, mo
     assert not (tmp_path / "result").exists()
     again = larscope(*arguments, "--out", tmp_path / "result")
     assert again.exit_code == 0, again.output
-    assert "goes on from epoch 2" in again.output
+    assert "Resuming an interrupted fit from epoch 2" in again.output
     assert larscope(*arguments, "--out", tmp_path / "whole").exit_code == 0
     one, two = (xr.load_dataset(tmp_path / name / "stability.nc", engine="h5netcdf") for name in ("result", "whole"))
     xr.testing.assert_identical(one, two)

@@ -1,6 +1,7 @@
 import copy
 import dataclasses
 import inspect
+import re
 import warnings
 
 import numpy as np
@@ -55,6 +56,64 @@ def test_names_a_wrong_setting(settings, message):
     with pytest.raises(LarscopeError) as caught:
         LatentVAR(**settings)
     assert message in str(caught.value)
+
+
+def test_settings_are_read_and_changed_by_name():
+    model = LatentVAR(preset="paper", penalty=0.25)
+    assert (model.penalty, model.settings.penalty, model.get_params()["order"]) == (0.25, 0.25, 5)
+    assert model.set_params(order=3, penalty=0.5) is model
+    model.window = "32"
+    assert (model.order, model.penalty, model.window, model.center) == (3, 0.5, 32, False)
+    assert model.set_params(preset="default", center=True).settings.center
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("windw", 3, "Unknown setting 'windw'. Did you mean 'window'?"),
+        ("penalty", -3, "'penalty': input should be greater than 0"),
+        ("order", 64, "order=64 and window=64"),
+        ("settings", Settings(), "set_params"),
+    ],
+)
+def test_a_wrong_assignment_is_refused_and_changes_nothing(name, value, message):
+    model = LatentVAR()
+    with pytest.raises(LarscopeError, match=re.escape(message)):
+        setattr(model, name, value)
+    if name != "settings":
+        with pytest.raises(LarscopeError, match=re.escape(message)):
+            model.set_params(**{name: value})
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(model.settings, name, value)
+    assert model.settings == Settings()
+
+
+def test_equal_settings_do_not_make_equal_models(model):
+    unfitted = LatentVAR(**model.get_params())
+    assert unfitted.settings == model.settings
+    assert unfitted != model
+    assert {model: "fitted", unfitted: "not"}[model] == "fitted"
+
+
+def test_scikit_learn_clones_and_copies_keep_what_they_should(model):
+    base = pytest.importorskip("sklearn.base")
+    cloned = base.clone(model)
+    assert cloned.settings == model.settings
+    assert not hasattr(cloned, "coef_")
+    for copied in (copy.copy(model), copy.deepcopy(model)):
+        assert copied.settings == model.settings
+        assert np.array_equal(copied.coef_[0], model.coef_[0])
+
+
+def test_other_settings_forget_what_was_fitted_with_these(model):
+    fitted = copy.copy(model)
+    fitted.set_params(penalty=fitted.penalty)
+    assert hasattr(fitted, "coef_")
+    fitted.penalty = 0.5
+    with pytest.raises(AttributeError, match="not fitted yet"):
+        fitted.coef_  # noqa: B018
+    with pytest.raises(AttributeError, match="no attribute 'fitt'"):
+        fitted.fitt  # noqa: B018
 
 
 def test_fitted_attributes_have_the_documented_shapes(model, session):
@@ -580,7 +639,7 @@ def test_a_refit_takes_the_session_of_the_fit_alone(model, session):
             {"movie": ArrayMovie(runs[3].movie.array[:, ::-1])},
         )
     )
-    with pytest.raises(LarscopeError, match="its runs are others"):
+    with pytest.raises(LarscopeError, match="got other runs"):
         model.refit(renamed)
     with pytest.raises(LarscopeError, match="run 'run-3' had 100 frames then, and has 99"):
         model.refit(shorter)

@@ -142,7 +142,9 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> None:
     fit_generated(32, 32, 16, tmp_path_factory.mktemp("compiled"))
 
 
-@pytest.mark.parametrize(("height", "width", "window"), [(96, 64, 64), (160, 128, 64)])
+@pytest.mark.parametrize(
+    ("height", "width", "window"), [(96, 64, 64), pytest.param(160, 128, 64, marks=pytest.mark.slow)]
+)
 def test_the_estimate_is_above_the_truth_but_not_by_much(
     height: int, width: int, window: int, compiled: None, tmp_path: Path
 ) -> None:

@@ -313,7 +313,7 @@ def test_a_penalty_that_leaves_nothing_is_counted_by_window(prepared):
 def test_a_diverged_training_says_so(prepared):
     step = build(prepared)
     settings = Settings(order=2, window=32, penalty=0.002, epochs=2)
-    settings.learning_rate = 1e12  # more than `Settings` allows: what else diverges takes long
+    object.__setattr__(settings, "learning_rate", 1e12)  # more than `Settings` allows: what else diverges takes long
     with (
         pytest.warns(ShortTrainingWarning),
         pytest.raises(LarscopeError, match=r"Lower `learning_rate` \(now 1e\+12\)"),

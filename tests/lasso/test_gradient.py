@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import gradcheck, gradgradcheck
 
-from larscope.lasso import lasso
+from larscope.lasso import alpha_max, lasso
 
 WEIGHTS = torch.tensor([0.0, 1.0, 2.0, 0.5, 1.0, 1.0, 1.0, torch.inf], dtype=torch.float64)
 MASK = torch.ones(8, 3, dtype=torch.bool)
@@ -34,6 +35,89 @@ def test_gradcheck_twice(options):
 
     assert gradcheck(solve, data())
     assert gradgradcheck(solve, data())
+
+
+def penalised():
+    """Weights of each feature, or of each feature and target, and a ridge, that require gradients."""
+    g = torch.Generator().manual_seed(5)
+    vector, matrix = (0.5 + torch.rand(*shape, generator=g, dtype=torch.float64) for shape in ((8,), (8, 3)))
+    vector[1], vector[7] = 0.0, torch.inf
+    return vector, matrix
+
+
+@pytest.mark.parametrize("positive", [False, True])
+@pytest.mark.parametrize("shape", [0, 1])
+def test_weights_and_l2_are_differentiated(positive, shape):
+    X, Y, alpha = data()
+    weights = penalised()[shape]
+    change = torch.zeros_like(weights).requires_grad_()
+    l2 = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
+    inner = torch.where(weights.isinf() | (weights == 0), 0.0, 1.0)
+
+    def solve(X, Y, alpha, change, l2):
+        return lasso(X, Y, alpha, weights=weights + inner * change, l2=l2, positive=positive)
+
+    inputs = X, Y, alpha, change, l2
+    assert gradcheck(solve, inputs, fast_mode=True)
+    assert gradgradcheck(solve, inputs, fast_mode=True)
+    assert solve(*inputs).detach()[:-1].any()
+    unrolled = lasso(X, Y, alpha, weights=weights + inner * change, l2=l2, positive=positive, gradient="unrolled")
+    g = torch.randn(unrolled.shape, generator=torch.Generator().manual_seed(1), dtype=unrolled.dtype)
+    theirs = torch.autograd.grad((unrolled * g).sum(), inputs)
+    ours = torch.autograd.grad((solve(*inputs) * g).sum(), inputs)
+    for a, b in zip(ours, theirs, strict=True):
+        assert b.any()
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.filterwarnings(
+    "ignore:`torch.jit.script`:DeprecationWarning"
+)  # torch's own, of its first forward derivative
+@pytest.mark.parametrize("options", OPTIONS)
+def test_forward_mode(options):
+    inputs = tuple(t.detach() for t in data())
+    directions = [torch.randn(t.shape, generator=torch.Generator().manual_seed(2), dtype=t.dtype) for t in inputs]
+
+    def solve(X, Y, alpha):
+        return lasso(X, Y, alpha, **options)
+
+    def loss(X, Y, alpha):
+        return solve(X, Y, alpha).pow(3).sum()
+
+    value, change = torch.func.jvp(solve, inputs, tuple(directions))
+    torch.testing.assert_close(value, solve(*inputs), rtol=1e-12, atol=0)
+    h = 1e-6
+    up, down = (solve(*(t + s * d for t, d in zip(inputs, directions, strict=True))) for s in (h, -h))
+    torch.testing.assert_close(change, (up - down) / (2 * h), rtol=1e-6, atol=1e-7)
+    for argnums in (0, 1, 2):
+        forward = torch.func.jacfwd(solve, argnums=argnums)(*inputs)
+        torch.testing.assert_close(forward, torch.func.jacrev(solve, argnums=argnums)(*inputs), rtol=1e-9, atol=1e-12)
+    hessian = torch.func.hessian(loss, argnums=1)(*inputs)
+    twice = torch.func.jacrev(torch.func.jacrev(loss, argnums=1), argnums=1)(*inputs)
+    torch.testing.assert_close(hessian, twice, rtol=1e-9, atol=1e-12)
+    twice = torch.func.jacfwd(torch.func.jacfwd(loss, argnums=1), argnums=1)(*inputs)
+    torch.testing.assert_close(hessian, twice, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")
+def test_forward_mode_of_weights_and_l2():
+    X, Y, alpha = (t.detach() for t in data())
+    for weights in penalised():
+        inner = torch.where(weights.isinf() | (weights == 0), 0.0, 1.0)
+
+        def solve(change, l2, weights=weights, inner=inner):
+            return lasso(X, Y, alpha, weights=weights + inner * change, l2=l2)
+
+        inputs = torch.zeros_like(weights), torch.tensor(0.2, dtype=torch.float64)
+        for argnums in (0, 1):
+            forward = torch.func.jacfwd(solve, argnums=argnums)(*inputs)
+            torch.testing.assert_close(
+                forward, torch.func.jacrev(solve, argnums=argnums)(*inputs), rtol=1e-9, atol=1e-12
+            )
+        both = torch.func.vmap(lambda l2, solve=solve, none=inputs[0]: solve(none, l2))(
+            torch.tensor([0.1, 0.3], dtype=torch.float64)
+        )
+        torch.testing.assert_close(both[1], solve(inputs[0], 0.3), rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("options", OPTIONS)
@@ -116,16 +200,40 @@ def test_vmap_is_the_loop():
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_compile_breaks_the_graph_but_not_the_answer():
-    X, Y, _ = data()
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compile_makes_one_graph(backend):
+    X, Y, alpha = data()
 
-    def loss(x, y):
-        return (2 * lasso(x, y, 0.1)).square().sum()
+    def loss(x, y, a):
+        return (2 * lasso(x, y, a, l2=0.1 * a[0])).square().sum()
 
-    compiled = torch.compile(loss, backend="eager")
-    torch.testing.assert_close(compiled(X, Y), loss(X, Y), rtol=1e-12, atol=0)
-    ours, theirs = (torch.autograd.grad(f(X, Y), X)[0] for f in (compiled, loss))
-    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=0)
+    compiled = torch.compile(loss, backend=backend, fullgraph=True)
+    torch.testing.assert_close(compiled(X, Y, alpha), loss(X, Y, alpha), rtol=1e-12, atol=0)
+    ours, theirs = (torch.autograd.grad(f(X, Y, alpha), (X, Y, alpha)) for f in (compiled, loss))
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_shapes_without_numbers_and_export():
+    X, Y, _ = (t.detach() for t in data())
+    coef = lasso(X.to("meta").requires_grad_(), Y.to("meta"), 0.1)
+    assert coef.shape == (8, 3)
+    assert coef.is_meta
+    with FakeTensorMode():
+        assert lasso(torch.randn(12, 8), torch.randn(12, 3), 0.1).shape == (8, 3)
+
+    class Model(torch.nn.Module):
+        def forward(self, x, y):
+            return lasso(x, y, 0.1)
+
+    exported = torch.export.export(Model(), (X, Y)).module()
+    assert (exported(2 * X, Y) == lasso(2 * X, Y, 0.1)).all()
+
+
+def test_alpha_max_under_vmap():
+    X, Y, _ = (t.detach() for t in data())
+    largest = torch.func.vmap(alpha_max, in_dims=(None, 1))(X, Y)
+    torch.testing.assert_close(largest, alpha_max(X, Y), rtol=1e-12, atol=0)
 
 
 def test_at_a_kink_the_derivative_is_that_of_the_support():
@@ -158,13 +266,20 @@ def test_float32_gradients_are_float32():
         assert (s - d).abs().max() <= 1e-5 * d.abs().max()
 
 
-def test_a_third_derivative_is_refused():
+def test_a_third_derivative():
     X, Y, _ = (t.detach() for t in data())
-    y = Y[:, 0].clone().requires_grad_()
-    (first,) = torch.autograd.grad(lasso(X, y, 0.1).pow(3).sum(), y, create_graph=True)
-    (second,) = torch.autograd.grad(first.sum(), y, create_graph=True)
-    with pytest.raises(NotImplementedError, match="at most twice"):
-        torch.autograd.grad(second.sum(), y)
+    direction = torch.randn(X.shape, generator=torch.Generator().manual_seed(1), dtype=X.dtype)
+
+    def derivative(t, order):
+        t = torch.tensor(t, dtype=torch.float64, requires_grad=True)
+        value = lasso(X + t * direction, Y, 0.1).pow(3).sum()
+        for _ in range(order):
+            (value,) = torch.autograd.grad(value, t, create_graph=True)
+        return value.item()
+
+    h = 1e-5
+    numerical = (derivative(h, 2) - derivative(-h, 2)) / (2 * h)
+    assert derivative(0.0, 3) == pytest.approx(numerical, rel=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(4))

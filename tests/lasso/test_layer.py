@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import ElasticNet
 from sklearn.linear_model import Lasso as SklearnLasso
 
-from larscope.lasso import Lasso, alpha_max, lasso
+from larscope.lasso import Lasso, NothingToLearnWarning, _engines, alpha_max, lasso, lasso_path
 
 ENGINES = ["active_set", "path"]
 
@@ -155,14 +155,16 @@ def test_zero_from_alpha_max_on():
     Y.requires_grad_()
     largest = alpha_max(X, Y).detach()
     for alpha in (largest, 2 * largest):
-        coef, info = lasso(X, Y, alpha, return_info=True)
+        with pytest.warns(NothingToLearnWarning, match="every coefficient is zero") as caught:
+            coef, info = lasso(X, Y, alpha, return_info=True)
+        assert caught[0].filename == __file__
         assert (coef == 0).all()
         assert info.converged.all()
         gradients = torch.autograd.grad(coef.sum(), (X, Y))
         assert all((g == 0).all() for g in gradients)
     assert ((lasso(X, Y, largest * 0.99) != 0).sum(0) == 1).all()
     small = alpha_max(X.float(), Y.float())
-    assert (lasso(X.float(), Y.float(), small) == 0).all()
+    assert (lasso(X.detach().float(), Y.detach().float(), small.detach()) == 0).all()
 
 
 def test_leading_dimensions_are_loops():
@@ -205,13 +207,18 @@ def test_module_is_the_function():
         ({"alpha": -1.0}, "`alpha` must be finite and >= 0: got -1"),
         ({"alpha": torch.ones(2)}, r"`alpha` must be a number or broadcast to \(3,\).*got shape \(2,\)"),
         ({"alpha": torch.ones(2, 3)}, r"`alpha` must be a number or broadcast to \(3,\).*got shape \(2, 3\)"),
-        ({"l2": -1.0}, "`l2` must be a finite number"),
+        ({"l2": -1.0}, "`l2` must be finite and >= 0: got -1"),
         ({"weights": torch.ones(5)}, r"`weights` must broadcast to \(p, K\) = \(12, 3\): got shape \(5,\)"),
         ({"weights": -torch.ones(12)}, "`weights` must be >= 0: got -1"),
         ({"mask": torch.ones(12)}, "`mask` must be boolean"),
         ({"mask": torch.ones(12, 4) > 0}, "`mask` must broadcast"),
         ({"init": torch.ones(5)}, "`init` must broadcast"),
         ({"gradient": "exact"}, "`gradient` must be"),
+        ({"gradient": torch.ones(2)}, "`gradient` must be"),
+        ({"engine": None}, "`engine` must be"),
+        ({"l2": torch.ones(2)}, r"`l2` must be one number: got shape \(2,\)"),
+        ({"l2": torch.nan}, "`l2` must be finite"),
+        ({"X": torch.ones(30, 12).double().to_sparse()}, "`X` must be dense"),
         ({"engine": "fast"}, "`engine` must be"),
         ({"gradient": "unrolled", "engine": "active_set"}, "must follow the path"),
     ],
@@ -221,6 +228,108 @@ def test_errors_say_what_to_do(change, message):
     arguments = {"X": X, "y": Y, "alpha": 0.1} | change
     with pytest.raises(ValueError, match=message):
         lasso(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"alpha": None}, "`alpha` must be a number or a torch.Tensor: got NoneType"),
+        ({"alpha": "0.1"}, "`alpha` must be a number or a torch.Tensor: got str"),
+        ({"alpha": np.ones(3)}, "`alpha` must be a number or a torch.Tensor: got ndarray"),
+        ({"l2": None}, "`l2` must be a number"),
+        ({"positive": torch.tensor(True)}, "`positive` must be True or False: got Tensor"),
+        ({"weights": [1.0] * 12}, "`weights` must be a torch.Tensor: got list"),
+        ({"mask": np.ones(12, dtype=bool)}, "`mask` must be a torch.Tensor: got ndarray"),
+        ({"init": "warm"}, "`init` must be a torch.Tensor: got str"),
+    ],
+)
+def test_wrong_types_are_refused_at_the_door(change, message):
+    X, Y = data()
+    with pytest.raises(TypeError, match=message):
+        lasso(**{"X": X, "y": Y, "alpha": 0.1} | change)
+
+
+def test_alpha_max_refuses_what_lasso_refuses():
+    X, Y = data()
+    Y[0, 0] = torch.nan
+    with pytest.raises(ValueError, match="`y` must be finite: got 1"):
+        alpha_max(X, Y)
+
+
+def test_alpha_max_with_a_ridge_on_free_features():
+    X, Y = data()
+    v = torch.ones(12).double()
+    v[:2] = 0
+    entry = alpha_max(X, Y, weights=v, l2=0.5)
+    assert (lasso(X, Y, entry, weights=v, l2=0.5)[2:] == 0).all()
+    assert ((lasso(X, Y, 0.999 * entry, weights=v, l2=0.5)[2:] != 0).sum(0) == 1).all()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_one_value_for_each_target_of_a_batch(engine):
+    X, Y = data(n=40)
+    X, Y = X.reshape(5, 8, 12), Y.reshape(5, 8, 3)
+    for y in (Y[..., 0], Y[..., :1], Y):
+        alpha = 0.3 * alpha_max(X, y)
+        assert alpha.shape == (y[:, 0]).shape
+        coef = lasso(X, y, alpha, engine=engine)
+        for b in range(5):
+            close(coef[b], lasso(X[b], y[b], alpha[b], engine=engine), rtol=1e-12)
+    each = torch.linspace(0.01, 0.1, 5, dtype=torch.float64)[:, None]
+    coef = lasso(X, Y, each, engine=engine)
+    assert (coef == lasso(X, Y, each.expand(5, 3), engine=engine)).all()
+    close(coef[..., 0], lasso(X, Y[..., 0], each[:, 0], engine=engine), rtol=1e-12)
+    close(coef[..., 0], lasso(X, Y[..., 0], each, engine=engine), rtol=1e-12)
+    assert (lasso_path(X, Y, each).alphas[..., -1] == each).all()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_one_design_for_a_batch_of_targets(engine):
+    X, Y = data(n=30, k=12)
+    Y = Y.reshape(30, 2, 2, 3).movedim(0, 2)
+    alpha = 0.3 * alpha_max(X, Y)
+    assert alpha.shape == (2, 2, 3)
+    g = torch.Generator().manual_seed(1)
+    for shape in ((12,), (12, 3), (2, 2, 12, 3), (2, 1, 12, 1)):
+        weights = 0.5 + torch.rand(shape, generator=g).double()
+        shared, info = lasso(X, Y, alpha, weights=weights, engine=engine, return_info=True)
+        assert shared.shape == (2, 2, 12, 3)
+        assert info.kkt.shape == (2, 2, 3)
+        copied = lasso(X.expand(2, 2, 30, 12), Y, alpha, weights=weights, engine=engine)
+        torch.testing.assert_close(shared, copied, rtol=1e-10, atol=1e-12)
+    assert lasso_path(X, Y).coefs.shape[:-1] == (2, 2, 3, 12)
+
+
+def test_the_module_checks_its_penalty_and_keeps_weights_as_buffers():
+    with pytest.raises(ValueError, match="`alpha` must be finite and >= 0: got -1"):
+        Lasso(-1.0)
+    with pytest.raises(TypeError, match="`alpha` must be a number"):
+        Lasso(None)
+    with pytest.raises(ValueError, match="`engine` must be"):
+        Lasso(0.1, engine="fast")
+    X, Y = data()
+    weights, mask = torch.ones(12).double(), torch.ones(12, dtype=torch.bool)
+    layer = Lasso(torch.nn.Parameter(torch.tensor(0.1).double()), weights=weights, mask=mask)
+    assert sorted(dict(layer.named_buffers())) == ["mask", "weights"]
+    assert [name for name, _ in layer.named_parameters()] == ["alpha"]
+    layer(X, Y).sum().backward()
+    assert layer.alpha.grad.isfinite()
+    other = Lasso(0.1, weights=2 * weights)
+    assert "weights" in other.state_dict()
+
+
+def test_autocast_is_solved_in_full_precision():
+    X, Y = (t.float() for t in data())
+    expected = lasso(X.bfloat16().float(), Y, 0.1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (lasso(X.bfloat16(), Y, 0.1) == expected).all()
+        grown = X.clone().requires_grad_()
+        coef = lasso(grown @ torch.eye(12), Y, 0.1)
+        assert coef.dtype == torch.float32
+        coef.sum().backward()
+    assert grown.grad.isfinite().all()
+    with pytest.raises(ValueError, match="both be float32 or both float64"):
+        lasso(X.bfloat16(), Y, 0.1)
 
 
 def test_arrays_are_refused():
@@ -236,9 +345,9 @@ def test_calls_from_several_threads_do_not_meet():
     assert all((a == b).all() for a, b in zip(alone, together, strict=True))
 
 
-@pytest.mark.parametrize("module", ["larscope.lasso.layer", "larscope.lasso.path", "larscope.lasso.sklearn"])
+@pytest.mark.parametrize("module", ["lasso._engines", "lasso._layer", "lasso._path", "lasso.sklearn"])
 def test_docstring_examples(module):
-    result = doctest.testmod(importlib.import_module(module))
+    result = doctest.testmod(importlib.import_module(f"larscope.{module}"))
     assert result.attempted > 0
     assert result.failed == 0
 
@@ -251,9 +360,8 @@ def test_the_documentation_runs():
 def test_tensors_of_another_device_are_solved_there(monkeypatch):
     X, Y = data()
     expected = lasso(X, Y, 0.1)
-    layer = importlib.import_module("larscope.lasso.layer")
-    choose = layer.choose_engine
-    monkeypatch.setattr(layer, "choose_engine", lambda engine, device: choose(engine, torch.device("cuda")))
-    monkeypatch.setattr(layer, "_active_set", None)  # which would take them to the CPU
+    choose = _engines.choose_engine
+    monkeypatch.setattr(engines, "choose_engine", lambda engine, device: choose(engine, torch.device("cuda")))
+    monkeypatch.setattr(engines, "_active_set", None)  # which would take them to the CPU
     close(lasso(X, Y, 0.1), expected)
     assert choose("active_set", torch.device("cuda")) == "active_set"

@@ -57,10 +57,20 @@ def test_many_targets_are_each_their_own(diabetes, alpha):
         np.testing.assert_allclose(together.coef_[t], alone.coef_, rtol=1e-12, atol=1e-12)
 
 
+def test_an_alpha_for_each_target(diabetes):
+    X, y = diabetes
+    together = MultiTargetLasso(alpha=[0.3, 1.0]).fit(X, np.stack([y, y], axis=1))
+    for t, alpha in enumerate((0.3, 1.0)):
+        np.testing.assert_allclose(together.coef_[t], MultiTargetLasso(alpha=alpha).fit(X, y).coef_, rtol=1e-12)
+
+
 def test_errors_say_what_to_do(diabetes):
     X, y = diabetes
     with pytest.raises(ValueError, match=r"`alpha` must be a number >= 0.*got 'gcv'"):
         MultiTargetLasso(alpha="gcv").fit(X, y)
     with pytest.raises(ValueError, match=r"must know the noise: got 5 samples.*Pass `noise_variance`"):
         MultiTargetLasso(alpha="bic").fit(X[:5], y[:5])
+    for alpha in (None, -1.0, np.nan, [0.1, 0.2], "0.1", True):
+        with pytest.raises(ValueError, match=r"`alpha` must be a number >= 0, one for each of 1 targets"):
+            MultiTargetLasso(alpha=alpha).fit(X, y)
     MultiTargetLasso(alpha="bic", noise_variance=3000.0).fit(X[:5], y[:5])

@@ -5,6 +5,7 @@ from pathlib import Path
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+from blinking import noise, session_of
 from hypothesis import given
 
 from larscope._errors import LarscopeError
@@ -15,20 +16,6 @@ from larscope._movies.session import (
     require_frames,
     windows,
 )
-
-
-def noise(n_frames: int, height: int = 16, width: int = 16, dtype: str = "uint16", seed: int = 0) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    if np.dtype(dtype).kind == "f":
-        return rng.standard_normal((n_frames, height, width)).astype(dtype)
-    limits = np.iinfo(dtype)
-    return rng.integers(limits.min, limits.max, (n_frames, height, width), dtype=dtype, endpoint=True)
-
-
-def session_of(*stacks: np.ndarray) -> Session:
-    conditions = ("familiar", "novel")
-    return Session(tuple(Run(f"run{i}", conditions[i % 2], ArrayMovie(stack)) for i, stack in enumerate(stacks)))
-
 
 # Runs
 

@@ -18,7 +18,7 @@ from larscope._movies.session import Session
 from larscope._report.data import data_section
 from larscope._report.dynamics import dynamics_section, mean_edges
 from larscope._report.maps import maps_of, where_section
-from larscope._report.methods import command_of, made_section, methods, repetition
+from larscope._report.methods import command_of, describe_methods, methods_section, repetition
 from larscope._report.page import write_report
 from larscope._report.penalty import curves_of, penalty_section, plot_curves
 from larscope._report.sentences import describe, loss_change
@@ -141,7 +141,7 @@ def test_says_that_the_data_are_simulated(outline, result):
     assert "These data are simulated. No animal was recorded." in outline.text
     assert outline.text.count("simulated data") == len(SECTIONS)
     assert describe(result)[0].startswith("Simulated data: 4 runs")
-    assert methods(result, []).startswith("Simulated movies")
+    assert describe_methods(result, []).startswith("Simulated movies")
 
 
 def test_every_picture_is_written_said_and_shown(folder, outline):
@@ -249,12 +249,12 @@ def test_quality_warnings_are_shown_and_nothing_is_claimed_where_there_was_no_ch
     checks = [{"run": "run-1", "level": "warn", **found}, {"run": "run-2", "level": "pass", **found}]
     checked = dataclasses.replace(result, provenance={**result.provenance, "checks": checks})
     section = data_section(checked)
-    assert section.sentences[1] == "The check of the movies complained of motion in 1 of 4 runs: see its warnings."
+    assert section.sentences[1] == "Problems were found in the movies in 1 of 4 runs: motion. See the quality warnings."
     [complaint] = section.shown["complaints"]
     assert (complaint["check"], complaint["runs"]) == ("motion", ["run-1"])
     assert (complaint["message"], complaint["advice"]) == ("It moves.", "Correct it.")
     fine = dataclasses.replace(result, provenance={**result.provenance, "checks": checks[1:]})
-    assert "nothing to complain of" in data_section(fine).sentences[1]
+    assert "No problems were found" in data_section(fine).sentences[1]
 
 
 def test_commands_in_sentences_are_set_as_code_and_nothing_else_is_markup(result, tmp_path):
@@ -314,7 +314,7 @@ def test_masked_frames_and_missing_errors_are_left_out(result):
     scores = training_section(gappy, []).shown["scores"]
     column = scores["headings"].index("VAR error")
     assert [row[column] == "" for row in scores["rows"]] == [True, False, False, False]
-    assert "held" not in methods(gappy, [])
+    assert "held" not in describe_methods(gappy, [])
 
 
 # ------------------------------------------------------------------------------------------------ what dynamics
@@ -362,7 +362,7 @@ def test_a_comparison_without_influence_is_told(compared_folder, still, tmp_path
     summary["tests"]["influence"] |= {"effect_size": None, "effect_interval": [None, None], "permdisp_pvalue": None}
     path.write_text(json.dumps(summary))
     outline = Outline(write_report(folder).read_text(encoding="utf-8"))
-    assert "Influence vectors within the groups are all alike" in outline.text
+    assert "influence is the same in all runs of a group" in outline.text
 
 
 def test_many_comparisons_keep_the_page_small(compared_folder, still, tmp_path):
@@ -448,18 +448,18 @@ def test_a_penalty_that_was_chosen_is_said_to_be(session, result, tmp_path, stil
     tried, share = len(model.choice_.tried), max(model.choice_.explained)
     said, learned, *_ = penalty_section(chosen).sentences
     assert f"among {tried} from {model.choice_.tried[0]:.3g}" in said
-    assert f"exact fits at {model.penalty_:.3g} best forecast the last fifth of each run" in said
+    assert f"Exact fits at {model.penalty_:.3g} best forecast the last fifth of each run" in said
     assert f"explain {100 * share:.0f} %" in said
     assert f"learned at {DEFAULT_PENALTY}" in learned
     assert curves_of(chosen)["chosen"] == model.penalty_
-    text = methods(chosen, [])
+    text = describe_methods(chosen, [])
     for part in (
         f"l1 penalty of {model.penalty_:.4g} sqrt(",
         f"were used: penalty {DEFAULT_PENALTY}.",
         f"chosen among {tried} by",
     ):
         assert part in text
-    assert "chosen" not in methods(result, [])
+    assert "chosen" not in describe_methods(result, [])
     assert "was chosen after" not in " ".join(penalty_section(result).sentences)
     assert f"chosen among {tried} by" in write_report(tmp_path / "result").read_text(encoding="utf-8")
 
@@ -471,9 +471,9 @@ def test_a_penalty_that_was_chosen_from_data_that_speak_for_none_is_said_to_be(r
         return dataclasses.replace(result, dataset=result.dataset.assign(tried), settings=settings)
 
     said = penalty_section(with_tried([0.1, 0.002], [0.0, -0.1], coefficients="condition")).sentences[0]
-    assert "none was better than no couplings at all at forecasting runs by coefficients of others" in said
+    assert "none was better than no couplings at all at forecasting left-out runs by coefficients of other runs" in said
     assert "0.002 was taken" in said
-    assert "stayed at that of training, 0.002" in penalty_section(with_tried([], [])).sentences[0]
+    assert "stayed at the training penalty, 0.002" in penalty_section(with_tried([], [])).sentences[0]
 
 
 def test_the_penalty_of_coefficients_that_runs_share_is_said_beside_that_of_single_runs(session, tmp_path):
@@ -481,11 +481,11 @@ def test_the_penalty_of_coefficients_that_runs_share_is_said_beside_that_of_sing
     chosen = read_result(model.save(tmp_path / "result"))
     assert (chosen.penalty, chosen.shared_penalty) == (DEFAULT_PENALTY, model.shared_choice_.penalty)
     said = penalty_section(chosen).sentences[0]
-    assert said.startswith("The penalty of the coefficients that runs share")
+    assert said.startswith("The penalty of the coefficients shared by runs")
     assert f"{len(model.shared_choice_.tried)} " in said
     assert f"{model.shared_choice_.penalty:.3g}" in said
-    assert "runs by coefficients of others of their condition" in said
-    text = methods(chosen, [])
+    assert "left-out runs by coefficients of other runs of their condition" in said
+    text = describe_methods(chosen, [])
     assert f"l1 penalty of {DEFAULT_PENALTY} sqrt(" in text
     assert f"The penalty of that matrix, {model.shared_choice_.penalty:.4g}, was chosen among" in text
     assert "In training, other settings" not in text
@@ -498,7 +498,7 @@ def test_methods_say_what_a_refit_changed(session, tmp_path):
     model = fitted(session.runs).refit(Session(session.runs, simulated=True), penalty=0.01, order=3, max_distance=1.0)
     result = read_result(model.save(tmp_path / "result"))
     assert repetition(result).endswith(".refit(<session>, order=3, penalty=0.01, max_distance=1.0)")
-    text = methods(result, [])
+    text = describe_methods(result, [])
     assert "order 3 with an l1 penalty of 0.01 sqrt(" in text
     assert (
         "In training, other settings of the autoregression were used: order 2, penalty 0.002, max distance none."
@@ -507,7 +507,7 @@ def test_methods_say_what_a_refit_changed(session, tmp_path):
 
 
 def test_methods_take_every_number_from_the_result(result):
-    text = methods(result, [])
+    text = describe_methods(result, [])
     data = result.dataset
     sizes = data["n_frames"].to_numpy()
     for part in (
@@ -522,16 +522,16 @@ def test_methods_take_every_number_from_the_result(result):
         f"{data['n_active'].to_numpy().mean():.0f} non-zero coefficients",
     ):
         assert part in text
-    assert "Phipson" not in " ".join(made_section(result, []).shown["references"])
+    assert "Phipson" not in " ".join(methods_section(result, []).shown["references"])
 
 
 def test_methods_say_what_is_not_the_default(result):
     chosen = {"coefficients": "condition", "own_weight": 0.5, "nan": "mask", "max_distance": 3.0, "skip": False}
-    text = methods(dataclasses.replace(result, settings={**result.settings, **chosen}), [])
+    text = describe_methods(dataclasses.replace(result, settings={**result.settings, **chosen}), [])
     for part in ("one matrix of coefficients to all runs", "penalty of 0.5 times", "left out", "3 latent pixels apart"):
         assert part in text
-        assert part not in methods(result, [])
-    assert "skip connection" in methods(result, [])
+        assert part not in describe_methods(result, [])
+    assert "skip connection" in describe_methods(result, [])
     assert "skip connection" not in text
 
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from larscope import LarscopeError, LatentVAR, load
 from larscope._cli.commands import app
 from larscope._results.config import config_schema, read_config
-from larscope._settings import plain, setting_names
+from larscope._settings import setting_names
 
 VALIDATOR = jsonschema.Draft202012Validator(config_schema())
 
@@ -57,17 +57,17 @@ def test_options_win_over_the_file_and_mend_it(config):
 
 def test_all_settings_go_through_a_file(config):
     model = LatentVAR(crop=(64, 32), epochs=3, penalty=0.5, max_distance=2.0)
-    assert set(plain(model)) == set(setting_names())
-    assert repr(LatentVAR(**read_config(config(tomli_w.dumps(plain(model)))))) == repr(model)
+    assert set(model.settings.as_dict()) == set(setting_names())
+    assert repr(LatentVAR(**read_config(config(tomli_w.dumps(model.settings.as_dict()))))) == repr(model)
 
 
 def test_a_preset_of_the_file_is_under_its_settings_and_one_of_the_options_over_them(config):
     path = config("preset = 'paper'\nepochs = 4\ncenter = true\n")
     settings = read_config(path, {"epochs": 5})
-    assert LatentVAR(**settings) == LatentVAR(preset="paper", epochs=5, center=True)
+    assert LatentVAR(**settings).settings == LatentVAR(preset="paper", epochs=5, center=True).settings
     assert read_config(path, {"preset": "default"})["epochs"] == 4
     settings = read_config(path, {"preset": "paper", "epochs": 5})
-    assert LatentVAR(**settings) == LatentVAR(preset="paper", epochs=5)
+    assert LatentVAR(**settings).settings == LatentVAR(preset="paper", epochs=5).settings
 
 
 WRONG = {
@@ -161,4 +161,4 @@ def test_an_editor_refuses_what_larscope_refuses(case):
 def test_an_editor_accepts_what_larscope_accepts(text, config):
     read_config(config(text))
     VALIDATOR.validate(tomllib.loads(text))
-    VALIDATOR.validate(plain(LatentVAR(crop=(8, 8))))
+    VALIDATOR.validate(LatentVAR(crop=(8, 8)).settings.as_dict())

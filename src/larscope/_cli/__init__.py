@@ -1,7 +1,7 @@
-"""The command line: parses, calls, prints. No science."""
+"""The command line: commands, their options, and everything they print."""
 
 import os
 
-# Before torch is loaded: its threads spin while they wait, on the cores that compiled kernels need. Asleep they leave
-# two threads a tenth of a training step.
+# Before torch is loaded: its waiting threads spin on the cores of the compiled kernels. Asleep, they leave two threads
+# a tenth of a training step.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -1,4 +1,4 @@
-"""The commands: each parses, calls, prints."""
+"""The commands: each parses its options, calls a function and prints the outcome."""
 
 import json
 from functools import cache
@@ -17,7 +17,7 @@ from larscope._errors import LarscopeError
 from larscope._settings import PRESET, Preset, expand_preset
 
 EXIT_CODES = (
-    "Exit codes: 0 done; 1 a fault of larscope itself; 2 something must be changed, as the message says; "
+    "Exit codes: 0 done; 1 a fault of larscope itself; 2 something must be changed, see the message; "
     "130 stopped by Ctrl-C."
 )
 
@@ -31,10 +31,12 @@ app = typer.Typer(
 )
 
 OnTruncated = Literal["error", "keep"]
-SessionTable = Annotated[Path, typer.Argument(help="Session table: a CSV with one row a run.", show_default=False)]
-Jobs = Annotated[int, typer.Option(min=1, help="Processes of this machine, of one thread each, that share the work.")]
-Scheduler = Annotated[str | None, typer.Option(help="Address or file of a dask scheduler, whose workers share it.")]
-Out = Annotated[Path, typer.Option(help="Result folder; must not exist yet, or be empty.", show_default=False)]
+SessionTable = Annotated[Path, typer.Argument(help="Session table: a CSV with one row per run.", show_default=False)]
+Jobs = Annotated[int, typer.Option(min=1, help="Worker processes on this machine, one thread each.")]
+Scheduler = Annotated[
+    str | None, typer.Option(help="Share the work by a dask cluster: its scheduler's address or file.")
+]
+Out = Annotated[Path, typer.Option(help="Result folder: a new or empty one.", show_default=False)]
 
 
 def _show_version(wanted: bool) -> None:
@@ -53,11 +55,12 @@ def main(
 ) -> None:
     """Find sparse, interpretable dynamics in cell-imaging video.
 
-    To see what it does, on simulated data, in a minute or two:
+    Which cells predict which, does that change between conditions, and where? See it on simulated data in a minute or
+    two:
 
     * `larscope demo`
 
-    With your own motion-corrected movies, listed in a session table with one row a run:
+    For your own movies, correct motion first and list them in a session table, one row per run:
 
     * `larscope check session.csv`
 
@@ -65,8 +68,8 @@ def main(
 
     * `larscope compare result familiar novel`
 
-    Then open `result/report.html` in any browser. `larscope COMMAND --help` is each command's manual;
-    `larscope --install-completion` lets the shell complete commands and options.
+    Then open `result/report.html` in any browser. `larscope COMMAND --help` is the manual of each command.
+    `larscope --install-completion` sets up completion in your shell.
     """
 
 
@@ -76,41 +79,40 @@ def fit(
     session: SessionTable,
     out: Out,
     config: Annotated[
-        Path | None, typer.Option(help="Settings from the `config.toml` of an earlier result; options override them.")
+        Path | None, typer.Option(help="Settings from an earlier result's `config.toml`. Options you pass override it.")
     ] = None,
     preset: Annotated[Preset, typer.Option(help=PRESET)] = "default",
     seeds: Annotated[
-        int, typer.Option(min=1, help="Train this often, from --seed on, and say how often each edge is found.")
+        int, typer.Option(min=1, help="Trainings, from --seed on; the report says how often each edge is found.")
     ] = 1,
     on_truncated: Annotated[
-        OnTruncated, typer.Option(help="A movie that was cut short: an error, or keep its whole frames up to there.")
+        OnTruncated, typer.Option(help="Movies cut short: refuse them, or keep the whole frames before the cut.")
     ] = "error",
     cache: Annotated[
         Path | None,
-        typer.Option(help="Folder for preprocessed frames, shared by fits. Default: `.larscope-cache` beside --out."),
+        typer.Option(help="Folder of prepared frames, shared by your fits. Default: `.larscope-cache` beside --out."),
     ] = None,
     max_memory: Annotated[
-        str | None, typer.Option(help="Resident memory to stay below, such as 2GiB; a fit that cannot is refused.")
+        str | None, typer.Option(help="Memory limit, such as 2GiB. A fit beyond it is refused before it starts.")
     ] = None,
     devices: Annotated[
-        int, typer.Option(min=1, help="Processes a machine that share each training step: one a GPU, or on the CPU.")
+        int, typer.Option(min=1, help="Training processes per machine: one per GPU, or on the CPU.")
     ] = 1,
-    num_nodes: Annotated[int, typer.Option(min=1, help="Machines, each of which runs this command.")] = 1,
+    num_nodes: Annotated[int, typer.Option(min=1, help="Number of machines; run this command on each.")] = 1,
     strategy: Annotated[str, typer.Option(help="Lightning's strategy for several processes.")] = "ddp",
     jobs: Jobs = 1,
     scheduler: Scheduler = None,
     **settings: Any,
 ) -> None:
-    """Train on a session, fit each run's VAR, and write a result folder.
+    """Fit a session and write a result folder with a report.
 
-    Writes the folder `--out`, whole or not at all: `report.html` and `figures/`, `results.nc` with latents, forecasts,
-    coefficients and maps, the network's weights, the settings in `config.toml`, and how it was made.
+    Writes the folder `--out`, whole or not at all: `report.html` and `figures/`, `results.nc` (latents, forecasts,
+    coefficients, maps), the network's weights, your settings in `config.toml`, and the provenance.
 
-    An interrupted fit goes on where it was when the same command is given again. Preprocessed frames stay in the cache
-    for the next fit of the same movies; remove that folder whenever you like.
+    If a fit is interrupted, give the same command again: it goes on. Prepared frames stay in the cache for your next
+    fit of the same movies. You can remove the cache at any time.
 
-    A training may be shared by `--devices`; the preparation of the frames and the fits of the runs by `--jobs`, or the
-    workers of a `--scheduler`.
+    `--devices` shares one training. `--jobs` or `--scheduler` share the work before and after it.
 
     For example:
 
@@ -148,32 +150,31 @@ def fit(
 @with_settings(as_lists=True)
 def sweep(
     session: SessionTable,
-    out: Annotated[Path, typer.Option(help="Folder for the results and their table.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder of all results and their table.", show_default=False)],
     config: Annotated[
-        Path | None, typer.Option(help="Settings from the `config.toml` of an earlier result; options override them.")
+        Path | None, typer.Option(help="Settings from an earlier result's `config.toml`. Options you pass override it.")
     ] = None,
     preset: Annotated[Preset, typer.Option(help=PRESET)] = "default",
-    seeds: Annotated[int, typer.Option(min=1, help="Fit each combination this often, from --seed on.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Fits per combination, from --seed on.")] = 1,
     jobs: Annotated[int, typer.Option(min=1, help="Fits at a time, on this machine.")] = 1,
     threads: Annotated[
-        int, typer.Option(min=1, help="Of each fit. Another number may change the last bits of the results.")
+        int, typer.Option(min=1, help="Threads per fit. Another number may change the last bits of the results.")
     ] = 1,
     scheduler: Annotated[
-        str | None, typer.Option(help="Address or file of a dask scheduler, whose workers do the fits.")
+        str | None, typer.Option(help="Fit on a dask cluster: its scheduler's address or file.")
     ] = None,
     on_truncated: Annotated[
-        OnTruncated, typer.Option(help="A movie that was cut short: an error, or keep its whole frames up to there.")
+        OnTruncated, typer.Option(help="Movies cut short: refuse them, or keep the whole frames before the cut.")
     ] = "error",
     **settings: Any,
 ) -> None:
-    """Fit a session with every combination of settings, and say how well each does.
+    """Fit every combination of settings, and compare their scores.
 
-    Any setting takes a list, with commas between. Writes to the folder `--out`: the result of each fit, what it
-    printed, and the table `sweep.csv` with a row a fit. Preprocessed frames are shared.
+    Give any setting a list, separated by commas. Writes to the folder `--out`: each result, each log, and the table
+    `sweep.csv` with one row per fit. All fits share the prepared frames.
 
-    When the same command is given again, what is finished is not repeated and what was interrupted goes on; a longer
-    list adds to what is there. A worker that dies, of a cluster too, loses at most an epoch. How many there are
-    changes no result.
+    Give the same command again to go on: finished fits are kept, interrupted ones continue, a longer list adds fits. If
+    a worker dies, you lose one epoch at most. The number of workers changes no result.
 
     For example:
 
@@ -210,23 +211,23 @@ def sweep(
                     failed[point.name] = reason
         fitted = load_points(points, out)
         if fitted:
-            tabulate(fitted).to_csv(out / "sweep.csv", index=False)
+            tabulate(fitted).to_csv(out / "sweep.csv", index=False, lineterminator="\n")
             console.print(sweep_table(summarise(fitted), opened.simulated))
-            print_plain(f"A row a fit is in {out / 'sweep.csv'}, each result in a folder beside it.")
+            print_plain(f"Scores of each fit: {out / 'sweep.csv'}. Each result is in a folder beside it.")
         if failed:
             listed = "".join(f"\n{name}: {reason}" for name, reason in failed.items())
             raise LarscopeError(
-                f"Expected {len(points)} fits; {len(failed)} could not be finished. Their logs in {out} say more. Give "
-                f"the same command again when the reason is gone.{listed}"
+                f"Expected {len(points)} fits; {len(failed)} failed. Read their logs in {out}, remove the cause and "
+                f"give the same command again.{listed}"
             )
 
 
 @app.command(rich_help_panel=ANALYSE)
 def check(session: SessionTable) -> None:
-    """Say what is in the files of a session, and what is wrong with them, before hours of work.
+    """Check your movies before hours of work: what they hold, and what is wrong with them.
 
-    Every movie is read once. Prints each finding with its file, a number, and what to do about it; writes nothing.
-    Exits with code 2 where something failed, so that no fit would be right.
+    Reads every movie once. Prints each problem with its file, a number and advice; writes nothing. Exits with code 2 if
+    a problem would make every fit wrong.
 
     For example:
 
@@ -258,10 +259,10 @@ def demo(
     out: Out = Path("demo"),
     seed: Annotated[int, typer.Option(help="Seed of the simulation and of the training.")] = 0,
 ) -> None:
-    """Simulate a session with planted sparse dynamics, fit it, compare its conditions, and write a report.
+    """See a whole analysis: simulate a session with known dynamics, fit it, compare its conditions, report.
 
-    Takes two minutes on two cores. Writes a result folder like that of `larscope fit`, with one comparison and,
-    in `movies/`, what was simulated.
+    Takes two minutes on two cores. Writes a result folder as `larscope fit` does, with one comparison, and the
+    simulated movies in `movies/`.
 
     For example:
 
@@ -273,8 +274,8 @@ def demo(
         from larscope._simulate.session import simulate_session
 
         console.print(
-            "Simulating a session: 8 runs under two conditions, with sparse couplings between cells that are "
-            "weaker in the second. These data are simulated; no animal was recorded."
+            "Simulating a session: 8 runs under two conditions. Sparse couplings between cells are planted, weaker in "
+            "the second condition. These data are simulated; no animal was recorded."
         )
         simulated = cache(lambda: simulate_session(n_runs=8, n_frames=384, frame_shape=(96, 64), seed=seed))
         fit_and_report(simulated, out, {"seed": seed})
@@ -289,23 +290,25 @@ def demo(
 def compare(
     result: Annotated[Path, typer.Argument(help="Result folder.", show_default=False)],
     first: Annotated[str | None, typer.Argument(help="Condition or group.", show_default=False)] = None,
-    second: Annotated[str | None, typer.Argument(help="What to compare it with.", show_default=False)] = None,
-    table: Annotated[bool, typer.Option("--table", help="Every two groups, corrected for their number.")] = False,
-    by: Annotated[str, typer.Option(help="Column of the session table whose values are the groups.")] = "condition",
+    second: Annotated[str | None, typer.Argument(help="The one to compare it with.", show_default=False)] = None,
+    table: Annotated[bool, typer.Option("--table", help="Compare every two groups, with corrected p-values.")] = False,
+    by: Annotated[str, typer.Option(help="Column of the session table with the groups.")] = "condition",
     group: Annotated[
         list[str] | None,
-        typer.Option(help="A group of your own, NAME=EXPRESSION over the session table; may be repeated."),
+        typer.Option(help="Your own group, NAME=EXPRESSION over the session table. Repeat for more."),
     ] = None,
-    relative: Annotated[bool, typer.Option(help="Relative Deltas; the paper's are raw.")] = True,
-    permutations: Annotated[int, typer.Option(min=1, help="Labelings to draw where they are too many.")] = 9999,
+    relative: Annotated[bool, typer.Option(help="Errors relative to each run's own, or raw (the paper's).")] = True,
+    permutations: Annotated[
+        int, typer.Option(min=1, help="Random labelings, if there are too many to try all.")
+    ] = 9999,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the permutations.")] = 0,
     jobs: Jobs = 1,
     scheduler: Scheduler = None,
 ) -> None:
-    """Test whether two conditions differ in their dynamics: by swapping coefficients, and by influence.
+    """Test whether two conditions differ in their dynamics, where in the image, and in which edges.
 
-    Also where in the image they differ, and in which edges. Prints both tests with what limits them, and writes tables,
-    maps and figures to `comparisons/` in the result folder, and its `report.html` anew; `--table` only prints.
+    Two tests: swapped coefficients, and influence. Prints both with their limits. Writes tables, maps and figures to
+    `comparisons/` in the result folder, and updates its `report.html`; `--table` only prints.
 
     For example:
 
@@ -320,7 +323,7 @@ def compare(
     with reported_errors():
         if table != (first is None) or (first is None) != (second is None):
             raise LarscopeError(
-                f"Either two groups are compared, or every two with `--table`: got {[first, second]} "
+                f"Expected two groups, or `--table` for every two: got {[first, second]} "
                 f"{'with' if table else 'without'} `--table`. Name two groups, or give `--table` alone."
             )
         from larscope._compute.workers import open_workers
@@ -358,12 +361,12 @@ def simulate(
     frames: Annotated[int | None, typer.Option(min=2, help="Frames a run. Default: 306 to 1206, mean 435.")] = None,
     height: Annotated[int, typer.Option(help="Pixels.")] = 96,
     width: Annotated[int, typer.Option(help="Pixels.")] = 64,
-    full_size: Annotated[bool, typer.Option(help="Write each pixel 4 x 4 times, for the preprocessing.")] = False,
+    full_size: Annotated[bool, typer.Option(help="Write each pixel 4 x 4 times, to try crop and downscale.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed.")] = 0,
 ) -> None:
-    """Write a simulated session with planted sparse dynamics.
+    """Write simulated movies with known dynamics.
 
-    Writes a new folder: one TIFF a run, the table `session.csv`, and the truth in `truth.json` and `truth.npz`.
+    Writes a new folder: one TIFF per run, the table `session.csv`, and the truth in `truth.json` and `truth.npz`.
 
     For example:
 
@@ -376,14 +379,14 @@ def simulate(
 
         session = simulate_session(n_runs=runs, n_frames=frames, frame_shape=(height, width), seed=seed)
         table = session.write(folder, full_size=full_size)
-        print_plain(f"A simulated session was written. Now: larscope fit {table} --out result")
+        print_plain(f"Simulated session written. Next: larscope fit {table} --out result")
 
 
 @app.command(rich_help_panel=ANALYSE)
 def report(result: Annotated[Path, typer.Argument(help="Result folder.", show_default=False)]) -> None:
-    """Write the report of a result anew.
+    """Write the report of a result again.
 
-    Writes `report.html` and `figures/` in the result folder, from what else is in it.
+    Writes `report.html` and `figures/` from the other files of the result folder.
 
     For example:
 
@@ -399,15 +402,16 @@ def report(result: Annotated[Path, typer.Argument(help="Result folder.", show_de
 def view(
     result: Annotated[Path, typer.Argument(help="Result folder.", show_default=False)],
     session: Annotated[
-        Path | None, typer.Option(help="Session table, where the movies are no longer where they were fitted.")
+        Path | None, typer.Option(help="Session table, if your movies have moved since the fit.")
     ] = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Where to listen; 0 takes any free port.")] = 5006,
-    browser: Annotated[bool, typer.Option(help="Open the page.")] = True,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the page; 0 takes any free one.")] = 5006,
+    browser: Annotated[bool, typer.Option(help="Open the page in your browser.")] = True,
 ) -> None:
-    """Look into a result: the report with what a file cannot hold.
+    """Open the interactive viewer of a result.
 
-    Serves a page to this machine until Ctrl-C: every frame beside its forecast, the couplings of each latent, the
-    penalty along the exact path. Writes nothing but a `report.html` that is missing. Needs the extra `view`.
+    Shows the report, every frame beside its forecast, the couplings of each latent, and the penalty along the exact
+    path. Runs until Ctrl-C and only this machine can reach it. Writes a missing `report.html`, nothing else. Needs the
+    extra `view`.
 
     For example:
 
@@ -415,7 +419,7 @@ def view(
 
     * `larscope view result --session moved/session.csv`
 
-    * `larscope view result --port 8000 --no-browser`, on a machine that is reached through `ssh -L 8000:localhost:8000`
+    * `larscope view result --port 8000 --no-browser`, on a machine you reach by `ssh -L 8000:localhost:8000`
     """
     with reported_errors():
         if find_spec("panel") is None:
@@ -436,14 +440,14 @@ def export(
     nwb: Annotated[Path, typer.Option(help="The NWB file to write; must not exist yet.", show_default=False)],
     metadata: Annotated[
         Path | None,
-        typer.Option(help="TOML with NWB's general fields: needed where the inputs were not NWB.", show_default=False),
+        typer.Option(help="TOML file with NWB's general fields, if your movies were not NWB.", show_default=False),
     ] = None,
 ) -> None:
     """Write a result and its comparisons as an NWB file.
 
-    Writes the file `--nwb`, whole or not at all and never over another: coefficients, latents, forecasts, maps and
-    tests. The metadata of inputs that were NWB are copied. What NWB requires and they do not say is asked for in a TOML
-    file, and never made up: `identifier`, `session_start_time`, `session_description`; a table `[subject]`.
+    Writes the file `--nwb`, whole or not at all, and never over another: coefficients, latents, forecasts, maps and
+    tests. Copies the metadata of NWB inputs. Give missing fields in a TOML file; we never make them up: `identifier`,
+    `session_start_time`, `session_description`, and a table `[subject]`.
 
     For example:
 
@@ -459,10 +463,10 @@ def export(
 
 @app.command(rich_help_panel=SETUP)
 def doctor() -> None:
-    """Say what is there on this machine, and which commands install what is missing.
+    """Examine your machine, and print the command to install each missing package.
 
-    Versions, device, threads, free memory and disk, every package, and the optional parts. Writes nothing. Exits with
-    2 if larscope cannot compute here.
+    Covers versions, device, threads, free memory and disk, every package, and the optional parts. Writes nothing. Exits
+    with 2 if larscope cannot compute here.
 
     For example:
 
@@ -474,16 +478,16 @@ def doctor() -> None:
         findings = examine()
     print_plain(describe(findings))
     if any(found.broken for found in findings):
-        print_plain("\nlarscope cannot compute here: run the commands below the lines that begin with `!`.", complaints)
+        print_plain("\nlarscope cannot compute here: run the command below each line marked `!`.", complaints)
         raise typer.Exit(2)
 
 
 @app.command(rich_help_panel=SETUP)
 def schema() -> None:
-    """Print the JSON schema of `config.toml`, with which editors complete and check it.
+    """Print the JSON schema of `config.toml`, so your editor can complete and check it.
 
-    Writes no file itself. With `#:schema ./config.schema.json` as the first line of a `config.toml`, editors that know
-    TOML schemas (VS Code with Even Better TOML, anything that runs taplo) use it.
+    Writes no file. Put `#:schema ./config.schema.json` in the first line of your `config.toml`. Editors with TOML
+    schemas, such as VS Code with Even Better TOML, then use it.
 
     For example:
 

@@ -1,4 +1,4 @@
-"""What a fit from the command line does around `LatentVAR.fit`: announce, check, go on, report, publish."""
+"""The steps around a fit from the command line: announce, check, resume, train every seed, report, publish."""
 
 import shutil
 import warnings
@@ -15,7 +15,7 @@ from larscope._cli.terminal import complaints, console, print_plain, print_warni
 from larscope._errors import LarscopeError, interrupts_as_such
 
 MOST_WARNINGS = 5
-"""Findings about the movies that a fit prints; all are in the report."""
+"""Most problems of the movies printed by a fit; the report has all."""
 
 
 def fit_and_report(
@@ -25,7 +25,7 @@ def fit_and_report(
     n_seeds: int = 1,
     how: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
-    """Fit with each seed, `how` and where as `LatentVAR.fit` takes it, and report; unless it was done before."""
+    """Fit with each seed and report, unless it was done before; `how` holds further arguments of `LatentVAR.fit`."""
     from larscope._compute.processes import Processes
     from larscope._fit.estimator import LatentVAR
     from larscope._results.checkpoints import identify_fit, open_checkpoints
@@ -42,24 +42,24 @@ def fit_and_report(
     try:
         with interrupts_as_such() as raise_lost:
             session = open_session()
-            with console.status("Reading the files once, to know them again", spinner="line"):
-                fit = identify_fit(model, session, n_seeds)
+            with console.status("Hashing the files", spinner="line"):
+                fit = identify_fit(model.settings, session, n_seeds)
             done = find_fit(out) == fit
             if not done:
                 require_free(out)
             with open_checkpoints(out, fit) as folder:
                 if done:
                     fabric.broadcast(None)
-                    print_plain(f"This fit is in {out} already; nothing was done again.")
+                    print_plain(f"This fit is in {out} already; nothing was repeated.")
                 else:
                     _fit_whole(fabric, model, session, out, settings, n_seeds, folder, how, raise_lost)
     except KeyboardInterrupt:
-        print_plain("Stopped. Give the same command again to go on from what was finished.", complaints)
+        print_plain("Stopped. Give the same command again to go on.", complaints)
         raise typer.Exit(130) from None
     except OSError as error:
         raise LarscopeError(
-            f"A file could not be read or written: {error}. What was finished is kept: give the same command again "
-            "when it can."
+            f"A file could not be read or written: {error}. Finished work is kept. Remove the cause and give the same "
+            "command again."
         ) from error
     result = read_result(out)
     console.print(score_table(result.dataset, "Simulated session" if session.simulated else "Session"))
@@ -78,7 +78,7 @@ def _help_to_fit(
     n_seeds: int,
     how: Mapping[str, Any],
 ) -> None:
-    """Do this process's share of a fit that another process leads, and say nothing but what goes wrong here."""
+    """Do this process's share of a fit led by another process; print errors only."""
     from larscope._compute.processes import LostProcessError, noticing_lost_processes
 
     console.quiet = True
@@ -110,7 +110,7 @@ def _fit_whole(
     how: Mapping[str, Any],
     raise_lost: Callable[[], None],
 ) -> None:
-    """Fit, and put the whole result in its place in one step; what is not finished stays in `folder`."""
+    """Fit, and publish the whole result in one step; unfinished work stays in `folder`."""
     from larscope._fit.training import finished_epochs
     from larscope._report.page import write_report
     from larscope._results.folder import publish_result, write_dataset
@@ -118,7 +118,7 @@ def _fit_whole(
     _announce(model, session, how, n_seeds, fabric.world_size)
     checks = check_once(session, how.get("cache"))
     if (epoch := finished_epochs(folder)) is not None:
-        console.print(f"An interrupted fit was found: it goes on from epoch {epoch}.")
+        console.print(f"Resuming an interrupted fit from epoch {epoch}.")
     fabric.broadcast(folder)
     model.fit(session, checkpoints=folder, progress=True, **how)
     raise_lost()
@@ -135,7 +135,7 @@ def _fit_whole(
 
 
 def check_once(session: Any, cache: Path | None) -> list[dict[str, Any]]:
-    """Check the movies, unless the cache holds what was found in them before; say what is wrong with them."""
+    """Check the movies and print their problems; findings in the cache are not computed again."""
     from larscope._movies.checks.check import check_session, find_checks, keep_checks
     from larscope._movies.checks.findings import describe_findings
     from larscope._results.checkpoints import identify_session
@@ -153,28 +153,28 @@ def check_once(session: Any, cache: Path | None) -> list[dict[str, Any]]:
     for finding in wrong[:MOST_WARNINGS]:
         print_warning(f"{'' if finding['run'] is None else 'run ' + repr(finding['run']) + ': '}{finding['message']}")
     if len(wrong) > MOST_WARNINGS:
-        print_warning(f"{len(wrong) - MOST_WARNINGS} more findings; `larscope check` says all, with advice.")
+        print_warning(f"{len(wrong) - MOST_WARNINGS} more problems; `larscope check` lists all, with advice.")
     return findings
 
 
 def _announce(model: Any, session: Any, how: Mapping[str, Any], n_seeds: int, n_processes: int) -> None:
-    """Say before a fit starts what it will take, and refuse it if that is not there."""
+    """Print memory, disk and time of a fit before it starts; refuse it if they are not available."""
     from larscope._fit.preflight import duration, estimate_fit, require_disk, size, time_training
 
     cache, max_memory = how.get("cache"), how.get("max_memory")
-    estimate = estimate_fit(model, session, cached=cache is not None)
+    estimate = estimate_fit(model.settings, session, cached=cache is not None)
     keep = estimate.may_keep_memory(max_memory)
     if cache is not None:
         require_disk(estimate, cache)
     n_steps = n_seeds * estimate.n_steps
     with console.status("Timing one training step", spinner="line"):
-        seconds = time_training(model, session, n_steps * model.batch_size // n_processes)
+        seconds = time_training(model.settings, session, n_steps * model.batch_size // n_processes)
     n_frames = sum(run.n_frames for run in session)
     limit = "" if max_memory is None else f" of {size(max_memory)} allowed"
     limit += "" if n_processes == 1 else f" in each of {n_processes} processes"
     disk = "" if cache is None else f", {size(estimate.disk)} of disk in {cache} for the prepared frames"
     print_plain(
-        f"{len(session)} runs, {n_frames} frames, {estimate.n_latents} latents. This will take up to about "
+        f"{len(session)} runs, {n_frames} frames, {estimate.n_latents} latents. The fit needs up to about "
         f"{size(estimate.memory if keep else estimate.lean_memory)} of memory{limit}{disk}, and about "
         f"{duration(seconds)} for {n_steps} training steps."
     )
@@ -183,7 +183,7 @@ def _announce(model: Any, session: Any, how: Mapping[str, Any], n_seeds: int, n_
 def _train_again(
     model: Any, session: Any, settings: dict[str, Any], n_seeds: int, folder: Path, how: Mapping[str, Any]
 ) -> Any:
-    """Train with further seeds, each with checkpoints of its own, and return how often each edge and pixel is found."""
+    """Train with further seeds, each with its own checkpoints; return how often each edge and pixel is found."""
     from larscope._dynamics.stability import describe_stability, find_in_conditions
     from larscope._fit.estimator import LatentVAR
 
@@ -197,7 +197,7 @@ def _train_again(
 
 
 def prepare_sweep(points: list[Any], session: Any, out: Path) -> list[Any]:
-    """Refuse what no fit could do, prepare the frames of all fits, and return those that are not there yet."""
+    """Refuse an impossible sweep, prepare the frames of all fits, and return the unfinished ones."""
     from larscope._fit.preflight import estimate_fit, require_disk, size
     from larscope._movies.preprocessing import prepare_showing
     from larscope._results.checkpoints import identify_fit
@@ -213,7 +213,7 @@ def prepare_sweep(points: list[Any], session: Any, out: Path) -> list[Any]:
     for point in left:
         require_free(out / point.name)
     print_plain(
-        f"{len(points)} fits, of which {len(points) - len(left)} are there. Each will take up to about "
+        f"{len(points)} fits, {len(points) - len(left)} of them finished. Each needs up to about "
         f"{size(max(estimate.memory for estimate in estimates))} of memory."
     )
     if left:

@@ -1,4 +1,4 @@
-"""The settings of a fit as options: declared once, in `larscope._settings`, and shown in the help from there."""
+"""Turns every setting of a fit (`larscope._settings`) into a command-line option."""
 
 import inspect
 from collections.abc import Callable
@@ -18,13 +18,13 @@ PANELS = {
         ("training", "epochs", "batch_size", "learning_rate", "precision", "window", "window_starts", "seed"), TRAINING
     ),
 }
-"""Where the help of `larscope fit` shows each setting."""
+"""Help panel of each setting."""
 
 
 def with_settings(as_lists: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command one option for each setting; it receives those that were passed, as keywords.
+    """Give a command one option per setting; the ones passed arrive as keywords.
 
-    With `as_lists`, all but the crop take several values, as text with commas between.
+    With `as_lists`, every option but the crop takes several values, separated by commas.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:

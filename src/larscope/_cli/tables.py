@@ -1,4 +1,4 @@
-"""The tables that commands print."""
+"""Tables of the command line."""
 
 import warnings
 from typing import Any
@@ -56,7 +56,7 @@ def sweep_table(summary: Any, simulated: bool) -> Table:
 
 
 def print_contrasts(model: Any, relative: bool, how: dict[str, Any]) -> None:
-    """Print both tests of every two groups, as the paper's Table 1, and what limits each."""
+    """Print both tests of every two groups, as the paper's Table 1, with the limits of each."""
     limits = []
     for test, title in (("swap", "Coefficient swap"), ("influence", "Influence")):
         with warnings.catch_warnings():
@@ -91,8 +91,8 @@ def print_contrasts(model: Any, relative: bool, how: dict[str, Any]) -> None:
             limits += [f"{title}, {row.first} against {row.second}: {text}" for text in (found.units, *found.warnings)]
         console.print(table)
     print_plain(
-        "R: ANOSIM, from 0 (no separation) to 1. Spread: PERMDISP. p: permutation of labels, and the smallest that the "
-        "design can reach; then corrected for the number of rows by Bonferroni, Holm and Benjamini-Hochberg."
+        "R: ANOSIM, from 0 (no separation) to 1. Spread: PERMDISP. p: permutation of labels, with the smallest p of "
+        "this design; then corrected for the number of rows by Bonferroni, Holm and Benjamini-Hochberg."
     )
     for text in limits:
         print_plain(text)

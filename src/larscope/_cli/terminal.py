@@ -1,5 +1,6 @@
-"""Where the command line prints: results to standard output, what goes wrong to standard error."""
+"""Printing in the terminal: results to standard output, errors and warnings to standard error."""
 
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,26 +17,37 @@ complaints = Console(stderr=True)
 
 @contextmanager
 def reported_errors() -> Iterator[None]:
-    """Print what the user must change, without a traceback, and exit with code 2."""
+    """Print a `LarscopeError`, or a file that cannot be used, without a traceback, and exit with code 2.
+
+    Any other error is a fault of larscope. We print it whole, ask for a report, and exit with code 1; click would turn
+    some into "Aborted."
+    """
     try:
         with warnings.catch_warnings(), interrupts_as_such():
             warnings.simplefilter("default", UserWarning)
             warnings.showwarning = print_warning
             yield
-    except LarscopeError as error:
+    except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):
+        raise
+    except (LarscopeError, OSError) as error:
         complaints.print("[bold red]Error:[/]", end=" ")
-        print_plain(str(error), complaints)
+        missing = "" if isinstance(error, LarscopeError) else "A file could not be read or written: "
+        print_plain(f"{missing}{error}", complaints)
         raise typer.Exit(2) from error
+    except Exception as error:
+        print_plain("".join(traceback.format_exception(error)), complaints)
+        complaints.print("[bold red]Error:[/] this is a fault of larscope. Please report it with the lines above.")
+        raise typer.Exit(1) from error
 
 
 def print_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    """Print a warning in one line; takes the place of `warnings.showwarning`."""
+    """Print a warning in one line; replaces `warnings.showwarning`."""
     complaints.print("[yellow]Warning:[/]", end=" ")
     print_plain(str(message), complaints)
 
 
 def printable(text: str) -> str:
-    r"""Spell out what cannot be printed.
+    r"""Spell out unprintable characters.
 
     >>> print(printable("novel \x1b[2J"))
     novel \x1b[2J
@@ -44,5 +56,5 @@ def printable(text: str) -> str:
 
 
 def print_plain(text: str, to: Console = console) -> None:
-    """Print text that may hold names given by strangers: never markup, nor codes that steer the terminal."""
+    """Print text with names from files: no markup, no terminal codes."""
     to.print(printable(text), markup=False, highlight=False, soft_wrap=True)

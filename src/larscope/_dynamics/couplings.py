@@ -250,7 +250,7 @@ def _own(n_latents: int, order: int) -> Bool[Tensor, "p K"]:
 def condense(
     blocks: Iterable[tuple[Float[Tensor, "_n p"], Float[Tensor, "_n K"]]],
 ) -> tuple[Float[Tensor, "m p"], Float[Tensor, "m K"], int]:
-    """Return a regression of at most p + K rows with the solutions of all blocks' rows, and how many those are.
+    """Return a regression of at most p + K rows with the same solutions as all blocks' rows, and their number.
 
     It is the triangular factor of design and target, scaled so that means over its rows are means over all rows. No
     more than twice as many rows, and those of a block, are held at once.

@@ -1,4 +1,4 @@
-r"""Sparse vector autoregression of a latent series (sec. 2.1, 2.2): the only home of the coefficients' layout.
+r"""Sparse vector autoregression of a latent series (sec. 2.1, 2.2).
 
 `coef[k - 1, j, l]` is the effect of latent l on latent j at lag k. With the latents centred (`center=True`) and
 divided by sigma,
@@ -6,7 +6,7 @@ divided by sigma,
 .. math:: \hat z_t = \sigma \sum_k A_k (z_{t-k} / \sigma), \qquad
           \min_A \frac{1}{2nK} \lVert Z - \hat Z \rVert_F^2 + \lambda \sum |a|.
 
-With a squared loss and an entrywise penalty this separates into K lassos that share one design.
+With a squared loss and an entrywise penalty this separates into K lassos with one design.
 """
 
 import math
@@ -22,7 +22,7 @@ from larscope._errors import LarscopeError
 from larscope.lasso import alpha_max, lasso
 
 HELD_OUT = 0.2
-"""Share of a run, at its end, that `var_error_heldout` is measured on."""
+"""Held-out share of a run, at its end, for `var_error_heldout`."""
 
 SMALLEST_RESIDUAL = 1e-3
 """Of a target, what its own past is taken to leave at least: below it are rounding and the solver's tolerance."""
@@ -103,7 +103,7 @@ class VARFit:
 
     @property
     def n_coupled(self) -> Int[Tensor, "*batch"]:
-        """Number of those between different latents."""
+        """Number of couplings between different latents."""
         own = self.coef.diagonal(dim1=-2, dim2=-1)
         return self.n_active - (own != 0).sum((-2, -1))
 
@@ -214,7 +214,7 @@ class SparseVAR(nn.Module):
         return self.penalty * self._unit(design, target, n_rows)
 
     def _unit(self, design: Tensor, target: Tensor, n_rows: int | None = None) -> Tensor:
-        """Return what a penalty of 1 is in scikit-learn's units, for each target."""
+        """Return a penalty of 1 in scikit-learn's units, for each target."""
         n_latents = target.shape[-1]
         if self.penalty_scale == "noise":
             return own_residual(design, target, self.order) * chance(self.order * n_latents, n_rows or target.shape[-2])
@@ -270,7 +270,7 @@ class SparseVAR(nn.Module):
         return lasso(design, target, alpha, gradient=self.gradient, weights=weights, mask=self.mask, init=init)
 
     def largest_penalty(self, design: Float[Tensor, "n p"], target: Float[Tensor, "n K"]) -> float:
-        """Return the smallest penalty at which everything that it weighs on is zero.
+        """Return the smallest penalty without any penalised coefficient.
 
         Examples
         --------
@@ -290,11 +290,11 @@ class SparseVAR(nn.Module):
         latent: Float[Tensor, "T K"],
         missing: Bool[Tensor, " T"] | None = None,
     ) -> VARFit:
-        """Forecast a series with coefficients that were fitted elsewhere; mean and scale are the series' own."""
+        """Forecast a series with given coefficients; mean and scale are the series' own."""
         return self._forecast(self._rows(latent, missing), to_design_layout(coef), latent)
 
     def _rows(self, latent: Float[Tensor, "*batch T K"], missing: Bool[Tensor, " T"] | None) -> _Rows:
-        """Return the regression of a series: in units of its scale, without what is missing."""
+        """Return the regression of a series: in units of its scale, without missing frames."""
         if missing is not None and missing.shape != latent.shape[-2:-1]:
             raise LarscopeError(
                 f"`missing` must have one value per frame, shape ({latent.shape[-2]},): got {tuple(missing.shape)}. "
@@ -332,7 +332,7 @@ class SparseVAR(nn.Module):
     def mean_and_scale(
         self, latent: Float[Tensor, "*batch T K"]
     ) -> tuple[Float[Tensor, "*batch 1 K"], Float[Tensor, "*batch 1 _"]]:
-        """Return what a series is centred by and then divided by: see `VARFit`."""
+        """Return center and scale of a series: see `VARFit`."""
         mean = latent.mean(-2, keepdim=True) if self.center else torch.zeros_like(latent[..., :1, :])
         axes = (-2,) if self.scale == "latent" else (-2, -1)
         variance = (latent - mean).square().mean(axes, keepdim=True)
@@ -390,7 +390,7 @@ def rounding_energy(latent: Float[Tensor, "*batch T K"]) -> Float[Tensor, "*batc
 
 
 def neighbours(latent_shape: tuple[int, int], max_distance: float) -> Bool[Tensor, "K K"]:
-    """Return which latents lie within `max_distance` latent pixels of each other.
+    """Return the pairs of latents within `max_distance` latent pixels.
 
     >>> neighbours((1, 3), 1.0)
     tensor([[ True,  True, False],
@@ -467,7 +467,7 @@ def _relative_error(target: Tensor, forecast: Tensor, mean: Tensor) -> float:
 
 
 def complete_rows(missing: Bool[Tensor, " T"], order: int) -> Bool[Tensor, " n"]:
-    """Return which of the frames order .. T - 1 are there together with the `order` frames before them.
+    """Return the frames of order .. T - 1 present together with the `order` frames before them.
 
     >>> complete_rows(torch.tensor([False, True, False, False, False]), order=1).tolist()
     [False, False, True, True]

@@ -1,4 +1,4 @@
-"""What a fitted `LatentVAR` says of its conditions: tests, maps and edges. It wires the parts together."""
+"""The comparisons of a fitted `LatentVAR`: tests, maps and edges."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -19,11 +19,11 @@ from larscope._dynamics.couplings import fit_couplings
 from larscope._dynamics.var import SparseVAR
 from larscope._errors import LarscopeError, suggest
 from larscope._fit.evaluation import RESPONSE_FRAMES, map_as_printed, respond
+from larscope._fit.parameters import HasSettings
 from larscope._movies.preprocessing import PreparedSession, Preprocessing, prepare_showing
 from larscope._movies.session import Session, require_frames
 from larscope._network.autoencoder import Autoencoder
 from larscope._results.comparison import ComparisonRecord, build_record
-from larscope._settings import Settings
 from larscope._statistics.comparison import Comparison, ComparisonWarning
 from larscope._statistics.contrasts import Contrast, correct_contrasts
 from larscope._statistics.differences import EdgeDifferences, difference_map, edge_differences
@@ -37,8 +37,8 @@ from larscope._statistics.swap import coefficient_swap_test, equally_long
 Series = Float[NDArray[np.float32], "T K"]
 
 
-class ComparesConditions(Settings):
-    """The comparing half of `LatentVAR`, which documents the attributes; the other half fits them."""
+class ComparesConditions(HasSettings):
+    """The comparing half of `LatentVAR`; the other half fits, and documents the attributes."""
 
     coef_: SparseCoefficients
     latents_: list[Series]
@@ -106,7 +106,7 @@ class ComparesConditions(Settings):
                 warnings.warn(message, ComparisonWarning, stacklevel=2)
             return replace(found, warnings=found.warnings + noticed)
         return coefficient_swap_test(
-            latents, coefs, label, relative=relative, center=self.center, scale=self.scale, **how
+            latents, coefs, label, relative=relative, center=self.settings.center, scale=self.settings.scale, **how
         )
 
     def comparison_table(self, *, by: str = "condition", groups: Groups | None = None, **how: Any) -> list[Contrast]:
@@ -158,7 +158,7 @@ class ComparesConditions(Settings):
         session: Session | None = None,
         **how: Any,
     ) -> MaxT:
-        """Return the difference of two conditions' mean contribution maps, and where it is significant.
+        """Return the difference of two conditions' mean contribution maps, with its significance.
 
         `difference` is first minus second, of influence, as the maps; `pvalue <= 0.05` is the significance mask,
         corrected for the number of pixels by max-T over the same restricted permutations as `compare`
@@ -292,7 +292,7 @@ class ComparesConditions(Settings):
         preset: Literal["default", "paper"] = "default",
         session: Session | None = None,
     ) -> Float[NDArray[np.float32], "height width"]:
-        """Return where in the image the couplings of a condition come from: the mean over its runs (sec. 2.4).
+        """Return how strongly each place drives others in a condition: the mean map over its runs (sec. 2.4).
 
         Parameters
         ----------
@@ -339,15 +339,15 @@ class ComparesConditions(Settings):
     def _equal_length_maps(
         self, runs: Sequence[int], label: Sequence[str], session: Session | None, how: Mapping[str, Any]
     ) -> Float[NDArray[np.float32], "runs height width"]:
-        """Return a map a run, of coefficients fitted on as many frames of every run where the frames are at hand."""
+        """Return a map of each run, from as many frames of every run if the frames are given."""
         lengths = np.array([np.isfinite(self.latents_[run]).all(axis=1).sum() for run in runs])
         at_hand = session is not None or hasattr(self, "_session")
         if not how and (np.ptp(lengths) == 0 or not at_hand):
             first = np.array(label) == label[0]
             if not 1 / 1.05 < lengths[first].mean() / lengths[~first].mean() < 1.05:
                 warnings.warn(
-                    "Runs differ in length by condition, and maps of coefficients fitted on more frames differ from "
-                    "those on fewer. Pass `session` to `difference_map`, which then maps the same number of frames.",
+                    "Runs differ in length by condition, and more frames give other coefficients and maps. Pass "
+                    "`session` to `difference_map` to use the same number of frames in each run.",
                     ComparisonWarning,
                     stacklevel=3,
                 )
@@ -357,7 +357,7 @@ class ComparesConditions(Settings):
         return self._map(prepared, runs, equal_length=True, **how)
 
     def _known_session(self, session: Session | None) -> Session:
-        """Return the session of the fit, or raise: its frames have the pooling indices that a map is decoded with."""
+        """Return the fitted session, or raise: maps are decoded with the pooling indices of its frames."""
         session = session if session is not None else getattr(self, "_session", None)
         if session is None:
             raise LarscopeError(
@@ -365,7 +365,7 @@ class ComparesConditions(Settings):
                 "loaded. Pass `session=read_session(...)`."
             )
         if [run.name for run in session] != self.runs_["run"].tolist():
-            raise LarscopeError("`session` must be the one that was fitted: its runs are others. Pass that session.")
+            raise LarscopeError("`session` must be the fitted session: got other runs. Pass the fitted one.")
         return session
 
     def _map(
@@ -390,7 +390,7 @@ class ComparesConditions(Settings):
             coefs = self._couplings(runs, equal_length)
         grid = network.latent_shape
         cs = [influence(coef, direction, exclude_radius, grid) for coef in coefs]
-        window, each_run = self.window, list(prepared.each_run())
+        window, each_run = self.settings.window, list(prepared.each_run())
         if preset == "paper":
             maps = spread(
                 lambda one: map_as_printed(network, one[0], 0, one[1], window, gain),
@@ -423,7 +423,7 @@ class ComparesConditions(Settings):
         return [couplings[run].numpy() for run in runs]
 
     def _equally_fitted(self, runs: Sequence[int]) -> tuple[list[Series], list[Float[NDArray[Any], "order K K"]]]:
-        """Return each run's latents, as many frames as the shortest run has, and the coefficients of those frames."""
+        """Return each run's latents, cut to the shortest run, and the coefficients of these frames."""
         latents = equally_long([self.latents_[run] for run in runs])
         coefs = []
         for run, latent in zip(runs, latents, strict=True):
@@ -464,8 +464,9 @@ class ComparesConditions(Settings):
         return centres[:, 0, 0], centres[0, :, 1]
 
     def _prepare_new(self, session: Session) -> PreparedSession:
-        require_frames(session, self.order + 2, f"order {self.order} and two to forecast")
-        return prepare_showing(session, progress=False, preprocessing=self.preprocessing_, nan=self.nan)
+        order = self.settings.order
+        require_frames(session, order + 2, f"order {order} and two to forecast")
+        return prepare_showing(session, progress=False, preprocessing=self.preprocessing_, nan=self.settings.nan)
 
     def _fitted_network(self) -> Autoencoder:
         if not hasattr(self, "network_"):

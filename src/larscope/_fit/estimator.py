@@ -1,6 +1,6 @@
-"""`LatentVAR`: fit, transform, forecast, score, save. It wires the parts together and computes nothing itself.
+"""`LatentVAR`: fit, transform, forecast, score, save.
 
-What it says of its conditions is in `larscope._fit.comparing`.
+Its comparisons of conditions are in `larscope._fit.comparing`.
 """
 
 import copy
@@ -23,7 +23,6 @@ import xarray as xr
 from jaxtyping import Float
 from lightning.fabric import Fabric
 from numpy.typing import NDArray
-from pydantic import ValidationError
 from rich.progress import Progress
 from torch import Tensor
 
@@ -59,14 +58,14 @@ from larscope._movies.session import Session, require_frames
 from larscope._network.autoencoder import Autoencoder
 from larscope._results.folder import SHARED, Result, build_dataset, read_result, split_runs, write_result
 from larscope._results.provenance import describe_versions, git_commit
-from larscope._settings import REFITTED, Preset, Settings, expand_preset, explain_validation, plain, setting_names
+from larscope._settings import REFITTED, Preset, Settings, setting_names
 from larscope._storage import describe_inputs
 
 MANY_LATENTS = 1000
-"""Latents from which on a fit warns."""
+"""Number of latents from which a fit warns."""
 
 TINY_PENALTY = 0.05
-"""Share of what chance correlations reach below which a penalty in their units makes a fit warn."""
+"""Warn below this penalty (in noise units)."""
 
 RUN_COLUMNS = (
     "condition",
@@ -82,14 +81,16 @@ RUN_COLUMNS = (
 )
 
 TRAINED_BY = ("created", "seconds", "command", "fit", "versions", "git")
-"""What a refit keeps of how its network was trained."""
+"""Record of the training kept by a refit."""
 
 
 class LatentVAR(ComparesConditions):
     """Sparse dynamics of the latents of a convolutional autoencoder, learned together (sec. 2).
 
     Takes every setting of `Settings` as a keyword, under the same name as `larscope fit` does, and `preset`, which
-    stands for several of them that others given beside it win over: `"paper"` is the paper's.
+    stands for several of them that others given beside it win over: `"paper"` is the paper's. `settings` holds them
+    all; `model.penalty` reads one and `model.penalty = 0.5` changes it, as `set_params` does. Two models are equal only
+    if they are the same object; `sklearn.base.clone` gives an unfitted one with the same settings.
 
     Attributes
     ----------
@@ -154,15 +155,9 @@ class LatentVAR(ComparesConditions):
     shared_choice_: PenaltyChoice | None
     provenance_: dict[str, Any]
 
-    def __init__(self, **settings: Any) -> None:
-        try:
-            super().__init__(**expand_preset(settings))
-        except ValidationError as error:
-            raise explain_validation(error) from None
-
     @property
     def penalty_(self) -> float:
-        """The penalty of the fits to single runs: `penalty`, the default, or the number that was chosen."""
+        """The penalty of the fits to single runs: given, default or chosen."""
         self._fitted_network()
         return self.var_.penalty
 
@@ -204,22 +199,23 @@ class LatentVAR(ComparesConditions):
             A run is too short, a frame cannot be used, the fit needs more than `max_memory`, or there are not so many
             devices.
         """
-        started = time.monotonic()
+        started, settings = time.monotonic(), self.settings
         processes = Processes(devices, num_nodes, strategy)
-        processes.share(self.batch_size)
-        estimate = estimate_fit(self, session, cached=cache is not None)
+        processes.share(settings.batch_size)
+        estimate = estimate_fit(settings, session, cached=cache is not None)
         if estimate.n_latents > MANY_LATENTS:
             warnings.warn(
-                f"A VAR of {estimate.n_latents} latents, one for {self.patch} x {self.patch} pixels, has "
-                f"{self.order * estimate.n_latents**2:.2g} coefficients a run: far more than its frames can tell, and "
-                "slow. Use `downscale` or `crop`; the paper had 384 latents.",
+                f"A VAR of {estimate.n_latents} latents, one for {settings.patch} x {settings.patch} pixels, has "
+                f"{settings.order * estimate.n_latents**2:.2g} coefficients a run: far more than its frames can tell, "
+                "and slow. Use `downscale` or `crop`; the paper had 384 latents.",
                 stacklevel=2,
             )
-        if self.penalty_scale == "noise" and self.training_penalty < TINY_PENALTY:
+        if settings.penalty_scale == "noise" and settings.training_penalty < TINY_PENALTY:
             warnings.warn(
-                f"A penalty of {self.training_penalty:g} is {self.training_penalty:.1%} of what chance correlations "
-                "reach: nearly every coefficient is kept, which is slow and forecasts nothing. The paper's penalties "
-                "are in other units, those of scale='series' and penalty_scale='mean'; preset='paper' has both.",
+                f"A penalty of {settings.training_penalty:g} is {settings.training_penalty:.1%} of the largest "
+                "chance correlation. Nearly every coefficient is kept, so the fit is slow and forecasts nothing. "
+                "Raise the penalty. The paper's penalties have other units: use preset='paper', or scale='series' "
+                "with penalty_scale='mean'.",
                 TinyPenaltyWarning,
                 stacklevel=2,
             )
@@ -231,12 +227,12 @@ class LatentVAR(ComparesConditions):
             prepared = prepare_showing(
                 session,
                 progress,
-                crop=self.crop,
-                downscale=self.downscale,
-                nan=self.nan,
+                crop=settings.crop,
+                downscale=settings.downscale,
+                nan=settings.nan,
                 cache=Path(cache) if cache else None,
             )
-        prepared.require_stretches(self.window, self.order)
+        prepared.require_stretches(settings.window, settings.order)
         try:
             self._build(prepared.preprocessing, prepared.mean_frame())
             self._learn_shortcut(prepared, progress)
@@ -244,7 +240,7 @@ class LatentVAR(ComparesConditions):
                 self.network_,
                 self.var_,
                 prepared,
-                self,
+                settings,
                 Path(checkpoints) if checkpoints else None,
                 progress,
                 keep_memory,
@@ -253,7 +249,7 @@ class LatentVAR(ComparesConditions):
             self._fit_runs(prepared, started, progress, fabric)
         except BaseException:
             # a half-trained network, or one that is not that of the results of an earlier fit
-            self.__dict__.pop("network_", None)
+            self._forget()
             raise
         return self
 
@@ -295,19 +291,25 @@ class LatentVAR(ComparesConditions):
         """
         started = time.monotonic()
         network = self._fitted_network()
-        model = type(self)(**{**plain(self), **expand_preset(settings)})
+        model = type(self)(**self._with(settings).as_dict())
         for name in setting_names():
-            value = getattr(model, name)
-            if name not in REFITTED and value != getattr(self, name):
+            value, ours = getattr(model.settings, name), getattr(self.settings, name)
+            if name not in REFITTED and value != ours:
                 raise LarscopeError(
-                    f"A refit keeps the trained network: `{name}` is {getattr(self, name)!r} in this one, and another "
+                    f"A refit keeps the trained network: `{name}` is {ours!r} in this one, and another "
                     f"value needs another training; got {value!r}. Change only {', '.join(REFITTED)}, or call "
                     f"`fit` on LatentVAR({name}={value!r}, ...)."
                 )
         self._known_session(session)
-        require_frames(session, model.order + model.window, f"order {model.order} + window {model.window}")
+        require_frames(
+            session,
+            model.settings.order + model.settings.window,
+            f"order {model.settings.order} + window {model.settings.window}",
+        )
         how = Path(cache) if cache else None
-        prepared = prepare_showing(session, progress, preprocessing=self.preprocessing_, nan=self.nan, cache=how)
+        prepared = prepare_showing(
+            session, progress, preprocessing=self.preprocessing_, nan=self.settings.nan, cache=how
+        )
         self._require_fitted_frames(prepared)
         model._build(self.preprocessing_, self.mean_frame_)
         model.network_.load_state_dict(network.state_dict())
@@ -315,7 +317,7 @@ class LatentVAR(ComparesConditions):
         model.log_ = list(self.log_)
         model._fit_runs(prepared, started, progress, latents=[torch.from_numpy(latent) for latent in self.latents_])
         trained = {name: self.provenance_[name] for name in TRAINED_BY if name in self.provenance_}
-        first = {**trained, "settings": plain(self)}
+        first = {**trained, "settings": self.settings.as_dict()}
         model.provenance_["refitted_from"] = self.provenance_.get("refitted_from", first)
         if "checks" in self.provenance_:
             model.provenance_["checks"] = self.provenance_["checks"]
@@ -324,7 +326,7 @@ class LatentVAR(ComparesConditions):
     def transform(self, session: Session) -> list[Series]:
         """Return the latent series of each run of a session, seen or not, (T, K) each."""
         network, prepared = self._fitted_network(), self._prepare_new(session)
-        return [encode_run(network, prepared, run, self.window).cpu().numpy() for run in range(len(session))]
+        return [encode_run(network, prepared, run, self.settings.window).cpu().numpy() for run in range(len(session))]
 
     def forecast(self, session: Session) -> list[Float[NDArray[np.float32], "n height width"]]:
         """Return the one-step-ahead forecasts of frames order .. T - 1 of each run, in the session's [0, 1].
@@ -333,24 +335,24 @@ class LatentVAR(ComparesConditions):
         condition in the session of the fit. A frame that is masked, or preceded by a masked one within `order`, is NaN.
         """
         network, prepared = self._fitted_network(), self._prepare_new(session)
-        lag = 1 if self.pooling == "previous" else 0
+        lag = self.settings.pooling_lag
         forecasts = []
         for run, (_, fit) in enumerate(self._forecast_runs(prepared)):
             forecast = np.full((len(fit.forecast), *self.mean_frame_.shape), np.nan, np.float32)
-            for start, images in decode_run(network, prepared, run, fit.forecast, self.window, lag):
-                forecast[start - self.order : start - self.order + len(images)] = images.cpu().numpy()
+            for start, images in decode_run(network, prepared, run, fit.forecast, self.settings.window, lag):
+                forecast[start - self.settings.order : start - self.settings.order + len(images)] = images.cpu().numpy()
             forecasts.append(forecast)
         return forecasts
 
     def score(self, session: Session) -> pd.DataFrame:
-        """Return what `scores_` holds, for a session that the network has or has not seen.
+        """Return the columns of `scores_` for a session, seen or unseen by the network.
 
         With `coefficients="condition"`, the coefficients are those of the session of the fit: `var_error_heldout` then
         is of runs, not of parts of runs, that they have not seen.
         """
         self._fitted_network()
-        needed = math.ceil((self.order + 1) / (1 - HELD_OUT)) + 1
-        require_frames(session, needed, f"order {self.order}, fitted to the first {1 - HELD_OUT:.0%} of a run")
+        needed = math.ceil((self.settings.order + 1) / (1 - HELD_OUT)) + 1
+        require_frames(session, needed, f"order {self.settings.order}, fitted to the first {1 - HELD_OUT:.0%} of a run")
         prepared = self._prepare_new(session)
         latents = self._encode(prepared, progress=False)
         return _score_table(session, self._evaluate(prepared, latents, self._shared_by_fit(session), progress=False))
@@ -376,24 +378,24 @@ class LatentVAR(ComparesConditions):
         network, prepared = self._fitted_network(), self._prepare_new(session)
         rows = []
         for run, (latent, fit) in enumerate(self._forecast_runs(prepared)):
-            true = latent[self.order :].masked_fill(fit.forecast.isnan(), float("nan"))
+            true = latent[self.settings.order :].masked_fill(fit.forecast.isnan(), float("nan"))
             about = session.runs[run]
             rows.append(
                 {
                     "run": about.name,
                     "condition": about.condition,
                     "n_frames": about.n_frames,
-                    "forecast_explained": explain_frames(network, prepared, run, fit.forecast, self.window),
-                    "ceiling_explained": explain_frames(network, prepared, run, true, self.window),
+                    "forecast_explained": explain_frames(network, prepared, run, fit.forecast, self.settings.window),
+                    "ceiling_explained": explain_frames(network, prepared, run, true, self.settings.window),
                 }
             )
         return pd.DataFrame(rows)
 
     def _forecast_runs(self, prepared: PreparedSession) -> Iterator[tuple[Tensor, VARFit]]:
-        """Yield latents and forecasts of each run, by coefficients of its own or those of its condition in the fit."""
+        """Yield latents and forecasts of each run, by its own coefficients or by those of its condition in the fit."""
         shared = self._shared_by_fit(prepared.session)
         for run, about in enumerate(prepared.session):
-            latent = encode_run(self.network_, prepared, run, self.window)
+            latent = encode_run(self.network_, prepared, run, self.settings.window)
             missing = latent.isnan().any(1)
             with torch.no_grad():
                 if shared is None:
@@ -403,7 +405,7 @@ class LatentVAR(ComparesConditions):
             yield latent, fit
 
     def save(self, folder: str | Path) -> Path:
-        """Write the result folder; of several processes that trained together, the first does."""
+        """Write the result folder; among several processes, the first one does."""
         if not is_first():
             return Path(folder)
         state = self._fitted_network().state_dict()
@@ -429,22 +431,22 @@ class LatentVAR(ComparesConditions):
             crop_offset=self.crop_offset_,
             simulated=self.simulated_,
         )
-        return write_result(Result(plain(self), self.provenance_, self.log_, weights, dataset), folder)
+        return write_result(Result(self.settings.as_dict(), self.provenance_, self.log_, weights, dataset), folder)
 
     def _build(self, preprocessing: Preprocessing, mean_frame: NDArray[np.float32]) -> None:
         self.preprocessing_ = preprocessing
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
+            torch.manual_seed(self.settings.seed)
             self.network_ = Autoencoder(
                 torch.from_numpy(mean_frame),
-                skip=self.skip,
-                output=self.output,
-                batch_norm=self.batch_norm,
-                precision=self.precision,
-                patch=self.patch,
-                shortcut=self.shortcut,
+                skip=self.settings.skip,
+                output=self.settings.output,
+                batch_norm=self.settings.batch_norm,
+                precision=self.settings.precision,
+                patch=self.settings.patch,
+                shortcut=self.settings.shortcut,
             )
-        self.var_ = build_var(self, self.network_.latent_shape)
+        self.var_ = build_var(self.settings, self.network_.latent_shape)
 
     def _learn_shortcut(self, prepared: PreparedSession, progress: bool) -> None:
         if self.network_.shortcut is None:
@@ -463,12 +465,12 @@ class LatentVAR(ComparesConditions):
         fabric: Fabric | None = None,
         latents: Sequence[Tensor] | None = None,
     ) -> None:
-        """Fit and measure the VAR of each whole run, with a network that is trained: what `fit` and `refit` share."""
+        """Fit and measure the VAR of each whole run with a trained network, for `fit` and `refit`."""
         session = prepared.session
         if latents is None:
             latents = self._encode(prepared, progress, fabric)
         self.choice_ = self.shared_choice_ = None
-        if self.penalty == "auto":
+        if self.settings.penalty == "auto":
             self.choice_ = self._choose_penalty(latents, None, progress)
             self.var_.penalty = self.choice_.penalty
         evaluations = self._evaluate(prepared, latents, None, progress, fabric)
@@ -484,7 +486,7 @@ class LatentVAR(ComparesConditions):
         # one clip a condition: they are for looking at, and large
         shown = [conditions.index(name) for name in dict.fromkeys(conditions)]
         self._clips = _join_clips(
-            {run: clip_run(self.network_, prepared, run, evaluations[run], self) for run in shown}
+            {run: clip_run(self.network_, prepared, run, evaluations[run], self.settings) for run in shown}
         )
         tried = chosen_runs(conditions)
         curves = spread(
@@ -504,7 +506,7 @@ class LatentVAR(ComparesConditions):
             "command": sys.argv,
             "simulated": session.simulated,
             "inputs": describe_inputs(path for run in session for path in run.files),
-            "seed": self.seed,
+            "seed": self.settings.seed,
             "versions": describe_versions(),
             "git": git_commit(),
             "threads": torch.get_num_threads(),
@@ -512,29 +514,29 @@ class LatentVAR(ComparesConditions):
         }
 
     def _require_fitted_frames(self, prepared: PreparedSession) -> None:
-        """Raise unless the frame that is kept of each run is in the session where it was."""
+        """Raise unless the kept frame of each run is at its place in the session."""
         kept = zip(self._examples["example_frame"].tolist(), self._examples["example_observed"], strict=True)
         for run, (frame, image) in enumerate(kept):
             about, n_frames = prepared.session.runs[run], len(self.latents_[run])
             if about.n_frames != n_frames:
                 raise LarscopeError(
-                    f"`session` must be the one that was fitted: {about.label} had {n_frames} frames then, and has "
-                    f"{about.n_frames}. Pass that session."
+                    f"`session` must be the fitted session: {about.label} had {n_frames} frames then, and has "
+                    f"{about.n_frames} now. Pass the fitted one."
                 )
             if not np.allclose(prepared.frames(run, frame, frame + 1)[0], image, atol=1e-6):
                 raise LarscopeError(
-                    f"`session` must be the one that was fitted: frame {frame} of {about.label} is another. Pass that "
-                    "session, or `fit` this one."
+                    f"`session` must be the fitted session: frame {frame} of {about.label} is different. Pass the "
+                    "fitted one, or `fit` this one."
                 )
 
     def _encode(self, prepared: PreparedSession, progress: bool, fabric: Fabric | None = None) -> list[Tensor]:
-        encode = partial(encode_run, self.network_, run=0, window=self.window)
+        encode = partial(encode_run, self.network_, run=0, window=self.settings.window)
         return spread(encode, list(prepared.each_run()), "Encoding", progress, fabric)
 
     def _choose_penalty(
         self, latents: Sequence[Tensor], conditions: Sequence[str] | None, progress: bool
     ) -> PenaltyChoice:
-        """Return the penalty that forecasts held-out frames best: of single runs, or of each condition's together."""
+        """Return the best penalty for held-out frames: of single runs, or of each condition together."""
         with Progress(disable=not progress) as bar:
             task = bar.add_task("Choosing the penalty", total=None)
 
@@ -552,7 +554,7 @@ class LatentVAR(ComparesConditions):
         Among more frames more couplings stand out from chance, so what suits one run is too strict for all together.
         """
         var = self.var_
-        if self.penalty in (None, "auto"):
+        if self.settings.penalty in (None, "auto"):
             if self.shared_choice_ is None:
                 self.shared_choice_ = self._choose_penalty(latents, conditions, progress)
             var = copy.copy(var)
@@ -567,10 +569,10 @@ class LatentVAR(ComparesConditions):
         progress: bool,
         fabric: Fabric | None = None,
     ) -> list[RunEvaluation]:
-        """Evaluate every run; coefficients that are shared come from these runs unless they are given."""
-        network, var, settings = self.network_, self.var_, Settings(**plain(self))
+        """Evaluate every run; shared coefficients come from these runs unless given."""
+        network, var, settings = self.network_, self.var_, self.settings
         conditions = [run.condition for run in prepared.session]
-        if shared is None and self.coefficients == "condition":
+        if shared is None and self.settings.coefficients == "condition":
             shared = self._share(latents, conditions, progress)
         of_run = [None if shared is None else shared[condition] for condition in conditions]
         return spread(
@@ -582,8 +584,8 @@ class LatentVAR(ComparesConditions):
         )
 
     def _shared_by_fit(self, session: Session) -> dict[str, SharedCoefficients] | None:
-        """Return the coefficients of the fit that runs of a session share with those of their condition there."""
-        if self.coefficients == "run":
+        """Return the fitted coefficients of each run's condition."""
+        if self.settings.coefficients == "run":
             return None
         for run in session:
             self._runs_of(run.condition)
@@ -629,12 +631,12 @@ def load(folder: str | Path) -> LatentVAR:
     model.scores_ = _columns(dataset, ["run", "condition", "n_frames", *score_names])
     lengths = dataset["n_frames"].to_numpy()
     model.latents_ = split_runs(dataset["latent_series"].to_numpy(), lengths)
-    model.forecasts_ = split_runs(dataset["forecast_series"].to_numpy(), lengths - model.order)
+    model.forecasts_ = split_runs(dataset["forecast_series"].to_numpy(), lengths - model.settings.order)
     n_latents = dataset.sizes["latent"]
     index = np.stack([dataset[f"coef_{name}"].to_numpy() for name in ("run", "lag", "target", "source")])
     index[1] -= 1
     model.coef_ = SparseCoefficients(
-        (len(lengths), model.order, n_latents, n_latents), index, dataset["coef"].to_numpy()
+        (len(lengths), model.settings.order, n_latents, n_latents), index, dataset["coef"].to_numpy()
     )
     # results of before version 6 have no couplings
     model.couplings_ = _columns(dataset, [f"coupling_{name}" for name in COLUMNS if f"coupling_{name}" in dataset])

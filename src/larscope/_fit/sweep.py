@@ -17,13 +17,12 @@ from typing import Any
 
 import pandas as pd
 import xarray as xr
-from pydantic import TypeAdapter, ValidationError
 
 from larscope._compute.workers import THREADS, connect
 from larscope._dynamics.stability import describe_stability, find_in_conditions
 from larscope._errors import LarscopeError
 from larscope._fit.estimator import SCORE_NAMES, LatentVAR, load
-from larscope._settings import Settings, explain_validation, plain
+from larscope._settings import Settings, choose_settings
 
 # a fit of its own, which ends with the worker that waits for it
 FIT = """
@@ -59,7 +58,7 @@ class Point:
     def options(self) -> list[str]:
         """Return its settings as options of `larscope fit`."""
         words: list[str] = []
-        for name, value in plain(self.settings).items():
+        for name, value in self.settings.as_dict().items():
             option = name.replace("_", "-")
             if isinstance(value, bool):
                 words.append(f"--{option}" if value else f"--no-{option}")
@@ -97,10 +96,7 @@ def plan(fixed: Mapping[str, Any], lists: Mapping[str, Sequence[Any]], n_seeds: 
     points = {}
     for values in itertools.product(*lists.values()):
         chosen = {**fixed, **dict(zip(lists, values, strict=True))}
-        try:
-            settings = TypeAdapter(Settings).validate_python(chosen)
-        except ValidationError as error:
-            raise explain_validation(error) from None
+        settings = choose_settings(chosen)
         for seed in range(settings.seed, settings.seed + n_seeds):
             varied = {**{name: getattr(settings, name) for name in names}, "seed": seed}
             point = Point(varied, replace(settings, seed=seed))
@@ -110,7 +106,7 @@ def plan(fixed: Mapping[str, Any], lists: Mapping[str, Sequence[Any]], n_seeds: 
 
 @contextmanager
 def open_executor(jobs: int, scheduler: str | None) -> Iterator[Executor]:
-    """Give what runs the fits: so many at a time on this machine, or the workers of a dask scheduler.
+    """Give the executor of the fits: so many at a time on this machine, or the workers of a dask scheduler.
 
     Raises
     ------
@@ -141,7 +137,7 @@ _running: set[subprocess.Popen[bytes]] = set()
 
 
 def run_fit(arguments: Sequence[str], log: Path, threads: int) -> str:
-    """Run `larscope fit` in a process that ends with this one; return what went wrong, or nothing.
+    """Run `larscope fit` in a process tied to this one; return its error, or nothing.
 
     Parameters
     ----------
@@ -174,7 +170,7 @@ def run_fit(arguments: Sequence[str], log: Path, threads: int) -> str:
 def fit_points(
     points: Iterable[Point], session: Path, out: Path, executor: Executor, threads: int = 1, extra: Sequence[str] = ()
 ) -> Iterator[tuple[Point, str]]:
-    """Fit every point into its folder in `out`; yield each when it has ended, with what went wrong.
+    """Fit every point into its folder in `out`; yield each at its end, with its error if any.
 
     Parameters
     ----------
@@ -201,12 +197,12 @@ def fit_points(
 
 
 def load_points(points: Iterable[Point], out: Path) -> list[tuple[Point, LatentVAR]]:
-    """Return what has been fitted."""
+    """Return the finished fits."""
     return [(point, load(out / point.name)) for point in points if (out / point.name).is_dir()]
 
 
 def tabulate(fitted: Iterable[tuple[Point, LatentVAR]]) -> pd.DataFrame:
-    """Return one row a point: what was varied, and its scores, each the mean over the runs."""
+    """Return one row per point: its varied settings and its scores, means over the runs."""
     return pd.DataFrame([{**point.varied, **_mean_scores(model)} for point, model in fitted])
 
 

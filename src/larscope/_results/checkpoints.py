@@ -1,12 +1,11 @@
-"""What an unfinished fit leaves beside its result folder, and never inside it: checkpoints, and the next result."""
+"""The unfinished fit beside its result folder: checkpoints, and the next result."""
 
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -14,17 +13,17 @@ from typing import Any
 from larscope._errors import LarscopeError
 from larscope._movies.session import Session
 from larscope._results.provenance import describe_versions
-from larscope._settings import Settings, plain
-from larscope._storage import describe_inputs
+from larscope._settings import Settings
+from larscope._storage import describe_inputs, locked, write_text
 
 
 def identify_fit(settings: Settings, session: Session, n_seeds: int = 1) -> str:
-    """Return a digest of all that decides a fit's numbers, so that none goes on from another one's checkpoint.
+    """Return the digest of a fit: everything its numbers depend on, so no fit resumes another's checkpoint.
 
     Settings, run table, contents of the movies, and versions. Not on which devices, by how many of them and how many
     threads, though the last bits of a sum depend on that: a fit that was interrupted may go on elsewhere.
     """
-    return _digest([plain(settings), n_seeds, identify_session(session), describe_versions()])
+    return _digest([settings.as_dict(), n_seeds, identify_session(session), describe_versions()])
 
 
 def identify_session(session: Session) -> str:
@@ -43,7 +42,7 @@ def _digest(decisive: list[Any]) -> str:
 
 @contextmanager
 def open_checkpoints(out: Path, fit: str) -> Iterator[Path]:
-    """Give a folder for what a fit has to keep until its result is whole; hold every other process off `out`.
+    """Give a folder for the unfinished fit, and lock `out` against other processes.
 
     Parameters
     ----------
@@ -64,42 +63,45 @@ def open_checkpoints(out: Path, fit: str) -> Iterator[Path]:
         Another process is fitting into `out`, or nothing can be written beside it.
     """
     unfinished = out.with_name(f".{out.name}.unfinished")
-    folder = unfinished / fit
-    made = [path for path in unfinished.parents if not path.exists()]
+    folder, holder = unfinished / fit, unfinished / "process"
+    made = [path for path in out.parents if not path.exists()]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        # the system lets go of it however the process ends
-        lock = os.open(unfinished / "lock", os.O_RDWR | os.O_CREAT)
-    except OSError as error:
-        raise LarscopeError(f"Checkpoints must be written beside {out}: {error}. Pass another `--out`.") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        holder = os.pread(lock, 20, 0).decode().strip() or "of another user"
-        os.close(lock)
-        raise LarscopeError(
-            f"Process {holder} is already fitting into {out}. Wait for it, stop it, or pass another `--out`."
-        ) from error
-    os.pwrite(lock, f"{os.getpid():<20}".encode(), 0)
-    try:
-        yield folder
+        with ExitStack() as held:
+            try:
+                out.parent.mkdir(parents=True, exist_ok=True)
+                held.enter_context(locked(out.with_name(f".{out.name}.lock")))
+                folder.mkdir(parents=True, exist_ok=True)
+                write_text(holder, str(os.getpid()))
+            except BlockingIOError as error:
+                raise LarscopeError(
+                    f"{_describe_holder(holder)} is already fitting into {out}. Wait for it, stop it, or pass another "
+                    "`--out`."
+                ) from error
+            except OSError as error:
+                raise LarscopeError(
+                    f"Checkpoints must be written beside {out}: {error}. Pass another `--out`."
+                ) from error
+            try:
+                yield folder
+            except BaseException:
+                _remove_empty(folder)
+                if [path.name for path in unfinished.iterdir()] == [holder.name]:
+                    shutil.rmtree(unfinished)
+                raise
+            shutil.rmtree(unfinished)
     except BaseException:
-        if not any(folder.iterdir()):
-            folder.rmdir()
-            _remove_if_only_locked(unfinished, made)
+        _remove_empty(*made)
         raise
-    else:
-        shutil.rmtree(unfinished)
-    finally:
-        os.close(lock)
 
 
-def _remove_if_only_locked(unfinished: Path, made: list[Path]) -> None:
-    """Remove the folder unless another fit's checkpoints are in it; and the empty folders that were made for it."""
-    if [path.name for path in unfinished.iterdir()] != ["lock"]:
-        return
-    shutil.rmtree(unfinished)
-    for path in made:
-        if any(path.iterdir()):
-            return
-        path.rmdir()
+def _describe_holder(holder: Path) -> str:
+    try:
+        return f"Process {int(holder.read_text(encoding='utf-8'))}"
+    except (OSError, ValueError):  # it has just begun, or is another user's
+        return "Another process"
+
+
+def _remove_empty(*folders: Path) -> None:
+    for folder in folders:
+        with suppress(OSError):  # it holds something
+            folder.rmdir()

@@ -1,4 +1,4 @@
-"""The result folder: written once, read by report, viewer and export alike. No torch, no pickle.
+"""The result folder: written once, read by report, viewer and export alike. No pickle.
 
 ====================  ==================================================================
 `config.toml`         the settings, as `larscope fit --config` reads them
@@ -12,7 +12,6 @@
 import json
 import math
 import os
-import shutil
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,25 +29,26 @@ from safetensors.numpy import save
 from larscope._errors import LarscopeError
 from larscope._movies.preprocessing import Preprocessing
 from larscope._results.schema import SCHEMA_VERSION, migrate
-from larscope._settings import DEFAULT_PENALTY, REFITTED, Settings, plain
+from larscope._settings import DEFAULT_PENALTY, REFITTED, Settings
+from larscope._storage import put_in_place, reading_hdf5, unfinished, write_text
 
 PACKED = ("clip_observed", "clip_reconstruction")
-"""Images that are for looking at: kept with 16 bits."""
+"""Images for viewing, kept with 16 bits."""
 
 FILES = ("config.toml", "provenance.json", "log.jsonl", "model.safetensors", "results.nc")
 
 MAP_UNITS = "influence (sum of absolute couplings)"
 
 SHARED = "shared_"
-"""Begins the names of what is said of the coefficients that runs share."""
+"""Prefix of names about coefficients shared by runs."""
 
 ATTRIBUTES = ("title", "simulated", "order", "crop", "crop_offset", "downscale", "intensity_low", "intensity_high")
-"""Attributes that `results.nc` has had in every version."""
+"""Attributes of `results.nc` in every version."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a result folder holds.
+    """The content of a result folder.
 
     Attributes
     ----------
@@ -72,26 +72,26 @@ class Result:
 
     @property
     def penalty(self) -> float:
-        """The penalty of the fits to single runs: a setting, or the number that `penalty="auto"` chose."""
+        """The penalty of the fits to single runs: a setting, or the choice of `penalty="auto"`."""
         attributes = self.dataset.attrs
         # results of earlier versions have the setting alone
         return float(attributes["penalty"] if "penalty" in attributes else self.settings["penalty"])
 
     @property
     def shared_penalty(self) -> float | None:
-        """The penalty that was chosen for the coefficients that the runs of a condition share, if one was."""
+        """The penalty chosen for coefficients shared by the runs of a condition, if any."""
         penalty = self.dataset.attrs.get("shared_penalty")
         return None if penalty is None else float(penalty)
 
     @property
     def training(self) -> Mapping[str, Any]:
-        """The settings that the network was trained with: of a refit, those of another result."""
+        """The settings of the training; for a refit, those of another result."""
         trained = dict(self.provenance.get("refitted_from", {}).get("settings", self.settings))
         return trained | ({"penalty": DEFAULT_PENALTY} if trained.get("penalty", "auto") == "auto" else {})
 
     @property
     def trained_otherwise(self) -> dict[str, Any]:
-        """What settings of the dynamics were in training that are others in the fits after it."""
+        """Settings of the dynamics with another value in training than in the final fits."""
         trained, fitted = self.training, {**self.settings, "penalty": self.penalty}
         # a training fits each window by itself, whatever `coefficients` says
         names = [name for name in REFITTED if name != "coefficients" and trained.get(name) != fitted.get(name)]
@@ -108,27 +108,30 @@ def write_result(result: Result, folder: str | Path) -> Path:
     """
     folder = Path(folder)
     require_free(folder)
-    filling = folder.with_name(f".{folder.name}.writing-{os.getpid()}")
     try:
-        filling.mkdir(parents=True)
-        version = {"schema_version": SCHEMA_VERSION}
-        (filling / "config.toml").write_text(tomli_w.dumps({**version, **result.settings}), encoding="utf-8")
-        write_json({**version, **result.provenance}, filling / "provenance.json")
-        log = [{**version, **row} for row in result.log[:1]] + result.log[1:]
-        (filling / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log), encoding="utf-8")
-        weights = {name: np.ascontiguousarray(value) for name, value in result.weights.items()}
-        metadata = {name: str(value) for name, value in version.items()}
-        (filling / "model.safetensors").write_bytes(save(weights, metadata))
-        write_dataset(result.dataset, filling / "results.nc")
-        publish_result(filling, folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with unfinished(folder) as filling:
+            filling.mkdir()
+            _write_files(result, filling)
+            publish_result(filling, folder)
     except OSError as error:
         raise LarscopeError(
             f"The result must be written to {folder}: {error}. Nothing was left behind; free some space or pass "
             "another folder."
         ) from error
-    finally:
-        shutil.rmtree(filling, ignore_errors=True)
     return folder
+
+
+def _write_files(result: Result, folder: Path) -> None:
+    version = {"schema_version": SCHEMA_VERSION}
+    write_text(folder / "config.toml", tomli_w.dumps({**version, **result.settings}))
+    write_json({**version, **result.provenance}, folder / "provenance.json")
+    log = [{**version, **row} for row in result.log[:1]] + result.log[1:]
+    write_text(folder / "log.jsonl", "".join(json.dumps(row) + "\n" for row in log))
+    weights = {name: np.ascontiguousarray(value) for name, value in result.weights.items()}
+    metadata = {name: str(value) for name, value in version.items()}
+    (folder / "model.safetensors").write_bytes(save(weights, metadata))
+    write_dataset(result.dataset, folder / "results.nc")
 
 
 def read_result(folder: str | Path) -> Result:
@@ -144,7 +147,7 @@ def read_result(folder: str | Path) -> Result:
     if missing:
         raise LarscopeError(
             f"Expected a result folder at {folder}; it lacks {', '.join(missing)}. "
-            "Pass the folder that `larscope fit --out` wrote."
+            "Pass a folder written by `larscope fit --out`."
         )
     try:
         return _read_files(folder)
@@ -170,7 +173,7 @@ def _read_files(folder: Path) -> Result:
         raise ValueError(f"{config} was cut off: it ends before `seed`, the last setting")
     return Result(
         provenance=migrate(made_with, version, provenance),
-        settings={**plain(Settings()), **settings},
+        settings={**Settings().as_dict(), **settings},
         log=migrate(rows, rows[0].pop("schema_version", version) if rows else version, log),
         weights=migrate(weights, weights_version, model),
         dataset=_require_whole(read_dataset(results), results),
@@ -187,7 +190,7 @@ def _require_whole(dataset: xr.Dataset, path: Path) -> xr.Dataset:
 
 
 def publish_result(finished: Path, folder: Path) -> None:
-    """Give a finished result folder its place, in one step: where there was nothing, or an empty folder.
+    """Move a finished result folder to its place, new or empty, in one step.
 
     Raises
     ------
@@ -196,9 +199,7 @@ def publish_result(finished: Path, folder: Path) -> None:
     """
     require_free(folder)
     try:
-        if folder.is_dir():
-            folder.rmdir()
-        finished.rename(folder)
+        put_in_place(finished, folder)
     except OSError as error:
         raise LarscopeError(
             f"The result must be moved to {folder}: {error}. It is whole in {finished}: move it yourself, or give the "
@@ -207,7 +208,7 @@ def publish_result(finished: Path, folder: Path) -> None:
 
 
 def find_fit(folder: Path) -> str | None:
-    """Return which fit made the result in a folder (`identify_fit`); None without a result."""
+    """Return the fit behind a result folder (`identify_fit`); None without a result."""
     try:
         found: str | None = json.loads((folder / "provenance.json").read_text(encoding="utf-8")).get("fit")
     except (OSError, ValueError, AttributeError):
@@ -223,9 +224,9 @@ def require_free(folder: str | Path) -> None:
         raise LarscopeError(
             f"The result needs a folder of its own; {folder} holds {what}. Pass another `--out`, or remove it first."
         )
-    if folder.is_dir() and folder.is_mount():
+    if os.path.ismount(folder):
         raise LarscopeError(
-            f"The result needs a folder that can be renamed; {folder} is a mount point. Pass one in it."
+            f"The result needs a folder it can rename; {folder} is a mount point. Pass a folder inside it."
         )
     if folder.exists() and not folder.is_dir():
         raise LarscopeError(f"The result needs a folder; {folder} is a file. Pass another `--out`.")
@@ -236,7 +237,7 @@ def require_free(folder: str | Path) -> None:
 
 
 def write_dataset(dataset: xr.Dataset, path: Path) -> None:
-    """Write NetCDF with compressed arrays, which says its version."""
+    """Write NetCDF with compressed arrays and its version."""
     encoding = {
         name: {"zlib": True, "complevel": 4, **(_packing(variable) if name in PACKED else {})}
         for name, variable in dataset.data_vars.items()
@@ -254,8 +255,11 @@ def read_dataset(path: Path) -> xr.Dataset:
         A newer larscope wrote it, or it cannot be read.
     """
     try:
-        dataset = xr.load_dataset(path, engine="h5netcdf")
-    except (OSError, ValueError, KeyError) as error:
+        with reading_hdf5(path):
+            dataset = xr.load_dataset(path, engine="h5netcdf")
+    except LarscopeError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise LarscopeError(
             f"Expected NetCDF at {path}; it cannot be read: {error}. Restore the file, or make it again."
         ) from error
@@ -293,7 +297,7 @@ def build_dataset(
     crop_offset: tuple[int, int],
     simulated: bool,
 ) -> xr.Dataset:
-    """Name and describe everything that `results.nc` holds.
+    """Name and describe every variable of `results.nc`.
 
     Parameters
     ----------
@@ -375,7 +379,7 @@ def build_dataset(
 
 
 def split_runs(joined: NDArray[Any], lengths: NDArray[Any]) -> list[NDArray[Any]]:
-    """Cut series that were joined along time into those of the runs."""
+    """Cut joined series into those of the runs."""
     return np.split(joined, np.cumsum(lengths)[:-1])
 
 
@@ -389,5 +393,5 @@ def _for_netcdf(column: pd.Series) -> NDArray[Any]:
 
 
 def write_json(content: Mapping[str, Any], path: Path) -> None:
-    """Write JSON that a person can read too."""
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Write readable JSON."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

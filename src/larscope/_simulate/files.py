@@ -3,8 +3,6 @@
 import csv
 import json
 import math
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,27 +16,24 @@ from larscope._errors import LarscopeError
 from larscope._movies.session import Run, Session
 from larscope._simulate.camera import FRAME_RATE, PIXEL_SIZE
 from larscope._simulate.truth import CONDITIONS, Truth
+from larscope._storage import replacing, write_text
 
 UPSCALE, MARGIN = 4, 16
 """Full-size files: every pixel is repeated UPSCALE x UPSCALE times, and MARGIN pixels frame the whole."""
 
 CLASSIC_TIFF = 2**32 - 2**25
-"""Bytes of pixels from which on a file is written as BigTIFF."""
+"""Bytes of pixels from which a file becomes BigTIFF."""
 
 
 def write_session(folder: Path, session: Session, truth: Truth, full_size: bool) -> Path:
     """Write a session and its truth, whole or not at all: see `SimulatedSession.write`."""
     _require_new(folder)
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    partial.mkdir()
-    try:
+    with replacing(folder) as partial:
+        partial.mkdir()
         for run in session:
             _write_movie(partial / f"{run.name}.tif", run, full_size)
         _write_table(partial / "session.csv", session, full_size)
         _write_truth(partial, truth, [run.name for run in session], full_size)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return folder / "session.csv"
 
 
@@ -46,7 +41,9 @@ def _require_new(folder: Path) -> None:
     if folder.exists():
         raise LarscopeError(f"Expected a new folder; {folder} exists already. Choose another, or delete it.")
     if not folder.parent.is_dir():
-        raise LarscopeError(f"Expected to create {folder.name} in {folder.parent}, which does not exist. Create it.")
+        raise LarscopeError(
+            f"Expected to create {folder.name} in {folder.parent}, but this folder does not exist. Create it."
+        )
 
 
 def _write_movie(path: Path, run: Run, full_size: bool) -> None:
@@ -116,7 +113,7 @@ def _write_truth(folder: Path, truth: Truth, names: list[str], full_size: bool) 
         "couplings": {condition: _list_couplings(truth.couplings[condition]) for condition in CONDITIONS},
     }
     text = json.dumps(description, indent=1)
-    (folder / "truth.json").write_text(text + "\n", encoding="utf-8")
+    write_text(folder / "truth.json", text + "\n")
 
 
 def _list_couplings(couplings: Float[NDArray[np.float64], "order cells cells"]) -> list[dict[str, Any]]:
@@ -128,7 +125,7 @@ def _list_couplings(couplings: Float[NDArray[np.float64], "order cells cells"]) 
 
 
 def read_truth(folder: str | Path) -> Truth:
-    """Read the truth that `SimulatedSession.write` left in a folder.
+    """Read the truth written by `SimulatedSession.write`.
 
     Raises
     ------

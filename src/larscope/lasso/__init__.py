@@ -5,14 +5,16 @@
 
 import sys
 
-from larscope.lasso.layer import Lasso, LassoInfo, alpha_max, lasso
-from larscope.lasso.path import ConvergenceWarning, LassoPath, lasso_path
+from larscope.lasso._engines import NothingToLearnWarning
+from larscope.lasso._layer import Lasso, LassoInfo, alpha_max, lasso
+from larscope.lasso._path import ConvergenceWarning, LassoPath, lasso_path
 
 __all__ = [
     "ConvergenceWarning",
     "Lasso",
     "LassoInfo",
     "LassoPath",
+    "NothingToLearnWarning",
     "alpha_max",
     "lasso",
     "lasso_path",

@@ -29,9 +29,9 @@ class MultiTargetLasso(MultiOutputMixin, RegressorMixin, BaseEstimator):
 
     Parameters
     ----------
-    alpha : float or {"aic", "bic", "cv"}
-        The penalty; or how to choose it, for each target separately, along the exact lasso path. "aic" and
-        "bic" minimise `RSS / noise_variance + c * n_active` over the knots, with c = 2 or log(n); "cv"
+    alpha : float, array of shape (n_targets,), or {"aic", "bic", "cv"}
+        The penalty, or one for each target; or how to choose it, for each target separately, along the exact lasso
+        path. "aic" and "bic" minimise `RSS / noise_variance + c * n_active` over the knots, with c = 2 or log(n); "cv"
         minimises the mean squared error of held-out folds over the knots of all folds.
     fit_intercept : bool
         Fit b, unpenalised.
@@ -61,7 +61,7 @@ class MultiTargetLasso(MultiOutputMixin, RegressorMixin, BaseEstimator):
 
     def __init__(
         self,
-        alpha: float | str = 1.0,
+        alpha: Any = 1.0,
         *,
         fit_intercept: bool = True,
         positive: bool = False,
@@ -114,15 +114,19 @@ class MultiTargetLasso(MultiOutputMixin, RegressorMixin, BaseEstimator):
         return np.zeros(X.shape[1]), np.zeros(Y.shape[1])
 
     def _choose_alphas(self, X: Array, Y: Array) -> Array:
-        if not isinstance(self.alpha, str) and self.alpha >= 0:
-            return np.full(Y.shape[1], float(self.alpha))
-        if self.alpha == "cv":
-            return self._by_cross_validation(X, Y)
-        if self.alpha in ("aic", "bic"):
-            return self._by_criterion(X, Y)
+        if isinstance(self.alpha, str):
+            if self.alpha == "cv":
+                return self._by_cross_validation(X, Y)
+            if self.alpha in ("aic", "bic"):
+                return self._by_criterion(X, Y)
+        else:
+            alphas = np.asarray(self.alpha)
+            numbers = np.issubdtype(alphas.dtype, np.integer) or np.issubdtype(alphas.dtype, np.floating)
+            if numbers and alphas.shape in ((), (Y.shape[1],)) and (alphas >= 0).all() and np.isfinite(alphas).all():
+                return np.broadcast_to(alphas.astype(np.float64), Y.shape[1]).copy()
         raise LarscopeError(
-            f'`alpha` must be a number >= 0, "aic", "bic" or "cv": got {self.alpha!r}. '
-            'Use "cv" if you do not know the penalty.'
+            f'`alpha` must be a number >= 0, one for each of {Y.shape[1]} targets, "aic", "bic" or "cv": got '
+            f'{self.alpha!r}. Use "cv" if you do not know the penalty.'
         )
 
     def _by_criterion(self, X: Array, Y: Array) -> Array:

@@ -46,12 +46,10 @@ def test_the_contract(tmp_path: Path, name: str, dtype: str) -> None:
         gc.collect()
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", [name for name in KINDS if name != "OME, two files"])  # one frame is one file
 def test_a_movie_may_be_a_single_frame(tmp_path: Path, name: str) -> None:
     kind = KINDS[name]
     frames = frames_of(kind.dtypes[0], 1)
-    if name == "OME, two files":
-        pytest.skip("one frame is one file")
     path = kind.write(tmp_path, frames)
     movie = open_movie(path, **kind.choice)
     assert movie.shape == frames.shape

@@ -1,4 +1,4 @@
-"""The check of a whole session: every run once, then all of them together. No torch."""
+"""The check of a whole session: every run once, then all of them together."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -11,10 +11,9 @@ from larscope._movies.checks.findings import Finding
 from larscope._movies.checks.measure import Measures, measure_run
 from larscope._movies.checks.runs import check_run
 from larscope._movies.checks.sessions import check_table, check_together
-from larscope._movies.preprocessing import unfinished
 from larscope._movies.session import Run
 from larscope._movies.table import BrokenRun
-from larscope._storage import digest_code
+from larscope._storage import digest_code, replacing, write_text
 
 
 def check_session(
@@ -71,7 +70,7 @@ def _unreadable(name: str, error: LarscopeError) -> Finding:
 
 
 def find_checks(folder: Path, session: str) -> list[dict[str, Any]] | None:
-    """Return the findings (`describe_findings`) kept for a session; None where there are none, or damaged ones.
+    """Return the findings (`describe_findings`) kept for a session; None if missing or damaged.
 
     `session` is a digest of its table and of its movies' contents.
     """
@@ -84,14 +83,9 @@ def find_checks(folder: Path, session: str) -> list[dict[str, Any]] | None:
 
 def keep_checks(findings: list[dict[str, Any]], folder: Path, session: str) -> None:
     """Keep findings in a cache folder, whole or not at all."""
-    place = _place(folder, session)
     folder.mkdir(parents=True, exist_ok=True)
-    writing = folder / unfinished("checks")
-    try:
-        writing.write_text(json.dumps(findings), encoding="utf-8")
-        writing.rename(place)
-    finally:
-        writing.unlink(missing_ok=True)
+    with replacing(_place(folder, session)) as path:
+        write_text(path, json.dumps(findings))
 
 
 def _place(folder: Path, session: str) -> Path:
@@ -100,7 +94,7 @@ def _place(folder: Path, session: str) -> Path:
 
 @cache
 def _code() -> str:
-    """Return a digest of what checks movies: the code beside this file and that of the readers."""
+    """Return a digest of the checking code: this folder and the readers."""
     here = Path(__file__).parent
     return digest_code(
         [*sorted(here.glob("*.py")), *sorted((here.parent / "readers").glob("*.py"))], ("numpy", "scipy")

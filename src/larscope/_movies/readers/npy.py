@@ -82,14 +82,14 @@ class NpyMovie:
         return pixels.reshape(stop - start, *self.shape[1:])
 
     def _gather(self, start: int, stop: int) -> NDArray[np.generic]:
-        """Read frames of a Fortran-ordered array, where each pixel has its whole time course in one piece."""
+        """Read frames of a Fortran-ordered array: each pixel has its whole time course in one piece."""
         item = self._stored.itemsize
         n_frames, height, width = self.shape
         with self._path.open("rb") as file:
-            courses = [
-                os.pread(file.fileno(), (stop - start) * item, self._offset + (pixel * n_frames + start) * item)
-                for pixel in range(self._n_pixels)
-            ]
+            courses = []
+            for pixel in range(self._n_pixels):
+                file.seek(self._offset + (pixel * n_frames + start) * item)
+                courses.append(file.read((stop - start) * item))
         pixels = np.frombuffer(b"".join(courses), self._stored)
         return np.ascontiguousarray(pixels.reshape(width, height, stop - start).T)
 

@@ -30,7 +30,8 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from larscope.lasso.kernels import (
+from larscope.lasso._certificate import FLOOR
+from larscope.lasso._kernels import (
     CANDIDATES,
     DONE,
     FULL,
@@ -41,14 +42,13 @@ from larscope.lasso.kernels import (
     Data,
     State,
     add_outer,
-    pull_back,
     solve_groups,
+    solve_supports,
 )
-from larscope.lasso.problem import Problem
+from larscope.lasso._problem import Problem
 
 Array = NDArray[np.float64]
 
-FLOOR = 1e-6
 MAX_ROUNDS = 500
 # Rounds after which a proposal is given up.
 PROPOSING_ROUNDS = 100
@@ -59,12 +59,12 @@ MEMORY = 256 * 2**20
 
 
 def solve(problem: Problem, init: Tensor | None = None) -> tuple[Float[Tensor, "batch p k"], Float[Tensor, "batch k"]]:
-    """Solve every target of every design; return coefficients and their relative KKT violation."""
+    """Solve every target of every design; return coefficients and their defect (see `certificate.defect`)."""
     batch, p, k = problem.weights.shape
-    coef, kkt = np.zeros((batch, k, p)), np.empty((batch, k))
-    X, y, alpha = (t.detach().cpu() for t in (problem.X, problem.y, problem.alpha))
+    coef, defect = np.zeros((batch, k, p)), np.empty((batch, k))
+    X, y, alpha, l2 = (t.detach().cpu() for t in (problem.X, problem.y, problem.alpha, problem.l2))
     for b in range(batch):
-        design = Design(X[b], problem.l2, problem.positive)
+        design = Design(X[b], l2[b], problem.positive)
         weights = _rows(problem.weights[b])
         start = None if init is None else _rows(init[b].expand(p, k))
         size = max(1, MEMORY // (8 * p))
@@ -78,72 +78,82 @@ def solve(problem: Problem, init: Tensor | None = None) -> tuple[Float[Tensor, "
                 None if start is None else _part(start, part),
             )
             _write(state, coef[b, part])
-            kkt[b, part] = state.kkt
+            defect[b, part] = state.defect
     device = problem.X.device
-    return torch.from_numpy(coef).mT.to(device), torch.from_numpy(kkt).to(device)
+    return torch.from_numpy(coef).mT.to(device), torch.from_numpy(defect).to(device)
 
 
-def support_vjp(
-    X: Float[Tensor, "batch n p"],
-    y: Float[Tensor, "batch n k"],
-    weights: Float[Tensor, "batch p k"],
-    coef: Float[Tensor, "batch p k"],
-    grad: Float[Tensor, "batch p k"],
-    l2: float,
-    positive: bool,
-) -> tuple[Tensor, Tensor, Tensor] | None:
-    """Compute the product of `gradient.support_vjp`; None where a support is linearly dependent."""
-    dX, dy, dalpha = torch.empty_like(X), torch.empty_like(y), coef.new_zeros(y.shape[0], y.shape[-1])
+def pull_back(
+    problem: Problem, coef: Float[Tensor, "batch p k"], grad: Float[Tensor, "batch p k"], with_penalties: bool
+) -> tuple[Tensor | None, ...] | None:
+    """Compute `gradient.pull_back`; None where a support is linearly dependent.
+
+    Weights and l2 get their gradient where it is asked for, `with_penalties`: it takes a dense array.
+    """
+    X, y, weights = problem.X, problem.y, problem.weights
+    dX, dy, dalpha = torch.empty_like(X), torch.empty_like(y), torch.zeros_like(problem.alpha)
+    dense = np.zeros(coef.mT.shape) if with_penalties else None
     n, p = X.shape[-2:]
     for b in range(len(X)):
-        data = Design(X[b], l2, positive).exact
+        data = Design(X[b], problem.l2[b], problem.positive).exact
         v = _rows(weights[b])
         w, g = (np.ascontiguousarray(z[b].detach().T.numpy()) for z in (coef, grad))
         # Unpenalised coefficients may be zero by accident: they stay in the support.
-        support = (w != 0) if positive else (w != 0) | (v == 0)
+        support = (w != 0) if problem.positive else (w != 0) | (v == 0)
         k, width, room = len(w), data.columns.shape[1], int(support.sum(axis=1).max(initial=1))
         targets = np.zeros((k, width))
         targets[:, :n] = y[b].T.numpy()
         A, size = np.zeros((k, room), dtype=np.int64), np.zeros(k, dtype=np.int64)
         q, residual, movement = np.zeros((k, room)), np.empty((k, width)), np.zeros((k, width))
         inputs = (data, support, targets, w, g, v)
-        _in_threads(pull_back, k, *inputs, A, size, q, residual, movement, dalpha[b].numpy())
+        _in_threads(solve_supports, k, *inputs, A, size, q, residual, movement, dalpha[b].numpy())
         if (size < 0).any():
             return None
         dcolumns = np.zeros((p, width))
         add_outer(data, w, A, size, q, residual, movement, dcolumns)
         dX[b] = torch.from_numpy(dcolumns[:, :n]).T
         dy[b] = torch.from_numpy(movement[:, :n]).T / n
-    return dX, dy, dalpha
+        if dense is not None:
+            rows, slots = np.nonzero(np.arange(room) < size[:, None])
+            dense[b][rows, A[rows, slots]] = q[rows, slots]
+    if dense is None:
+        return dX, dy, dalpha, None, None
+    Q = torch.from_numpy(dense).mT
+    return dX, dy, dalpha, -problem.alpha.unsqueeze(-2) * coef.sign() * Q, -(Q * coef).sum(-1)
 
 
 class Design:
     """The data as the kernels read them, rounded and exact, and how large supports may become."""
 
-    def __init__(self, X: Tensor, l2: float, positive: bool) -> None:
+    def __init__(self, X: Tensor, l2: Tensor, positive: bool) -> None:
         n, p = X.shape
         samples = np.zeros((-(-n // 4) * 4, p))
         samples[:n] = X.numpy()
         columns = np.zeros((p, -(-n // LANES) * LANES))
         columns[:, :n] = X.T.numpy()
-        diagonal = np.einsum("ij,ij->i", columns, columns) / n + l2
+        squares = np.einsum("ij,ij->i", columns, columns)
+        ridge = np.ascontiguousarray(l2.detach().numpy())
+        ridged = bool((ridge > 0).any())
         self.exact = Data(
             columns,
             samples,
-            diagonal,
+            squares / n + ridge,
+            norms=np.sqrt(squares),
+            l2=ridge,
             gram=np.zeros((0, 0)),
             n=n,
-            l2=float(l2),
+            ridged=ridged,
             positive=bool(positive),
             violation=1e-10,
             dependent=1e-12,
             exact=True,
         )
         with np.errstate(over="ignore"):  # what float32 cannot hold makes no proposal
-            arrays = {name: getattr(self.exact, name) for name in ("columns", "samples", "diagonal")}
+            names = ("columns", "samples", "diagonal", "norms", "l2")
+            arrays = {name: getattr(self.exact, name) for name in names}
             rounded = {name: array.astype(np.float32) for name, array in arrays.items()}
         self.rounded = self.exact._replace(**rounded, violation=1e-5, dependent=1e-6, exact=False)
-        self.largest = p if l2 > 0 else min(n, p)
+        self.largest = p if ridged else min(n, p)
         self.capacity = min(self.largest, 64)
 
     def worth_a_gram(self, sizes: NDArray[np.int64]) -> bool:
@@ -159,14 +169,7 @@ class Design:
         self.exact, self.rounded = self.exact._replace(gram=gram), self.rounded._replace(gram=gram)
 
 
-def _scale(data: Data, y: Array, alpha: Array, weights: Array) -> Array:
-    """Compute what violations are measured against: `certificate.violation_scale`, without copies of shared weights."""
-    largest = np.where(np.isinf(weights), 0.0, weights).max(axis=1)
-    norm = np.sqrt((data.diagonal.max() - data.l2) * data.n)
-    return np.asarray(np.maximum(alpha * largest, FLOOR * norm * np.linalg.norm(y, axis=1) / data.n))
-
-
-def _start(data: Data, capacity: int, y: Array, alpha: Array, weights: Array, scale: Array) -> State:
+def _start(data: Data, capacity: int, y: Array, alpha: Array, weights: Array, floor: Array) -> State:
     """Start with no active feature."""
     k, number = len(y), data.columns.dtype
     padded = np.zeros((k, data.columns.shape[1]), number)
@@ -178,13 +181,13 @@ def _start(data: Data, capacity: int, y: Array, alpha: Array, weights: Array, sc
         alpha=alpha.astype(number),
         reached=np.full(k, np.finfo(number).max, number),
         weights=weights.astype(number, copy=False),
-        scale=scale,
+        floor=floor,
         active=np.zeros((k, capacity), dtype=np.int64),
         sign=np.zeros((k, capacity), number),
         coef=np.zeros((k, capacity), number),
         size=np.zeros(k, dtype=np.int64),
         status=np.full(k, OPEN),
-        kkt=np.full(k, np.inf),
+        defect=np.full(k, np.inf),
         priced=np.zeros(k, dtype=np.int64),
     )
 
@@ -207,7 +210,7 @@ def _write(state: State, dense: Array) -> None:
 
 def _solve_targets(design: Design, y: Array, alpha: Array, weights: Array, init: Array | None) -> State:
     """Propose active sets in rounded numbers, which takes half the time, then settle and certify them in exact ones."""
-    problem = (y, alpha, weights, _scale(design.exact, y, alpha, weights))
+    problem = (y, alpha, weights, FLOOR * np.linalg.norm(y, axis=1) / design.exact.n)
     with np.errstate(over="ignore"):
         proposal = _start(design.rounded, design.capacity, *problem)
     proposal = _solved(design, "rounded", y, _warmed(design, proposal, init))

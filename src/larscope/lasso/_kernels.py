@@ -17,7 +17,7 @@ import numba
 import numpy as np
 from numba.core.options import DefaultOptions
 
-from larscope._compute.compiled import OPTIONS, compiled
+from larscope._compute.compiler import OPTIONS, compiled
 
 # So many features, or a few more, may join a target in one round.
 CANDIDATES = 24
@@ -46,17 +46,19 @@ GUESSED, OPEN, SETTLED, DONE, FULL, FAILED = range(6)
 class Data(NamedTuple):
     """What all targets share: the design by columns (p, width) and by samples (n, p), in the numbers to compute with.
 
-    `violation`: relative to the scale of the certificate, a correlation is a violation from here. `dependent`: a column
-    whose squared relative distance from the span of the active ones is less is in it. Where numbers are not `exact`,
-    active sets are proposals.
+    `norms` are those of the columns, `l2` is the ridge of each. `violation`: relative to the scale of the certificate,
+    a correlation is a violation from here. `dependent`: a column whose squared relative distance from the span of the
+    active ones is less is in it. Where numbers are not `exact`, active sets are proposals.
     """
 
     columns: Any
     samples: Any
     diagonal: Any
+    norms: Any
+    l2: Any
     gram: Any
     n: int
-    l2: float
+    ridged: bool
     positive: bool
     violation: float
     dependent: float
@@ -64,7 +66,11 @@ class Data(NamedTuple):
 
 
 class State(NamedTuple):
-    """Where each target stands; `prices_of_y` is X'y / n, held where `Data.gram` is."""
+    """Where each target stands; `prices_of_y` is X'y / n, held where `Data.gram` is.
+
+    `floor`, times the norm of a column, is the part of its scale that does not vanish with the penalty. `defect` is the
+    larger of the violation and the duality gap of what is done.
+    """
 
     y: Any
     residual: Any
@@ -72,13 +78,13 @@ class State(NamedTuple):
     alpha: Any
     reached: Any
     weights: Any
-    scale: Any
+    floor: Any
     active: Any
     sign: Any
     coef: Any
     size: Any
     status: Any
-    kkt: Any
+    defect: Any
     priced: Any
 
 
@@ -210,7 +216,12 @@ def _regress(j, data, A, m, inverse, work):
     _combine(data.columns, A, v, m, len(x), z)
     for k in range(len(x)):
         z[k] = x[k] - z[k]
-    return _dot(z, z) / data.n + data.l2 * (1 + _dot(v[:m], v[:m]))
+    square = _dot(z, z) / data.n
+    if data.ridged:
+        square += data.l2[j]
+        for i in range(m):
+            square += data.l2[A[i]] * v[i] * v[i]
+    return square
 
 
 @_internal
@@ -332,6 +343,12 @@ def _residual(data, y, r, A, w, m, z):
 
 
 @_internal
+def _tolerance(j, t, data, state, weights):
+    """Compute what the correlation of feature j may exceed its penalty by: a share of the scale of the certificate."""
+    return data.violation * (state.alpha[t] * weights[j] + state.floor[t] * data.norms[j])
+
+
+@_internal
 def _settle(t, data, state, work):
     """Solve on the sorted active set, refined against the data.
 
@@ -341,7 +358,7 @@ def _settle(t, data, state, work):
     y, r, alpha, inverse = state.y[t], state.residual[t], state.alpha[t], work.inverses[t % GROUP]
     A, s, w, m = state.active[t], state.sign[t], state.coef[t], state.size[t]
     weights = state.weights[min(t, len(state.weights) - 1)]
-    g, v, tolerance = work.g, work.v, data.violation * state.scale[t]
+    g, v = work.g, work.v
     for i in range(1, m):
         a, b, k = A[i], s[i], i
         while k > 0 and A[k - 1] > a:
@@ -356,14 +373,14 @@ def _settle(t, data, state, work):
         for _ in range(3):
             _inner(data.columns, A, m, r, g)
             for i in range(m):
-                g[i] = g[i] / data.n - data.l2 * w[i] - alpha * weights[A[i]] * s[i]
+                g[i] = g[i] / data.n - data.l2[A[i]] * w[i] - alpha * weights[A[i]] * s[i]
             _combine(inverse, work.order, g, m, _padded(m), v)
             _add(w, 1.0, v, m)
             _residual(data, y, r, A, w, m, work.z)
         kept = 0
         for i in range(m):
             free = weights[A[i]] == 0 and not data.positive
-            if free or w[i] * s[i] > tolerance * inverse[i, i]:
+            if free or w[i] * s[i] > _tolerance(A[i], t, data, state, weights) * inverse[i, i]:
                 A[kept], s[kept], w[kept] = A[i], s[i], w[i]
                 kept += 1
         if kept == m:
@@ -386,17 +403,45 @@ def _resume(t, data, state, work):
 
 
 @_internal
+def _relative(value, scale):
+    """Divide; what is not a number counts as infinite."""
+    if value <= 0:
+        return 0.0
+    return value / scale if value < np.inf and scale > 0 else np.inf
+
+
+@_internal
 def _violation(c, t, data, state):
-    """Largest violation of the optimality conditions over all features."""
-    alpha, weights = state.alpha[t], state.weights[min(t, len(state.weights) - 1)]
+    """Largest violation of the optimality conditions over all features, each relative to its own scale."""
+    alpha, weights, floor = state.alpha[t], state.weights[min(t, len(state.weights) - 1)], state.floor[t]
     A, s, w, m = state.active[t], state.sign[t], state.coef[t], state.size[t]
     worst = 0.0
     for i in range(m):
-        worst = max(worst, abs(c[A[i]] - data.l2 * w[i] - alpha * weights[A[i]] * s[i]))
-        c[A[i]] = 0
+        j = A[i]
+        penalty = alpha * weights[j]
+        beyond = abs(c[j] - data.l2[j] * w[i] - penalty * s[i])
+        worst = max(worst, _relative(beyond, penalty + floor * data.norms[j]))
+        c[j] = 0
     for j in range(len(data.columns)):
-        worst = max(worst, (c[j] if data.positive else abs(c[j])) - alpha * weights[j])
+        penalty = alpha * weights[j]
+        beyond = (c[j] if data.positive else abs(c[j])) - penalty
+        if not beyond <= 0 and weights[j] < np.inf:
+            worst = max(worst, _relative(beyond, penalty + floor * data.norms[j]))
     return worst
+
+
+@_internal
+def _gap(t, data, state, violation):
+    """Duality gap relative to the objective at zero; its dual point is the residual, within the violation feasible."""
+    y, r, weights = state.y[t], state.residual[t], state.weights[min(t, len(state.weights) - 1)]
+    fit, energy, size, penalty = _dot(y, r), _dot(r, r), _dot(y, y), 0.0
+    for i in range(state.size[t]):
+        j, w = state.active[t, i], state.coef[t, i]
+        energy += data.n * data.l2[j] * w * w
+        penalty += state.alpha[t] * weights[j] * abs(w)
+    scale = min(max(fit, 0.0) / energy, 1 / (1 + violation)) if energy > 0 else 0.0
+    gap = energy / 2 + data.n * penalty - scale * fit + scale * scale * energy / 2
+    return _relative(2 * gap, size) if size > 0 else 0.0
 
 
 @_internal
@@ -407,12 +452,13 @@ def _propose(c, t, data, state, work):
     from below, so that a second look at few heats finds those above. Behind the prices, c has room for the heats.
     """
     p = len(data.columns)
-    alpha, tolerance = c.dtype.type(state.alpha[t]), c.dtype.type(data.violation * state.scale[t])
+    alpha, floor = c.dtype.type(state.alpha[t]), c.dtype.type(data.violation * state.floor[t])
+    share = c.dtype.type(data.violation) * alpha
     weights, c, best = state.weights[min(t, len(state.weights) - 1)], c[:p], c[p:]
     for i in range(state.size[t]):
         c[state.active[t, i]] = 0
     for j in range(p):
-        c[j] = ((c[j] if data.positive else abs(c[j])) - tolerance) / weights[j]
+        c[j] = ((c[j] if data.positive else abs(c[j])) - floor * data.norms[j]) / weights[j] - share
     best[:] = alpha
     whole = p - p % HEATS
     for start in range(0, whole, HEATS):
@@ -442,8 +488,11 @@ def _propose(c, t, data, state, work):
 
 
 @_internal
-def _excess(level, count, data, prices_of_y, r, weights, A, w, m, work):
-    """Find the candidate with the largest correlation above its penalty: which, how far above, and its sign."""
+def _excess(level, count, data, prices_of_y, r, weights, A, w, m, share, floor, work):
+    """Find the candidate with the largest correlation above its penalty: which, how far above, and its sign.
+
+    None, -1, where no correlation is above its penalty by more than rounding.
+    """
     found, c = work.found, work.excess
     if len(data.gram) == 0:
         _inner(data.columns, found, count, r, c)
@@ -457,8 +506,9 @@ def _excess(level, count, data, prices_of_y, r, weights, A, w, m, work):
             row = data.gram[found[i]]
             for k in range(m):
                 c[i] -= row[A[k]] * w[k]
-        beyond = (c[i] if data.positive else abs(c[i])) - level * weights[found[i]]
-        if beyond > largest:
+        j = found[i]
+        beyond = (c[i] if data.positive else abs(c[i])) - level * weights[j]
+        if beyond > largest and beyond > share * weights[j] + floor * data.norms[j]:
             best, largest, side = i, beyond, 1.0 if c[i] > 0 else -1.0
     return best, largest, side
 
@@ -470,8 +520,8 @@ def _advance(t, count, level, data, state, work):
     r, inverse, capacity = state.residual[t], work.inverses[t % GROUP], len(A)
     weights = state.weights[min(t, len(state.weights) - 1)]
     prices_of_y = state.prices_of_y[min(t, len(state.prices_of_y) - 1)]
-    largest = len(data.diagonal) if data.l2 > 0 else min(data.n, len(data.diagonal))
-    tolerance = data.violation * state.scale[t]
+    largest = len(data.diagonal) if data.ridged else min(data.n, len(data.diagonal))
+    share, floor = data.violation * state.alpha[t], data.violation * state.floor[t]
     found = work.found
 
     if level < state.reached[t]:
@@ -479,8 +529,8 @@ def _advance(t, count, level, data, state, work):
         state.reached[t] = level
     joined, most = 0, (20 if data.exact else 4) * CANDIDATES + 4 * capacity
     while joined < most:
-        best, excess, side = _excess(level, count, data, prices_of_y, r, weights, A, w, m, work)
-        if best < 0 or excess <= tolerance:
+        best, excess, side = _excess(level, count, data, prices_of_y, r, weights, A, w, m, share, floor, work)
+        if best < 0:
             break
         if m == capacity and capacity < largest:
             state.status[t] = FULL
@@ -549,7 +599,7 @@ def _visit(c, t, certify, data, state, work):
         return
     unmoved = joined == 0 and reached <= alpha
     if certify and unmoved:
-        state.kkt[t] = worst / state.scale[t] if state.scale[t] > 0 else worst
+        state.defect[t] = max(worst, _gap(t, data, state, worst))
         state.status[t] = DONE
     elif unmoved or state.size[t] <= SOON_SETTLED:
         if data.exact:
@@ -591,7 +641,7 @@ def solve_groups(start, stop, rounds, data, state):
 
 
 @compiled
-def pull_back(lo, hi, data, support, y, coef, grad, weights, A, size, q, residual, movement, dalpha):
+def solve_supports(lo, hi, data, support, y, coef, grad, weights, A, size, q, residual, movement, dalpha):
     """Solve `H q = g` on the support of each target: q, the residual, X_A q and the gradient of alpha.
 
     A size of -1 says that the support is linearly dependent.
@@ -630,7 +680,7 @@ def _support_gradient(data, y, coef, grad, A, m, inverse, q, residual, movement,
         _combine(data.columns, A, q, m, width, movement)
         _inner(data.columns, A, m, movement, g)
         for i in range(m):
-            g[i] = grad[A[i]] - g[i] / data.n - data.l2 * q[i]
+            g[i] = grad[A[i]] - g[i] / data.n - data.l2[A[i]] * q[i]
 
 
 @compiled

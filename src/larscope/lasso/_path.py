@@ -21,13 +21,13 @@ from scipy.optimize import nnls  # type: ignore[attr-defined]
 from torch import Tensor
 
 from larscope._errors import LarscopeError
-from larscope.lasso.problem import Problem, canonical, check_values
+from larscope.lasso._problem import Problem, canonical, check_values, in_units
 
 # A column this close to the span of the active ones (squared relative distance) cannot join them.
 DEPENDENT = 1e-11
 # An inactive correlation that closes on the penalty slower than this moves along with it.
 PARALLEL = 1e-15
-EPSILON = 1e-30
+EPSILON = 1e-300
 ROUNDING = 1e-12
 
 
@@ -46,8 +46,8 @@ class LassoPath:
     coefs : Tensor, shape (..., p, m)
         Coefficients at each knot.
     signs : Tensor, shape (..., p, m)
-        Signs of the active set just below each knot, -1 or 1, and 0 outside it. Unpenalised features, whose
-        coefficients may cross zero, have 1.
+        Signs of the active set just below each knot, -1 or 1, and 0 outside it. Unpenalised coefficients may cross
+        zero between two knots.
     complete : bool
         Whether every path reached `alpha_min`.
     """
@@ -93,7 +93,7 @@ class LassoPath:
 def lasso_path(
     X: Float[Tensor, "*batch n p"],
     y: Float[Tensor, "*targets"],
-    alpha_min: float = 0.0,
+    alpha_min: float | Tensor = 0.0,
     *,
     weights: Tensor | None = None,
     mask: Tensor | None = None,
@@ -112,7 +112,7 @@ def lasso_path(
         Design, float32 or float64; computed in float64.
     y : Tensor, shape (..., n) or (..., n, K)
         Targets. Each has its own knots: shorter paths are padded with their last one.
-    alpha_min : float
+    alpha_min : float or Tensor, one value per target
         Where to stop.
     weights, mask, positive, l2
         As in `lasso`.
@@ -145,27 +145,30 @@ def lasso_path(
     >>> path(0.5).round(decimals=6).tolist()
     [1.5, -4.5, 0.0]
     """
-    problem, layout = canonical(X.detach(), y.detach(), alpha_min, weights, mask, positive, l2)
-    check_values(problem)
-    knots = _Knots()
+    problem, layout = canonical(X, y, alpha_min, weights, mask, positive, l2)
+    problem = problem.detach()
+    knots, units = _Knots(), check_values(problem).units
+    problem = in_units(problem, units)
     with torch.no_grad():
         walk = homotopy(problem, max_steps=max_knots, on_knot=knots.append)
     reached = walk.finished & (walk.alpha <= problem.alpha.reshape(-1))
     if not reached.all():
         count = int((~reached).sum())
         warnings.warn(
-            f"{count} lasso path(s) did not reach alpha_min={alpha_min:g} in {max_knots} knots. "
+            f"{count} lasso path(s) did not reach `alpha_min` in {max_knots} knots. "
             "Raise `max_knots` or `alpha_min`; `lasso` solves at one alpha without following the path.",
             ConvergenceWarning,
             stacklevel=2,
         )
     alphas, coefs, signs = knots.stacked(problem)
-    shape = layout.batch if layout.single_target else (*layout.batch, problem.y.shape[-1])
+    targets = units.targets.reshape(-1, 1)
+    columns = units.columns.repeat_interleave(problem.y.shape[-1], dim=0)
+    coefs = coefs * columns[..., None] / targets[..., None]
     p, m = problem.n_features, alphas.shape[-1]
     return LassoPath(
-        alphas.reshape(*shape, m).to(layout.dtype),
-        coefs.reshape(*shape, p, m).to(layout.dtype),
-        signs.reshape(*shape, p, m),
+        (alphas / targets).reshape(*layout.shape, m).to(layout.dtype),
+        coefs.reshape(*layout.shape, p, m).to(layout.dtype),
+        signs.reshape(*layout.shape, p, m),
         bool(reached.all()),
     )
 
@@ -203,7 +206,11 @@ class _Knots:
         keep = torch.cat([moved, moved.new_ones(1)])
         coefs = torch.stack(self.coefs, -1)[..., keep]
         signs = torch.stack(self.signs, -1)[..., keep]
-        return alphas[:, keep], coefs, signs
+        # Coefficients without a penalty may cross zero: their sign is that which they have, or are about to have.
+        free = (problem.weights == 0).mT.reshape(*coefs.shape[:2], 1) & (signs != 0)
+        size = coefs.sign().to(signs.dtype)
+        size = torch.where(size != 0, size, torch.cat([size[..., 1:], size[..., -1:]], -1))
+        return alphas[:, keep], coefs, torch.where(free, torch.where(size != 0, size, 1), signs)
 
 
 def homotopy(
@@ -240,7 +247,8 @@ class _Geometry:
     def __init__(self, problem: Problem) -> None:
         batch, n, k = problem.y.shape
         p = problem.n_features
-        self.X, self.n, self.l2 = problem.X, n, problem.l2
+        self.X, self.n = problem.X, n
+        self.l2 = problem.l2.repeat_interleave(k, dim=0)
         self.rows = problem.X.mT.reshape(batch * p, n)
         self.shape = (batch, k)
         self.y = problem.y.mT.reshape(batch * k, n)
@@ -279,7 +287,7 @@ class _Geometry:
         valid = torch.arange(width, device=row.device) < count[:, None]
         columns = self.rows[self.design[:, None] + index] * valid[..., None]
         gram = columns @ columns.mT / self.n
-        diagonal = torch.where(valid, gram.new_tensor(self.l2), 1.0)
+        diagonal = torch.where(valid, self.l2.gather(1, index), 1.0)
         factor, info = torch.linalg.cholesky_ex(gram + torch.diag_embed(diagonal))
         # A failed factor ends that walk uncertified; the identity keeps the others going.
         failed = (info > 0)[:, None, None]
@@ -318,7 +326,7 @@ class _Columns:
         column = g.column(feature)
         cross = torch.einsum("tmn,tn->tm", self.values, column) / g.n
         inner = torch.linalg.solve_triangular(self.factor, cross[..., None], upper=False)
-        size = column.square().sum(-1) / g.n + g.l2
+        size = column.square().sum(-1) / g.n + g.l2.gather(1, feature[:, None])[:, 0]
         covered: Tensor = inner.square().sum((-2, -1)) / torch.where(size > 0, size, 1.0)
         return 1 - covered
 
@@ -353,10 +361,9 @@ def _start(geometry: _Geometry) -> Walk:
 
 def _independent(geometry: _Geometry, free: Bool[Tensor, "t p"]) -> Bool[Tensor, "t p"]:
     """Leave out unpenalised columns that others already span."""
-    if geometry.l2 > 0 or not bool(free.any()):
-        return free
     kept = free.clone()
-    for t in range(len(free)):
+    # A ridge makes columns independent.
+    for t in (free & (geometry.l2 == 0)).any(dim=1).nonzero()[:, 0].tolist():
         basis: list[Tensor] = []
         for j in free[t].nonzero()[:, 0]:
             column = geometry.rows[geometry.design[t] + j].detach()
@@ -377,7 +384,7 @@ def _nonnegative(geometry: _Geometry, free: Bool[Tensor, "t p"]) -> Bool[Tensor,
     for t in free.any(dim=1).nonzero()[:, 0].tolist():
         feature = free[t].nonzero()[:, 0]
         columns = geometry.rows[geometry.design[t] + feature].detach().mT
-        ridge = (geometry.n * geometry.l2) ** 0.5 * torch.eye(len(feature), dtype=columns.dtype)
+        ridge = torch.diag((geometry.n * geometry.l2[t, feature]).sqrt().detach().cpu())
         design = torch.cat([columns.cpu(), ridge])
         target = torch.cat([geometry.y[t].detach().cpu(), torch.zeros(len(feature), dtype=columns.dtype)])
         kept[t, feature] = torch.as_tensor(nnls(design.numpy(), target.numpy())[0] > 0, device=kept.device)
