@@ -167,9 +167,9 @@ def main() -> None:
 
 
 TEXT = """Written by `python reproduction/calibration_activity.py`. **All data are simulated**: 8 latents, 8 runs of 300
-frames a condition; in the last rows 48 latents and 384 frames. Each figure is the share of sessions with p at most 0.05.
-In the rows where couplings lose strength it is power. In all others couplings are the same in both conditions, and it
-should be 0.05: with 40 sessions, at most 0.12.
+frames a condition; in the last rows 48 latents and 384 frames. Each figure is the share of sessions with p at most
+0.05. In the rows where couplings lose strength it is power. In all others couplings are the same in both conditions,
+and it should be 0.05: with 40 sessions, at most 0.12.
 
 - **coupling** asks whether couplings differ, and is what `compare` answers with.
 - **swap** and **influence**, the paper's, ask whether coefficients or activity differ: they react to both.

@@ -292,6 +292,8 @@ RUN_COLUMNS = {
     "var_explained": "1 - squared forecast error / variance of the latents, in sample",
     "var_error_heldout": "as var_error, on the last fifth of the run, fitted on the rest",
     "n_active": "number of non-zero coefficients",
+    "n_couplings": "number of couplings between latents, of the run's own fit",
+    "n_chance": "number of couplings expected by chance, from latents shifted in time",
 }
 
 EDGE_TESTS = "Permutation test of each coefficient for a difference between two groups, corrected by max-T."
