@@ -46,6 +46,7 @@ PRESETS: Mapping[Preset, Mapping[str, Any]] = MappingProxyType(
             "learning_rate": 1e-3,
             "window": 64,
             "window_starts": "fixed",
+            "latents": "grid",
             "patch": 8,
             "skip": True,
             "shortcut": False,
@@ -131,6 +132,16 @@ class Settings:
             "'interpolate': fill gaps of up to 10 frames from the neighbours."
         ),
     ] = "error"
+    latents: Annotated[
+        Literal["cells", "grid"],
+        Field(
+            description="'grid': one latent a patch of pixels, learned by the network (the paper's). 'cells': one a "
+            "cell, found in the movie; they are kept as found, and settings of network and training do not matter."
+        ),
+    ] = "grid"
+    cell_diameter: Annotated[
+        float, Field(ge=2, allow_inf_nan=False, description="Diameter of a cell, in pixels of the prepared frames.")
+    ] = 7.0
     patch: Annotated[
         PositiveInt,
         Field(

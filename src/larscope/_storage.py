@@ -151,8 +151,15 @@ def reading_hdf5(path: Path, content: Any = None) -> Iterator[h5py.File]:
         A part of it lies elsewhere.
     """
     with h5py.File(path if content is None else content, "r") as file:
-        _require_own(file, path, set())
+        known = (path, *_stat(path))
+        if known not in _own:  # a movie is opened for every read
+            _require_own(file, path, set())
+            _own.add(known)
         yield file
+
+
+_own: set[tuple[Path, int, int, int]] = set()
+"""Files, as they were, that this process has found to read no others."""
 
 
 def _require_own(file: h5py.File, path: Path, seen: set[Path]) -> None:
@@ -160,12 +167,13 @@ def _require_own(file: h5py.File, path: Path, seen: set[Path]) -> None:
         """Return the name, place and fault of data outside the file."""
         if isinstance(link, h5py.ExternalLink):
             return name, link.filename, "another file"
-        item = file[name] if isinstance(link, h5py.HardLink) else None
-        if not isinstance(item, h5py.Dataset):
+        item = h5py.h5o.open(file.id, os.fsencode(name)) if isinstance(link, h5py.HardLink) else None
+        if not isinstance(item, h5py.h5d.DatasetID):
             return None
-        if item.external is not None:
-            return name, os.fsdecode(item.external[0][0]), "another file"
-        for source in item.virtual_sources() if item.is_virtual else ():
+        layout = item.get_create_plist()
+        if layout.get_external_count():
+            return name, os.fsdecode(layout.get_external(0)[0]), "another file"
+        for source in file[name].virtual_sources() if layout.get_layout() == h5py.h5d.VIRTUAL else ():
             if source.file_name == ".":
                 continue
             place = path.parent / source.file_name

@@ -167,16 +167,19 @@ def _announce(model: Any, session: Any, how: Mapping[str, Any], n_seeds: int, n_
     if cache is not None:
         require_disk(estimate, cache)
     n_steps = n_seeds * estimate.n_steps
-    with console.status("Timing one training step", spinner="line"):
-        seconds = time_training(model.settings, session, n_steps * model.batch_size // n_processes)
+    if n_steps:
+        with console.status("Timing one training step", spinner="line"):
+            seconds = time_training(model.settings, session, n_steps * model.batch_size // n_processes)
+        time = f", and about {duration(seconds)} for {n_steps} training steps"
+    else:
+        time = "; nothing is trained"
     n_frames = sum(run.n_frames for run in session)
     limit = "" if max_memory is None else f" of {size(max_memory)} allowed"
     limit += "" if n_processes == 1 else f" in each of {n_processes} processes"
     disk = "" if cache is None else f", {size(estimate.disk)} of disk in {cache} for the prepared frames"
     print_plain(
-        f"{len(session)} runs, {n_frames} frames, {estimate.n_latents} latents. The fit needs up to about "
-        f"{size(estimate.memory if keep else estimate.lean_memory)} of memory{limit}{disk}, and about "
-        f"{duration(seconds)} for {n_steps} training steps."
+        f"{len(session)} runs, {n_frames} frames, {'about ' * (not n_steps)}{estimate.n_latents} latents. The fit "
+        f"needs up to about {size(estimate.memory if keep else estimate.lean_memory)} of memory{limit}{disk}{time}."
     )
 
 

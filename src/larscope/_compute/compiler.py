@@ -47,7 +47,7 @@ def describe_cache() -> str:
     return f"kept in {cache.cache_path}"
 
 
-class _MachineCode(FunctionCache):  # type: ignore[misc]
+class _MachineCode(FunctionCache):
     """The files that keep a kernel's machine code. Where they cannot be read or written, it is compiled in memory."""
 
     complained = False
@@ -84,7 +84,7 @@ class _MachineCode(FunctionCache):  # type: ignore[misc]
             )
 
 
-class _CheckedFile(IndexDataCacheFile):  # type: ignore[misc]
+class _CheckedFile(IndexDataCacheFile):
     """Machine code with its digest at the end, which unpickling ignores: damaged code could compute anything."""
 
     def _save_data(self, name: str, content: Any) -> None:

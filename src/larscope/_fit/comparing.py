@@ -20,17 +20,19 @@ from larscope._dynamics.var import SparseVAR
 from larscope._errors import LarscopeError, suggest
 from larscope._fit.coupling_test import compare_couplings
 from larscope._fit.evaluation import RESPONSE_FRAMES, map_as_printed, respond
+from larscope._fit.networks import Network
 from larscope._fit.parameters import HasSettings
 from larscope._movies.preprocessing import PreparedSession, Preprocessing, prepare_showing
 from larscope._movies.session import Session, require_frames
 from larscope._network.autoencoder import Autoencoder
+from larscope._network.cells import CellNetwork
 from larscope._results.comparison import ComparisonRecord, build_record
 from larscope._statistics.comparison import Comparison, ComparisonWarning, warned
 from larscope._statistics.contrasts import Contrast, correct_contrasts
 from larscope._statistics.differences import EdgeDifferences, difference_map, edge_differences
 from larscope._statistics.groups import Groups, group_members, groups_by
 from larscope._statistics.influences import influence_test
-from larscope._statistics.maps import contribution_map, influence, latent_positions
+from larscope._statistics.maps import contribution_map, footprint_map, influence, latent_positions
 from larscope._statistics.permutation import MaxT
 from larscope._statistics.pitfalls import condition_imbalances
 from larscope._statistics.swap import coefficient_swap_test, equally_long
@@ -45,7 +47,7 @@ class ComparesConditions(HasSettings):
     latents_: list[Series]
     contribution_maps_: Float[NDArray[np.float32], "runs height width"]
     runs_: pd.DataFrame
-    network_: Autoencoder
+    network_: Network
     var_: SparseVAR
     preprocessing_: Preprocessing
     crop_offset_: tuple[int, int]
@@ -229,7 +231,7 @@ class ComparesConditions(HasSettings):
         return edge_differences(
             self._equally_fitted(runs)[1],
             label,
-            network.latent_shape,
+            network.latent_shape if isinstance(network, Autoencoder) else self._latent_places(),
             self.preprocessing_.crop,
             **design,
             offset=self.crop_offset_,
@@ -331,7 +333,7 @@ class ComparesConditions(HasSettings):
             stored: Float[NDArray[np.float32], "height width"] = self.contribution_maps_[runs].mean(0)
             return stored
         maps = self._map(
-            self._prepare_new(self._known_session(session)),
+            self._frames_to_map(session),
             runs,
             direction=direction,
             gain=gain,
@@ -346,7 +348,7 @@ class ComparesConditions(HasSettings):
     ) -> Float[NDArray[np.float32], "runs height width"]:
         """Return a map of each run, from as many frames of every run if the frames are given."""
         lengths = np.array([np.isfinite(self.latents_[run]).all(axis=1).sum() for run in runs])
-        at_hand = session is not None or hasattr(self, "_session")
+        at_hand = session is not None or hasattr(self, "_session") or isinstance(self.network_, CellNetwork)
         if not how and (np.ptp(lengths) == 0 or not at_hand):
             first = np.array(label) == label[0]
             if not 1 / 1.05 < lengths[first].mean() / lengths[~first].mean() < 1.05:
@@ -358,8 +360,13 @@ class ComparesConditions(HasSettings):
                 )
             stored: Float[NDArray[np.float32], "runs height width"] = self.contribution_maps_[runs]
             return stored
-        prepared = self._prepare_new(self._known_session(session))
-        return self._map(prepared, runs, equal_length=True, **how)
+        return self._map(self._frames_to_map(session), runs, equal_length=True, **how)
+
+    def _frames_to_map(self, session: Session | None) -> PreparedSession | None:
+        """Return the frames that a map is decoded with; cells need none."""
+        if isinstance(self._fitted_network(), CellNetwork):
+            return None
+        return self._prepare_new(self._known_session(session))
 
     def _known_session(self, session: Session | None) -> Session:
         """Return the fitted session, or raise: maps are decoded with the pooling indices of its frames."""
@@ -375,7 +382,7 @@ class ComparesConditions(HasSettings):
 
     def _map(
         self,
-        prepared: PreparedSession,
+        prepared: PreparedSession | None,
         runs: Sequence[int],
         progress: bool = False,
         fabric: Fabric | None = None,
@@ -389,12 +396,22 @@ class ComparesConditions(HasSettings):
         network = self.network_
         if preset not in ("default", "paper"):
             raise LarscopeError(f"`preset` must be 'default' or 'paper': got {preset!r}. Choose one of the two.")
+        if preset == "paper" and isinstance(network, CellNetwork):
+            raise LarscopeError(
+                "The paper's map decodes a grid of latents: this fit has latents='cells'. Leave `preset` out, or fit "
+                "with latents='grid'."
+            )
         if preset == "paper":
             coefs = self._equally_fitted(runs)[1] if equal_length else [self.coef_[run] for run in runs]
         else:
             coefs = self._couplings(runs, equal_length)
+        if isinstance(network, CellNetwork):
+            footprints, places = network.footprints, network.positions
+            cells = [footprint_map(influence(coef, direction, exclude_radius, places), footprints) for coef in coefs]
+            return np.stack(cells).astype(np.float32)
         grid = network.latent_shape
         cs = [influence(coef, direction, exclude_radius, grid) for coef in coefs]
+        assert prepared is not None  # only cells are drawn without frames
         window, each_run = self.settings.window, list(prepared.each_run())
         if preset == "paper":
             maps = spread(
@@ -468,12 +485,17 @@ class ComparesConditions(HasSettings):
         centres = latent_positions((shape[0], shape[1]), crop, offset).reshape(*shape, 2)
         return centres[:, 0, 0], centres[0, :, 1]
 
+    def _latent_places(self) -> Float[NDArray[np.float64], "K 2"]:
+        """Return row and column of each latent's centre, in input pixels."""
+        step = self.preprocessing_.downscale
+        return np.asarray(self.crop_offset_ + (self._fitted_network().positions + 0.5) * step - 0.5)
+
     def _prepare_new(self, session: Session) -> PreparedSession:
         order = self.settings.order
         require_frames(session, order + 2, f"order {order} and two to forecast")
         return prepare_showing(session, progress=False, preprocessing=self.preprocessing_, nan=self.settings.nan)
 
-    def _fitted_network(self) -> Autoencoder:
+    def _fitted_network(self) -> Network:
         if not hasattr(self, "network_"):
             raise LarscopeError("This LatentVAR is not fitted yet: call `fit(session)` first, or `larscope.load`.")
         return self.network_

@@ -51,6 +51,7 @@ from larscope._fit.evaluation import (
     explain_frames,
     share_coefficients,
 )
+from larscope._fit.networks import Network, begin_network, restore_network
 from larscope._fit.preflight import estimate_fit
 from larscope._fit.training import build_var, train
 from larscope._movies.preprocessing import PreparedSession, Preprocessing, prepare_showing
@@ -109,6 +110,8 @@ class LatentVAR(ComparesConditions):
         Series of each run, (T, K) and (T - order, K); NaN where frames were masked.
     contribution_maps_
         (runs, height, width): where in the image each run's couplings come from: influence, without unit.
+    footprints_
+        With `latents="cells"`, (K, height, width): where each cell is.
     mean_frame_
         (height, width), in [0, 1].
     runs_
@@ -154,6 +157,23 @@ class LatentVAR(ComparesConditions):
     choice_: PenaltyChoice | None
     shared_choice_: PenaltyChoice | None
     provenance_: dict[str, Any]
+
+    @property
+    def footprints_(self) -> Float[NDArray[np.float32], "K height width"]:
+        """Where each cell is, in pixels of the prepared frames: non-negative, 1 at its brightest.
+
+        Raises
+        ------
+        LarscopeError
+            Latents are those of a grid.
+        """
+        network = self._fitted_network()
+        if isinstance(network, Autoencoder):
+            raise LarscopeError(
+                "Footprints are those of cells: this fit has latents='grid', one for each patch of pixels. Fit with "
+                "latents='cells'."
+            )
+        return network.footprints
 
     @property
     def penalty_(self) -> float:
@@ -234,18 +254,19 @@ class LatentVAR(ComparesConditions):
             )
         prepared.require_stretches(settings.window, settings.order)
         try:
-            self._build(prepared.preprocessing, prepared.mean_frame())
-            self._learn_shortcut(prepared, progress)
-            self.log_ = train(
-                self.network_,
-                self.var_,
-                prepared,
-                settings,
-                Path(checkpoints) if checkpoints else None,
-                progress,
-                keep_memory,
-                processes,
-            )
+            self._take(begin_network(settings, prepared, progress), prepared.preprocessing)
+            self.log_ = []
+            if isinstance(self.network_, Autoencoder):
+                self.log_ = train(
+                    self.network_,
+                    self.var_,
+                    prepared,
+                    settings,
+                    Path(checkpoints) if checkpoints else None,
+                    progress,
+                    keep_memory,
+                    processes,
+                )
             self._fit_runs(prepared, started, progress, fabric)
         except BaseException:
             # a half-trained network, or one that is not that of the results of an earlier fit
@@ -311,9 +332,8 @@ class LatentVAR(ComparesConditions):
             session, progress, preprocessing=self.preprocessing_, nan=self.settings.nan, cache=how
         )
         self._require_fitted_frames(prepared)
-        model._build(self.preprocessing_, self.mean_frame_)
-        model.network_.load_state_dict(network.state_dict())
-        model.network_.eval()
+        restored = restore_network(model.settings, self.mean_frame_, network.state_dict())
+        model._take(restored, self.preprocessing_)
         model.log_ = list(self.log_)
         model._fit_runs(prepared, started, progress, latents=[torch.from_numpy(latent) for latent in self.latents_])
         trained = {name: self.provenance_[name] for name in TRAINED_BY if name in self.provenance_}
@@ -420,6 +440,8 @@ class LatentVAR(ComparesConditions):
             coef_value=self.coef_.value,
             couplings=self.couplings_,
             mean_frame=self.mean_frame_,
+            positions=self.network_.positions,
+            footprints=self.footprints_ if self.settings.latents == "cells" else None,
             examples=self._examples,
             clips=self._clips,
             curves=self._curves,
@@ -433,29 +455,10 @@ class LatentVAR(ComparesConditions):
         )
         return write_result(Result(self.settings.as_dict(), self.provenance_, self.log_, weights, dataset), folder)
 
-    def _build(self, preprocessing: Preprocessing, mean_frame: NDArray[np.float32]) -> None:
+    def _take(self, network: Network, preprocessing: Preprocessing) -> None:
         self.preprocessing_ = preprocessing
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.settings.seed)
-            self.network_ = Autoencoder(
-                torch.from_numpy(mean_frame),
-                skip=self.settings.skip,
-                output=self.settings.output,
-                batch_norm=self.settings.batch_norm,
-                precision=self.settings.precision,
-                patch=self.settings.patch,
-                shortcut=self.settings.shortcut,
-            )
-        self.var_ = build_var(self.settings, self.network_.latent_shape)
-
-    def _learn_shortcut(self, prepared: PreparedSession, progress: bool) -> None:
-        if self.network_.shortcut is None:
-            return
-        with Progress(disable=not progress) as bar:
-            task = bar.add_task("Learning the shortcut", total=2 * sum(run.n_frames for run in prepared.runs))
-            self.network_.shortcut.learn(
-                prepared, self.network_.mean_frame, lambda n_frames: bar.advance(task, n_frames)
-            )
+        self.network_ = network
+        self.var_ = build_var(self.settings, network)
 
     def _fit_runs(
         self,
@@ -605,20 +608,16 @@ def load(folder: str | Path) -> LatentVAR:
     result = read_result(folder)
     dataset = result.dataset
     model = LatentVAR(**result.settings)
-    model._build(
+    weights = {name: torch.from_numpy(value) for name, value in result.weights.items()}
+    model._take(
+        restore_network(model.settings, dataset["mean_frame"].to_numpy(), weights),
         Preprocessing(
             (int(dataset.attrs["crop"][0]), int(dataset.attrs["crop"][1])),
             int(dataset.attrs["downscale"]),
             float(dataset.attrs["intensity_low"]),
             float(dataset.attrs["intensity_high"]),
         ),
-        dataset["mean_frame"].to_numpy(),
     )
-    weights = {name: torch.from_numpy(value) for name, value in result.weights.items()}
-    # before version 4 a shortcut was what it is before it learns
-    begun = {name: value for name, value in model.network_.state_dict().items() if name.startswith("shortcut.")}
-    model.network_.load_state_dict({**begun, **weights})
-    model.network_.eval()
     model.var_.penalty = result.penalty
     model.choice_ = _choice_in(dataset, result.penalty)
     model.shared_choice_ = _choice_in(dataset, result.shared_penalty, SHARED)

@@ -14,6 +14,7 @@ from larscope._compute.memory import keep_freed_memory
 from larscope._dynamics.chance import shift_in_time
 from larscope._dynamics.coefficients import SparseCoefficients
 from larscope._dynamics.var import SparseVAR, complete_rows, first_part, measure
+from larscope._fit.networks import Network
 from larscope._movies.preprocessing import PreparedSession, true_ranges
 from larscope._network.autoencoder import Autoencoder
 from larscope._settings import Settings
@@ -56,11 +57,11 @@ class RunEvaluation:
     example: Example
 
 
-def encode_run(network: Autoencoder, prepared: PreparedSession, run: int, window: int) -> Float[Tensor, "T K"]:
+def encode_run(network: Network, prepared: PreparedSession, run: int, window: int) -> Float[Tensor, "T K"]:
     """Return the latent series of a whole run, encoded `window` frames at a time; NaN at missing frames."""
     keep_freed_memory()
     device = network.mean_frame.device
-    latent = torch.full((prepared.runs[run].n_frames, math.prod(network.latent_shape)), float("nan"), device=device)
+    latent = torch.full((prepared.runs[run].n_frames, network.n_latents), float("nan"), device=device)
     with torch.no_grad():
         for start, stop in prepared.runs[run].batches(window):
             latent[start:stop] = network.encode(_frames(network, prepared, run, start, stop))[0]
@@ -68,7 +69,7 @@ def encode_run(network: Autoencoder, prepared: PreparedSession, run: int, window
 
 
 def decode_run(
-    network: Autoencoder,
+    network: Network,
     prepared: PreparedSession,
     run: int,
     latent: Float[Tensor, "*series n K"],
@@ -121,7 +122,7 @@ def share_coefficients(
 
 
 def evaluate_run(
-    network: Autoencoder,
+    network: Network,
     var: SparseVAR,
     prepared: PreparedSession,
     run: int,
@@ -173,7 +174,7 @@ def evaluate_run(
 
 
 def explain_frames(
-    network: Autoencoder, prepared: PreparedSession, run: int, latent: Float[Tensor, "n K"], window: int
+    network: Network, prepared: PreparedSession, run: int, latent: Float[Tensor, "n K"], window: int
 ) -> float:
     r"""Return the share of a run's movie explained by a latent series, in pixels: `forecast_explained`.
 
@@ -197,7 +198,7 @@ def explain_frames(
 
 
 def clip_run(
-    network: Autoencoder, prepared: PreparedSession, run: int, evaluation: RunEvaluation, settings: Settings
+    network: Network, prepared: PreparedSession, run: int, evaluation: RunEvaluation, settings: Settings
 ) -> Clip:
     """Return some consecutive frames of an evaluated run around its example, and their reconstructions."""
     forecast = evaluation.forecast
@@ -285,7 +286,7 @@ def _static_image(network: Autoencoder) -> Float[NDArray[np.float32], "height wi
 
 
 def _errors_and_frames(
-    network: Autoencoder,
+    network: Network,
     prepared: PreparedSession,
     run: int,
     latent: Float[Tensor, "series n K"],
@@ -304,6 +305,6 @@ def _errors_and_frames(
 
 
 def _frames(
-    network: Autoencoder, prepared: PreparedSession, run: int, start: int, stop: int
+    network: Network, prepared: PreparedSession, run: int, start: int, stop: int
 ) -> Float[Tensor, "t height width"]:
     return torch.from_numpy(prepared.frames(run, start, stop)).to(network.mean_frame.device)

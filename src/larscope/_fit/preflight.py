@@ -16,6 +16,7 @@ from larscope._fit.training import TrainingStep, build_var, n_epochs
 from larscope._movies.preprocessing import chunk_ranges, prepared_bytes, resolve_crop
 from larscope._movies.session import Session, require_frames, windows
 from larscope._network.autoencoder import Autoencoder
+from larscope._network.footprints import search_bytes
 from larscope._settings import Settings
 
 PROGRAM = 800 << 20
@@ -47,7 +48,7 @@ class Estimate:
     disk
         Bytes that the prepared frames take in the cache.
     n_latents, n_steps
-        K, and the number of training steps.
+        K, or with cells a rough guess of it; and the number of training steps.
     """
 
     memory: int
@@ -100,7 +101,8 @@ def estimate_fit(settings: Settings, session: Session, cached: bool) -> Estimate
     """
     require_frames(session, settings.order + settings.window, f"order {settings.order} + window {settings.window}")
     shape = _frame_shape(settings, session)
-    n_latents = prod(shape) // settings.patch**2
+    cells = settings.latents == "cells"
+    n_latents = round(prod(shape) / (4 * settings.cell_diameter**2)) if cells else prod(shape) // settings.patch**2
     n_windows = sum(len(windows(run.n_frames, settings.window)) for run in session)
     prepared = prepared_bytes(session, settings.crop, settings.downscale)
     longest = max(run.n_frames for run in session)
@@ -108,6 +110,9 @@ def estimate_fit(settings: Settings, session: Session, cached: bool) -> Estimate
     chunks = [prod(run.movie.shape[1:]) * chunk_ranges(run.movie, run.n_frames)[0][1] for run in session]
     reading = 3 * max(run.movie.dtype.itemsize * chunk for run, chunk in zip(session, chunks, strict=True))
     plane = settings.window * prod(shape) * 4  # of a step's windows, a process has one at a time
+    step, lean_step = STEP_PLANES * plane, LEAN_STEP_PLANES * plane
+    if cells:  # nothing is trained: products of pixels, and a few frames at a time
+        step = lean_step = search_bytes(shape, settings.cell_diameter)
     design = longest * settings.order * n_latents * 8
     fitting = FIT_DESIGNS * design + 3 * settings.order * n_latents**2 * 8
     total, width = sum(run.n_frames for run in session), (settings.order + 1) * n_latents
@@ -116,10 +121,10 @@ def estimate_fit(settings: Settings, session: Session, cached: bool) -> Estimate
     # latents and forecasts of every run are kept
     kept = 3 * total * n_latents * 4 + (0 if cached else 2 * prepared)
     # memory that is kept for the next step lies in pieces, between which later work may not fit
-    peak = PROGRAM + max(reading, STEP_PLANES * plane, fitting) + couplings
-    lean = PROGRAM + max(reading, LEAN_STEP_PLANES * plane, fitting, couplings)
+    peak = PROGRAM + max(reading, step, fitting) + couplings
+    lean = PROGRAM + max(reading, lean_step, fitting, couplings)
     peak, lean = (max(COMPILING, needed) + kept for needed in (peak, lean))
-    n_steps = n_epochs(settings, n_windows) * -(-n_windows // settings.batch_size)
+    n_steps = 0 if cells else n_epochs(settings, n_windows) * -(-n_windows // settings.batch_size)
     return Estimate(peak, lean, prepared if cached else 0, n_latents, n_steps)
 
 
@@ -144,7 +149,7 @@ def time_training(settings: Settings, session: Session, n_windows: int) -> float
         network = Autoencoder(
             frames.mean((0, 1)), precision=settings.precision, patch=settings.patch, shortcut=settings.shortcut
         )
-        step = TrainingStep(network, build_var(settings, network.latent_shape), settings)
+        step = TrainingStep(network, build_var(settings, network), settings)
         for _ in range(2):  # the first compiles and fills the allocator
             started = time.monotonic()
             rendered, target = step.output(frames)

@@ -26,10 +26,12 @@ from larscope._compute.memory import keep_freed_memory
 from larscope._compute.processes import Processes, noticing_lost_processes
 from larscope._dynamics.var import SparseVAR, VARFit
 from larscope._errors import LarscopeError
+from larscope._fit.networks import Network
 from larscope._movies.preprocessing import PreparedSession
 from larscope._movies.session import windows
 from larscope._network.autoencoder import Autoencoder
 from larscope._settings import MAX_PASSES, MIN_STEPS, SHORTCUT_STEPS, Settings
+from larscope._statistics.maps import near
 
 FEW_STEPS = 200
 """Below this many steps, batch norm's running averages and the decoder have hardly begun to settle."""
@@ -193,18 +195,22 @@ class TrainingStep(lightning.LightningModule):
         return torch.optim.Adam(self.network.parameters(), lr=self._learning_rate)
 
 
-def build_var(settings: Settings, latent_shape: tuple[int, int]) -> SparseVAR:
-    """Return the VAR of the settings, with the penalty of training."""
-    return SparseVAR(
+def build_var(settings: Settings, network: Network) -> SparseVAR:
+    """Return the VAR of a network's latents that `settings` ask for, with the penalty of training."""
+    grid = isinstance(network, Autoencoder)
+    var = SparseVAR(
         settings.order,
         settings.training_penalty,
         penalty_scale=settings.penalty_scale,
         center=settings.center,
         scale=settings.scale,
         own_weight=settings.own_weight,
-        max_distance=settings.max_distance,
-        latent_shape=latent_shape,
+        max_distance=settings.max_distance if grid else None,
+        latent_shape=network.latent_shape if isinstance(network, Autoencoder) else None,
     )
+    if not grid and settings.max_distance is not None:
+        var.mask = torch.from_numpy(near(network.positions, settings.max_distance)).repeat(settings.order, 1)
+    return var
 
 
 class StepLog(Callback):

@@ -5,16 +5,20 @@ tensors of images are (frames, channels, height, width); `Indices` are what unpo
 the encoder found it.
 """
 
+import math
 from itertools import chain
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from larscope._network.layers import SLOPE, convolve_and_pool, unpool_and_convolve
 from larscope._network.linear_start import Shortcut
+from larscope._statistics.maps import latent_positions
 
 CHANNELS = 32
 
@@ -179,6 +183,17 @@ class Autoencoder(nn.Module):
         """Height and width of the latent map."""
         height, width = self.mean_frame.shape
         return height // self.patch, width // self.patch
+
+    @property
+    def n_latents(self) -> int:
+        """K, the number of latents."""
+        return math.prod(self.latent_shape)
+
+    @property
+    def positions(self) -> Float[NDArray[np.float64], "K 2"]:
+        """Row and column of the centre of each latent's patch, in pixels of the prepared frames."""
+        height, width = self.mean_frame.shape
+        return latent_positions(self.latent_shape, (height, width))
 
     @property
     def patch(self) -> int:

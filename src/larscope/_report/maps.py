@@ -9,7 +9,9 @@ import xarray as xr
 from jaxtyping import Float
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
+from larscope._report.cells import has_cells
 from larscope._report.section import Picture, Section
 from larscope._report.sentences import FDR
 from larscope._report.style import (
@@ -50,6 +52,13 @@ def where_section(result: Result, records: Sequence[ComparisonRecord]) -> Sectio
 
 
 def _sentence(result: Result) -> str:
+    if has_cells(result.dataset):
+        return (
+            "A contribution map shows how strongly each cell acts on others: its influence is the sum of its absolute "
+            "couplings over lags and targets, its own past left out, drawn in its footprint. Couplings are between "
+            "latents of unit variance, selected on all runs together and measured in each. A coupling is a forecast, "
+            "not a synapse."
+        )
     patch = result.settings["patch"]
     squares = (
         f" Squares of {patch} x {patch} pixels in a map are the latents' patches, not tissue."
@@ -109,13 +118,17 @@ def maps_of(data: xr.Dataset, records: Sequence[ComparisonRecord]) -> dict[str, 
         for name in {"values", "pvalue"} & panel.keys():
             # of a block of pixels the smallest p-value is kept, lest a significant one vanish
             panel[name] = _packed(_blocks(panel[name], step, np.min if name == "pvalue" else np.mean))
-    latent = np.arange(data.sizes["latent"])
-    across = len(np.unique(data["latent_column"]))
+    row, column = _blocks_of(places.row, step), _blocks_of(places.column, step)
+    if has_cells(data):
+        pixels = np.stack(np.meshgrid(row, column, indexing="ij"), axis=-1)
+        latent_at = cKDTree(np.stack([places.latent_row, places.latent_column], axis=1)).query(pixels)[1]
+    else:
+        latent_at = np.arange(data.sizes["latent"]).reshape(-1, len(np.unique(data["latent_column"])))
     return {
-        "row": _blocks_of(places.row, step).tolist(),
-        "column": _blocks_of(places.column, step).tolist(),
+        "row": row.tolist(),
+        "column": column.tolist(),
         "latents": {
-            "index": latent.reshape(-1, across).tolist(),
+            "index": latent_at.tolist(),
             "row": places.latent_row.tolist(),
             "column": places.latent_column.tolist(),
         },

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from larscope._report.cells import has_cells
 from larscope._report.section import Section
 from larscope._report.sentences import choices_of
 from larscope._report.style import conditions_of, counted
@@ -102,7 +103,40 @@ def _recordings(result: Result) -> list[str]:
 
 def _model(result: Result) -> list[str]:
     data, chosen = result.dataset, result.settings
+    centred = "centred and " if chosen["center"] else ""
+    scaled = "unit variance each" if chosen["scale"] == "latent" else "unit variance as a series"
+    n_latents = data.sizes["latent"]
+    penalty = {
+        "mean": f"{result.penalty:.4g} ({result.penalty * n_latents:.4g} for each target latent",
+        "target": f"{result.penalty:.4g} (for each target latent",
+        "noise": f"{result.penalty:.4g} sqrt(2 log({chosen['order'] * n_latents}) / n) (for a fit to n frames",
+    }[chosen["penalty_scale"]]
+    fitted = (
+        "Afterwards coefficients were fitted to each whole run, for couplings, maps and comparisons, and one matrix of "
+        "coefficients to all runs of a condition, for forecasts and errors."
+        if chosen.get("coefficients") == "condition"
+        else "Afterwards coefficients were fitted to each whole run."
+    )
+    return [
+        f"{_latents(result)} The latents of a run, {centred}scaled to {scaled}, were "
+        f"modelled by a vector autoregression of order {chosen['order']} with an l1 penalty of {penalty}, "
+        "in units of 1/(2n) squared error), the solution "
+        f"of least angle regression (Efron et al. 2004), computed exactly{_restrictions(chosen)}.",
+        f"{_optimisation(result)}{fitted}{_choice(result)}",
+    ]
+
+
+def _latents(result: Result) -> str:
+    data, chosen = result.dataset, result.settings
     rows, columns = data["mean_frame"].shape
+    n_latents = data.sizes["latent"]
+    if has_cells(data):
+        return (
+            f"Latents of each frame of {rows} x {columns} pixels were the brightness of {n_latents} cells of about "
+            f"{chosen['cell_diameter']:g} pixels, read by ridge least squares beside haze that cells share and fading "
+            "or movement of the static image; the footprints were found in the covariance of frames with the frames "
+            "after them."
+        )
     down = len(set(data["latent_row"].to_numpy().tolist()))
     across = len(set(data["latent_column"].to_numpy().tolist()))
     skip = " with a skip connection for the mean frame" if chosen["skip"] else ""
@@ -112,33 +146,25 @@ def _model(result: Result) -> list[str]:
         if chosen["shortcut"]
         else ""
     )
-    centred = "centred and " if chosen["center"] else ""
-    scaled = "unit variance each" if chosen["scale"] == "latent" else "unit variance as a series"
-    epochs = 1 + max(row["epoch"] for row in result.log)
-    n_latents = data.sizes["latent"]
-    penalty = {
-        "mean": f"{result.penalty:.4g} ({result.penalty * n_latents:.4g} for each target latent",
-        "target": f"{result.penalty:.4g} (for each target latent",
-        "noise": f"{result.penalty:.4g} sqrt(2 log({chosen['order'] * n_latents}) / n) (for a fit to n frames",
-    }[chosen["penalty_scale"]]
-    begun = ", begun anywhere and anew each epoch" if chosen["window_starts"] == "random" else ""
-    fitted = (
-        "Afterwards coefficients were fitted to each whole run, for couplings, maps and comparisons, and one matrix of "
-        "coefficients to all runs of a condition, for forecasts and errors."
-        if chosen.get("coefficients") == "condition"
-        else "Afterwards coefficients were fitted to each whole run."
-    )
-    return [
+    return (
         f"A convolutional autoencoder{skip} compressed each frame of {rows} x {columns} pixels to a map of "
-        f"{down} x {across} = {n_latents} latents{begin}. The latents of a run, {centred}scaled to {scaled}, were "
-        f"modelled by a vector autoregression of order {chosen['order']} with an l1 penalty of {penalty}, "
-        "in units of 1/(2n) squared error), the solution "
-        f"of least angle regression (Efron et al. 2004), computed exactly{_restrictions(chosen)}.",
+        f"{down} x {across} = {n_latents} latents{begin}."
+    )
+
+
+def _optimisation(result: Result) -> str:
+    """Say how the network was trained, if it was."""
+    if has_cells(result.dataset):
+        return ""
+    chosen = result.settings
+    epochs = 1 + max(row["epoch"] for row in result.log)
+    begun = ", begun anywhere and anew each epoch" if chosen["window_starts"] == "random" else ""
+    return (
         f"{TRAINED[chosen['training']]} ({counted(result.log, 'step')} of Adam, Kingma & Ba 2015, in "
         f"{counted(range(epochs), 'epoch')}; learning rate {chosen['learning_rate']:g}; "
         f"{counted(range(chosen['batch_size']), 'window')} of {chosen['window']} frames a step{begun}; seed "
-        f"{chosen['seed']}).{_training(result)} {fitted}{_choice(result)}",
-    ]
+        f"{chosen['seed']}).{_training(result)} "
+    )
 
 
 def _training(result: Result) -> str:

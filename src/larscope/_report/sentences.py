@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from larscope._report.cells import describe_cells, has_cells
 from larscope._report.style import percent
 from larscope._results.folder import SHARED, Result
 
@@ -51,6 +52,8 @@ def _data(result: Result) -> str:
 
 
 def _training(result: Result) -> str:
+    if has_cells(result.dataset):
+        return describe_cells(result)
     change = loss_change(result)
     settled = "has levelled off" if abs(change) < SETTLED else "is still moving: train longer"
     return (

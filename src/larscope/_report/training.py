@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
+from larscope._report.cells import cells_picture, has_cells
 from larscope._report.section import Picture, Section
 from larscope._report.style import (
     BLACK,
@@ -60,11 +61,7 @@ def training_section(result: Result, sentences: list[str]) -> Section:
     """Show whether training worked."""
     data = result.dataset
     pictures = [
-        Picture(
-            "figures/training.png",
-            plot_training(result),
-            "The loss of every training step, and its moving average. It should level off.",
-        ),
+        cells_picture(result) if has_cells(data) else loss_picture(result),
         Picture("figures/errors.png", plot_errors(result), "Each run's errors, by condition (bar: mean)."),
         Picture(
             "figures/reconstruction.png",
@@ -79,7 +76,7 @@ def training_section(result: Result, sentences: list[str]) -> Section:
     ]
     return Section(
         "training",
-        "Did training work?",
+        "Which cells, and how well are they forecast?" if has_cells(data) else "Did training work?",
         sentences,
         pictures,
         explored={"errors": errors_of(data), "movies": movies_of(data)},
@@ -87,8 +84,17 @@ def training_section(result: Result, sentences: list[str]) -> Section:
     )
 
 
+def loss_picture(result: Result) -> Picture:
+    """Show the loss."""
+    return Picture(
+        "figures/training.png",
+        plot_training(result),
+        "The loss of every training step, and its moving average. It should level off.",
+    )
+
+
 def _rendered(result: Result) -> str:
-    if result.settings["training"] == "sequential":
+    if result.settings["training"] == "sequential" and not has_cells(result.dataset):
         return "The reconstruction decodes the frame's own latents."
     order = result.dataset.attrs["order"]
     return f"The reconstruction decodes the forecast from the {order} frames before."

@@ -10,7 +10,6 @@
 """
 
 import json
-import math
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -286,6 +285,8 @@ def build_dataset(
     coef_value: NDArray[Any],
     couplings: pd.DataFrame,
     mean_frame: NDArray[Any],
+    positions: NDArray[Any],
+    footprints: NDArray[Any] | None,
     examples: Mapping[str, NDArray[Any]],
     clips: Mapping[str, NDArray[Any]],
     curves: Mapping[str, NDArray[Any]],
@@ -311,6 +312,9 @@ def build_dataset(
         One row a condition and pair of latents, each column kept as `coupling_*`.
     mean_frame
         (height, width).
+    positions, footprints
+        Row and column of each latent's centre, in pixels of the prepared frames; and where each cell is, (K, height,
+        width), if latents are cells.
     examples
         `example_frame` (runs,) and images (runs, height, width) by name.
     clips
@@ -326,13 +330,11 @@ def build_dataset(
         Kept as attributes; `crop_offset` is the row and column of the crop's first pixel.
     """
     latent = np.arange(latents[0].shape[1])
-    patch = math.isqrt(mean_frame.size // len(latent))
-    latents_across = mean_frame.shape[1] // patch
     per_run = {name: ("run", _for_netcdf(runs[name])) for name in runs.columns if name != "run"}
     per_run |= {name: ("run", scores[name].to_numpy()) for name in scores.columns if name not in runs.columns}
     images = {name: (("run", "row", "column")[: image.ndim], image) for name, image in examples.items()}
-    # the centre of a latent's patch, in pixels of the preprocessed frame
-    centre = {"latent_row": latent // latents_across, "latent_column": latent % latents_across}
+    centre = {"latent_row": positions[:, 0], "latent_column": positions[:, 1]}
+    drawn = {} if footprints is None else _list_footprints(footprints)
     coefficients = dict(zip(("coef_run", "coef_lag", "coef_target", "coef_source"), coef_index, strict=True))
     coefficients["coef_lag"] = coefficients["coef_lag"] + 1
     dataset = xr.Dataset(
@@ -351,7 +353,8 @@ def build_dataset(
             **{name: ("entry", value) for name, value in coefficients.items()},
             **{f"coupling_{name}": ("coupling", _for_netcdf(couplings[name])) for name in couplings.columns},
             "coef": ("entry", coef_value, {"long_name": "effect of latent coef_source on coef_target at coef_lag"}),
-            **{name: ("latent", index * patch + (patch - 1) / 2) for name, index in centre.items()},
+            **{name: ("latent", place) for name, place in centre.items()},
+            **{name: ("pixel", values) for name, values in drawn.items()},
         },
         coords={"run": _for_netcdf(runs["run"]), "latent": latent}
         | ({"penalty": curves["penalty"]} if "penalty" in curves else {}),
@@ -376,6 +379,13 @@ def build_dataset(
     for name in ("latent_row", "latent_column"):
         dataset[name].attrs["units"] = "pixels of the preprocessed frame"
     return dataset
+
+
+def _list_footprints(footprints: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    """Return latent, row, column and brightness of every pixel of every cell."""
+    places = np.nonzero(footprints)
+    names = ("footprint_latent", "footprint_row", "footprint_column")
+    return {**dict(zip(names, places, strict=True)), "footprint": footprints[places]}
 
 
 def split_runs(joined: NDArray[Any], lengths: NDArray[Any]) -> list[NDArray[Any]]:

@@ -21,7 +21,7 @@ def influence(
     coef: Float[np.ndarray, "order K K"],
     direction: Literal["outflow", "inflow"] = "outflow",
     exclude_radius: float = 0.0,
-    grid: tuple[int, int] | None = None,
+    grid: tuple[int, int] | Float[np.ndarray, "K 2"] | None = None,
 ) -> Float[np.ndarray, " K"]:
     r"""Sum the absolute couplings of each latent with the others, over lags.
 
@@ -43,7 +43,8 @@ def influence(
         covers two neighbouring latents looks like a coupling of the two; 1.5 leaves out the eight neighbours.
         The diagonal is always left out.
     grid
-        Height and width of the latent map, K = height * width; needed with `exclude_radius`.
+        Height and width of the latent map, K = height * width; or row and column of each latent, where they are not on
+        a grid. Needed with `exclude_radius`, which is in the same units.
 
     Returns
     -------
@@ -162,6 +163,33 @@ def contribution_map(
     return np.asarray(np.divide(weighted, total, out=np.zeros_like(weighted), where=total > 0))
 
 
+def footprint_map(
+    c: Float[np.ndarray, " K"], footprints: Float[np.ndarray, "K height width"]
+) -> Float[np.ndarray, "height width"]:
+    r"""Show an influence vector as an image: in each pixel, that of the cell there.
+
+    .. math:: \text{map}(x) = \max_l c_l a_l(x) / \max_y a_l(y)
+
+    with the footprints :math:`a_l`; the maximum, lest two cells that overlap look like a stronger one.
+
+    Parameters
+    ----------
+    c
+        Influence vector, from `influence`.
+    footprints
+        Non-negative images.
+
+    Examples
+    --------
+    >>> footprint_map(np.array([1.0, 0.5]), np.array([[[0.0, 2.0, 1.0]], [[0.0, 0.0, 1.0]]]))
+    array([[0. , 1. , 0.5]])
+    """
+    image = np.zeros(footprints.shape[1:])
+    for influence_of_one, footprint in zip(c, footprints, strict=True):
+        np.maximum(image, influence_of_one * footprint / max(footprint.max(), 1e-12), out=image)
+    return image
+
+
 def printed_map(
     c: Float[np.ndarray, " K"], decode: Decode, mean_frame: Float[np.ndarray, "height width"], gain: float = 1.0
 ) -> Float[np.ndarray, "height width"]:
@@ -272,15 +300,28 @@ def _reaching(grid: tuple[int, int], frame_shape: tuple[int, int]) -> Int[np.nda
     return np.asarray(latent.reshape(9, *frame_shape))
 
 
-def is_near(n_latents: int, radius: float, grid: tuple[int, int] | None) -> Bool[np.ndarray, "K K"]:
-    """Pairs of latents at most `radius` apart on the latent map; the diagonal always."""
+def is_near(
+    n_latents: int, radius: float, grid: tuple[int, int] | Float[np.ndarray, "K 2"] | None
+) -> Bool[np.ndarray, "K K"]:
+    """Pairs of latents at most `radius` apart; the diagonal always."""
     if radius <= 0:
         return np.eye(n_latents, dtype=bool)
+    if isinstance(grid, np.ndarray):
+        return near(grid, radius)
     if grid is None or grid[0] * grid[1] != n_latents:
         raise LarscopeError(
             f"`exclude_radius` needs `grid`, height and width of the map of {n_latents} latents: "
             f"got grid={grid}. Pass the shape of the latent map, or exclude_radius=0."
         )
-    row, column = np.divmod(np.arange(n_latents), grid[1])
-    squared = (row[:, None] - row) ** 2 + (column[:, None] - column) ** 2
-    return np.asarray(squared <= radius**2)
+    return near(np.stack(np.divmod(np.arange(n_latents), grid[1]), axis=1).astype(float), radius)
+
+
+def near(positions: Float[np.ndarray, "K 2"], distance: float) -> Bool[np.ndarray, "K K"]:
+    """Say which places are at most so far apart.
+
+    >>> near(np.array([[0.0, 0.0], [0.0, 5.0]]), 3.0)
+    array([[ True, False],
+           [False,  True]])
+    """
+    squared = np.square(positions[:, None] - positions).sum(axis=2)
+    return np.asarray(squared <= distance**2)

@@ -57,8 +57,9 @@ def _pick_latent(plot: Any, positions: Positions, pick: Callable[[int], object])
 
 
 def _outline_latent(plot: Any, place: ColumnDataSource, positions: Positions) -> None:
-    """Mark the patch of the chosen latent, visible on dark and bright ground."""
-    side = 2 * positions[0, 0] + 1  # the first one's centre is half a patch from the edge
+    """Mark where the chosen latent is, so that it shows on dark and bright ground."""
+    apart = np.linalg.norm(positions[:, None] - positions, axis=2)
+    side = np.median(np.where(apart > 0, apart, np.inf).min(axis=1)) if len(positions) > 1 else 8.0
     for colour, width in (("white", 4), ("black", 1.5)):
         plot.rect("x", "y", side, side, source=place, fill_alpha=0, line_color=colour, line_width=width, line_alpha=0.9)
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from larscope._fit.estimator import load
 from larscope._report.page import write_report
-from larscope._statistics.maps import latent_positions
 from larscope._view.couplings import LatentPath, follow_path
 from larscope._view.frames import Screen, changed_files, find_runs
 
@@ -43,8 +42,7 @@ class Exhibit:
         if not (folder / "report.html").is_file():
             write_report(folder)
         self.screen = Screen(self.model, find_runs(self.model, folder, table))
-        height, width = self.model.mean_frame_.shape
-        self.positions = latent_positions(self.model.network_.latent_shape, (height, width))
+        self.positions = self.model.network_.positions
         self.frame_thread = ThreadPoolExecutor(1, "frames")
         self.path_thread = ThreadPoolExecutor(1, "paths")
         self._follow = lru_cache(KEPT_PATHS)(lambda run, latent: follow_path(self.model, run, latent))
