@@ -316,8 +316,9 @@ def compare(
 ) -> None:
     """Test whether two conditions differ in their dynamics, where in the image, and in which edges.
 
-    Two tests: swapped coefficients, and influence. Prints both with their limits. Writes tables, maps and figures to
-    `comparisons/` in the result folder, and updates its `report.html`; `--table` only prints.
+    The answer is that of the coupling test: whether couplings differ, whatever the activity. The paper's two tests,
+    swapped coefficients and influence, stand beside it. Prints all with their limits. Writes tables, maps and figures
+    to `comparisons/` in the result folder, and updates its `report.html`; `--table` only prints.
 
     For example:
 

@@ -166,6 +166,50 @@ def fit_couplings(
     return [from_design_layout(_least_squares(*rows_of(latent), allowed), var.order) for latent in latents]
 
 
+def measure_couplings(
+    var: SparseVAR, latents: Sequence[Float[Tensor, "_T K"]], found: Couplings
+) -> tuple[Float[NDArray[np.float64], "runs n"], Float[NDArray[np.float64], "runs n"]]:
+    """Return each coupling beyond chance in each run, and its standard error, in units of the whole session.
+
+    As `fit_couplings`, but a latent's unit is its standard deviation over all runs: one that is livelier in some runs
+    then has the same couplings there.
+
+    Examples
+    --------
+    >>> _ = torch.manual_seed(0)
+    >>> runs = [scale * torch.randn(200, 10, dtype=torch.float64) for scale in (1, 3)]
+    >>> for latent in runs:
+    ...     latent[1:, 2] += latent[:-1, 0]  # latent 0 acts on latent 2
+    >>> var = SparseVAR(order=1)
+    >>> effect, error = measure_couplings(var, runs, find_couplings(var, runs))
+    >>> effect.shape, bool(abs(effect[0] - effect[1]) < 4 * error.sum())
+    ((2, 1), True)
+    """
+    n_latents = latents[0].shape[1]
+    own, rows_of = _own(n_latents, var.order).numpy(), _rows(var)
+    kept = found.qvalue <= FDR
+    target, source = found.target[kept], found.source[kept]
+    feature = (found.lag[kept] - 1) * n_latents + source
+    effect, error = np.zeros((len(latents), len(feature))), np.zeros((len(latents), len(feature)))
+    scale = np.ones((len(latents), n_latents))
+    for run, latent in enumerate(latents):
+        design, now = (part.numpy() for part in rows_of(latent))
+        scale[run] = SparseVAR(var.order, scale="latent", penalty_scale="target").mean_and_scale(
+            latent[latent.isfinite().all(1)].double()
+        )[1]
+        for j in np.unique(target):
+            mine = np.flatnonzero(target == j)
+            columns = np.r_[feature[mine], np.flatnonzero(own[:, j])]
+            inverse = np.linalg.pinv(design[:, columns].T @ design[:, columns], hermitian=True)
+            weight = inverse @ (design[:, columns].T @ now[:, j])
+            left = np.square(now[:, j] - design[:, columns] @ weight).sum() / max(len(now) - len(columns), 1)
+            effect[run, mine] = weight[: len(mine)]
+            error[run, mine] = np.sqrt(np.maximum(left * inverse.diagonal()[: len(mine)], 0))
+    relative = scale / np.sqrt(np.square(scale).mean(axis=0))
+    units = relative[:, target] / relative[:, source]
+    return units * effect, units * error
+
+
 def _evidence(
     var: SparseVAR, latents: Sequence[Float[Tensor, "_T K"]]
 ) -> tuple[Float[NDArray[np.float64], "p K"], Float[NDArray[np.float64], "p K"]]:

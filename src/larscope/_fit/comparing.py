@@ -19,6 +19,7 @@ from larscope._dynamics.coefficients import SparseCoefficients
 from larscope._dynamics.couplings import fit_couplings
 from larscope._dynamics.var import SparseVAR
 from larscope._errors import LarscopeError, suggest
+from larscope._fit.coupling_test import compare_couplings
 from larscope._fit.evaluation import RESPONSE_FRAMES, map_as_printed, respond
 from larscope._fit.fitted import couplings_of
 from larscope._fit.networks import Network
@@ -28,7 +29,7 @@ from larscope._movies.session import Session, require_frames
 from larscope._network.autoencoder import Autoencoder
 from larscope._network.cells import CellNetwork
 from larscope._results.comparison import ComparisonRecord, build_record
-from larscope._statistics.comparison import Comparison, ComparisonWarning
+from larscope._statistics.comparison import Comparison, ComparisonWarning, warned
 from larscope._statistics.contrasts import Contrast, correct_contrasts
 from larscope._statistics.differences import EdgeDifferences, difference_map, edge_differences
 from larscope._statistics.groups import Groups, group_members, groups_by
@@ -75,7 +76,7 @@ class ComparesConditions(HasSettings):
         first: str,
         second: str,
         *,
-        test: Literal["swap", "influence"] = "swap",
+        test: Literal["coupling", "swap", "influence"] = "coupling",
         relative: bool = True,
         direction: Literal["outflow", "inflow"] = "outflow",
         by: str = "condition",
@@ -92,7 +93,8 @@ class ComparesConditions(HasSettings):
         first, second
             Conditions, or names from `groups`. `block` and `subject` of the session table decide the permutations.
         test
-            `"swap"`: `coefficient_swap_test`. `"influence"`: `influence_test`.
+            `"coupling"`: whether couplings differ (`coupling_test`). The paper's two ask whether coefficients or
+            activity do: `"swap"`, `coefficient_swap_test`, and `"influence"`, `influence_test`.
         relative
             For the swap test: False for the paper's raw Deltas.
         direction
@@ -111,8 +113,10 @@ class ComparesConditions(HasSettings):
             A group is unknown, both are the same or share runs, or none has two runs.
         """
         runs, label, design = self._two_groups(first, second, by, groups)
-        latents, coefs = self._equally_fitted(runs)
         how: dict[str, Any] = {**design, "n_permutations": n_permutations, "seed": seed}
+        if test == "coupling":
+            return warned(compare_couplings(self.var_, [self.latents_[run] for run in runs], label, **how))
+        latents, coefs = self._equally_fitted(runs)
         if test == "influence":
             found = influence_test(coefs, label, direction=direction, **how)
             noticed = condition_imbalances(latents, label, **design)
@@ -259,7 +263,7 @@ class ComparesConditions(HasSettings):
         n_permutations: int = 9999,
         seed: int = 0,
     ) -> ComparisonRecord:
-        """Compare two conditions in every way: both tests, the difference map and each edge.
+        """Compare two conditions in every way: all tests, the difference map and each edge.
 
         Parameters as in `compare`. `larscope._results.comparison.write_record` puts the outcome into a result folder.
         Its limits are in the record, without a warning.
@@ -276,7 +280,8 @@ class ComparesConditions(HasSettings):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ComparisonWarning)  # they are in the tests' own `warnings`
             tests = {
-                "swap": self.compare(first, second, relative=relative, **which, **how),
+                "coupling": self.compare(first, second, **which, **how),
+                "swap": self.compare(first, second, test="swap", relative=relative, **which, **how),
                 "influence": self.compare(first, second, test="influence", **which, **how),
             }
         rows, columns = self._pixel_positions()
