@@ -178,8 +178,8 @@ def _announce(model: Any, session: Any, how: Mapping[str, Any], n_seeds: int, n_
     limit += "" if n_processes == 1 else f" in each of {n_processes} processes"
     disk = "" if cache is None else f", {size(estimate.disk)} of disk in {cache} for the prepared frames"
     print_plain(
-        f"{len(session)} runs, {n_frames} frames, {'about ' * (not n_steps)}{estimate.n_latents} latents. The fit needs up to about "
-        f"{size(estimate.memory if keep else estimate.lean_memory)} of memory{limit}{disk}{time}."
+        f"{len(session)} runs, {n_frames} frames, {'about ' * (not n_steps)}{estimate.n_latents} latents. The fit "
+        f"needs up to about {size(estimate.memory if keep else estimate.lean_memory)} of memory{limit}{disk}{time}."
     )
 
 
