@@ -104,7 +104,7 @@ class Parts:
 
     def gram(self) -> Float[NDArray[np.float64], "parts parts"]:
         """Return the products of all parts with each other, cells first."""
-        return _gram(self.cells, self.broad.reshape(len(self.broad), -1))
+        return _gram(self.cells, self.broad.reshape(len(self.broad), self.cells.shape[0] * self.cells.shape[1]))
 
 
 def find_parts(
@@ -470,7 +470,8 @@ class Windows:
     def pad(self, images: Float[NDArray[Any], "n pixels"]) -> Float[NDArray[Any], "n more"]:
         """Return frames with the margin that windows may reach into."""
         half = self.half
-        return np.pad(images.reshape(-1, *self.shape), ((0, 0), (half, half), (half, half))).reshape(len(images), -1)
+        padded = np.pad(images.reshape(-1, *self.shape), ((0, 0), (half, half), (half, half)))
+        return padded.reshape(len(padded), padded.shape[1] * padded.shape[2])
 
     def keep(self, which: NDArray[Any]) -> "Windows":
         """Return some of them."""
