@@ -11,7 +11,6 @@ import io
 import multiprocessing
 import os
 import random
-import resource
 import shutil
 import signal
 import sys
@@ -22,6 +21,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+
+resource = pytest.importorskip("resource", reason="fits are forked, killed and limited as POSIX does it")
 
 from larscope._cli.commands import app
 from larscope._results.folder import FILES

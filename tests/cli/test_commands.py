@@ -119,6 +119,7 @@ def test_ctrl_c_is_one_even_where_compiled_code_or_a_reader_makes_another_error_
     assert larscope("check", table).exit_code == 130
 
 
+@pytest.mark.posix
 def test_a_ctrl_c_that_is_lost_stops_the_fit_before_the_result_is_put_in_place(table, tmp_path, monkeypatch):
     class Stopping:
         def __del__(self):
@@ -139,6 +140,32 @@ def test_a_ctrl_c_that_is_lost_stops_the_fit_before_the_result_is_put_in_place(t
     assert "Give the same command again" in stopped.output
     assert "Traceback" not in stopped.output
     assert not (tmp_path / "result").exists()
+
+
+@pytest.mark.parametrize("error", [EOFError(), KeyError("shape"), SystemError("returned NULL")])
+def test_a_fault_of_larscope_is_said_to_be_one_with_all_that_is_known_of_it(error, table, monkeypatch):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(Run, "read", fail)
+    failed = larscope("check", table)
+    assert failed.exit_code == 1
+    assert "this is a fault of larscope" in " ".join(failed.stderr.split())
+    assert f"{type(error).__name__}" in failed.stderr
+    assert "in fail" in failed.stderr
+    assert "Aborted" not in failed.output
+
+
+def test_a_file_that_cannot_be_written_is_said_without_a_traceback(table, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(28, "No space left on device", str(tmp_path / "cache"))
+
+    monkeypatch.setattr(Run, "read", fail)
+    failed = larscope("check", table)
+    assert failed.exit_code == 2
+    assert "No space left on device" in failed.stderr
+    assert str(tmp_path / "cache") in failed.stderr.replace("\n", "")
+    assert "Traceback" not in failed.stderr
 
 
 def test_memory_that_is_not_allowed_is_refused_before_anything_is_written(table, tmp_path):

@@ -639,7 +639,7 @@ def test_a_refit_takes_the_session_of_the_fit_alone(model, session):
             {"movie": ArrayMovie(runs[3].movie.array[:, ::-1])},
         )
     )
-    with pytest.raises(LarscopeError, match="its runs are others"):
+    with pytest.raises(LarscopeError, match="got other runs"):
         model.refit(renamed)
     with pytest.raises(LarscopeError, match="run 'run-3' had 100 frames then, and has 99"):
         model.refit(shorter)

@@ -1,4 +1,4 @@
-"""What a fitted `LatentVAR` says of its conditions: tests, maps and edges. It wires the parts together."""
+"""The comparisons of a fitted `LatentVAR`: tests, maps and edges."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -40,7 +40,7 @@ Series = Float[NDArray[np.float32], "T K"]
 
 
 class ComparesConditions(HasSettings):
-    """The comparing half of `LatentVAR`, which documents the attributes; the other half fits them."""
+    """The comparing half of `LatentVAR`; the other half fits, and documents the attributes."""
 
     coef_: SparseCoefficients
     latents_: list[Series]
@@ -160,7 +160,7 @@ class ComparesConditions(HasSettings):
         session: Session | None = None,
         **how: Any,
     ) -> MaxT:
-        """Return the difference of two conditions' mean contribution maps, and where it is significant.
+        """Return the difference of two conditions' mean contribution maps, with its significance.
 
         `difference` is first minus second, of influence, as the maps; `pvalue <= 0.05` is the significance mask,
         corrected for the number of pixels by max-T over the same restricted permutations as `compare`
@@ -294,7 +294,7 @@ class ComparesConditions(HasSettings):
         preset: Literal["default", "paper"] = "default",
         session: Session | None = None,
     ) -> Float[NDArray[np.float32], "height width"]:
-        """Return where in the image the couplings of a condition come from: the mean over its runs (sec. 2.4).
+        """Return how strongly each place drives others in a condition: the mean map over its runs (sec. 2.4).
 
         Parameters
         ----------
@@ -341,15 +341,15 @@ class ComparesConditions(HasSettings):
     def _equal_length_maps(
         self, runs: Sequence[int], label: Sequence[str], session: Session | None, how: Mapping[str, Any]
     ) -> Float[NDArray[np.float32], "runs height width"]:
-        """Return a map a run, of coefficients fitted on as many frames of every run where the frames are at hand."""
+        """Return a map of each run, from as many frames of every run if the frames are given."""
         lengths = np.array([np.isfinite(self.latents_[run]).all(axis=1).sum() for run in runs])
         at_hand = session is not None or hasattr(self, "_session") or isinstance(self.network_, CellNetwork)
         if not how and (np.ptp(lengths) == 0 or not at_hand):
             first = np.array(label) == label[0]
             if not 1 / 1.05 < lengths[first].mean() / lengths[~first].mean() < 1.05:
                 warnings.warn(
-                    "Runs differ in length by condition, and maps of coefficients fitted on more frames differ from "
-                    "those on fewer. Pass `session` to `difference_map`, which then maps the same number of frames.",
+                    "Runs differ in length by condition, and more frames give other coefficients and maps. Pass "
+                    "`session` to `difference_map` to use the same number of frames in each run.",
                     ComparisonWarning,
                     stacklevel=3,
                 )
@@ -364,7 +364,7 @@ class ComparesConditions(HasSettings):
         return self._prepare_new(self._known_session(session))
 
     def _known_session(self, session: Session | None) -> Session:
-        """Return the session of the fit, or raise: its frames have the pooling indices that a map is decoded with."""
+        """Return the fitted session, or raise: maps are decoded with the pooling indices of its frames."""
         session = session if session is not None else getattr(self, "_session", None)
         if session is None:
             raise LarscopeError(
@@ -372,7 +372,7 @@ class ComparesConditions(HasSettings):
                 "loaded. Pass `session=read_session(...)`."
             )
         if [run.name for run in session] != self.runs_["run"].tolist():
-            raise LarscopeError("`session` must be the one that was fitted: its runs are others. Pass that session.")
+            raise LarscopeError("`session` must be the fitted session: got other runs. Pass the fitted one.")
         return session
 
     def _map(
@@ -440,7 +440,7 @@ class ComparesConditions(HasSettings):
         return [couplings[run].numpy() for run in runs]
 
     def _equally_fitted(self, runs: Sequence[int]) -> tuple[list[Series], list[Float[NDArray[Any], "order K K"]]]:
-        """Return each run's latents, as many frames as the shortest run has, and the coefficients of those frames."""
+        """Return each run's latents, cut to the shortest run, and the coefficients of these frames."""
         latents = equally_long([self.latents_[run] for run in runs])
         coefs = []
         for run, latent in zip(runs, latents, strict=True):

@@ -1,6 +1,6 @@
-"""`LatentVAR`: fit, transform, forecast, score, save. It wires the parts together and computes nothing itself.
+"""`LatentVAR`: fit, transform, forecast, score, save.
 
-What it says of its conditions is in `larscope._fit.comparing`.
+Its comparisons of conditions are in `larscope._fit.comparing`.
 """
 
 import copy
@@ -39,6 +39,7 @@ from larscope._dynamics.penalty import (
 from larscope._dynamics.var import HELD_OUT, VARFit
 from larscope._errors import LarscopeError
 from larscope._fit.comparing import ComparesConditions, Series
+from larscope._fit.coupling_table import COLUMNS, tabulate_couplings
 from larscope._fit.evaluation import (
     Clip,
     RunEvaluation,
@@ -63,10 +64,10 @@ from larscope._settings import REFITTED, Preset, Settings, setting_names
 from larscope._storage import describe_inputs
 
 MANY_LATENTS = 1000
-"""Latents from which on a fit warns."""
+"""Number of latents from which a fit warns."""
 
 TINY_PENALTY = 0.05
-"""Share of what chance correlations reach below which a penalty in their units makes a fit warn."""
+"""Warn below this penalty (in noise units)."""
 
 RUN_COLUMNS = (
     "condition",
@@ -82,7 +83,7 @@ RUN_COLUMNS = (
 )
 
 TRAINED_BY = ("created", "seconds", "command", "fit", "versions", "git")
-"""What a refit keeps of how its network was trained."""
+"""Record of the training kept by a refit."""
 
 
 class LatentVAR(ComparesConditions):
@@ -100,7 +101,12 @@ class LatentVAR(ComparesConditions):
         run's own, whatever `coefficients` says; forecasts and scores follow `coefficients`.
     scores_
         One row a run: `reconstruction_error`, `forecast_error` (mean squared, [0, 1] units), `var_error`,
-        `var_explained`, `var_error_heldout`, `n_active`.
+        `var_explained`, `var_error_heldout`, `n_active`; `n_couplings` of the run's own fit between latents, and
+        `n_chance`, how many of them chance alone finds.
+    couplings_
+        One row a condition and pair of latents with evidence of a coupling, over all runs of the condition:
+        `condition`, `source`, `target`, `lag`, `effect`, `n_runs`, `qvalue` (`larscope._fit.coupling_table`). Those
+        with `qvalue <= 0.1` are beyond chance: of these, a tenth is expected to be chance.
     latents_, forecasts_
         Series of each run, (T, K) and (T - order, K); NaN where frames were masked.
     contribution_maps_
@@ -146,6 +152,7 @@ class LatentVAR(ComparesConditions):
     )
 
     scores_: pd.DataFrame
+    couplings_: pd.DataFrame
     forecasts_: list[Series]
     log_: list[dict[str, Any]]
     choice_: PenaltyChoice | None
@@ -171,7 +178,7 @@ class LatentVAR(ComparesConditions):
 
     @property
     def penalty_(self) -> float:
-        """The penalty of the fits to single runs: `penalty`, the default, or the number that was chosen."""
+        """The penalty of the fits to single runs: given, default or chosen."""
         self._fitted_network()
         return self.var_.penalty
 
@@ -226,10 +233,10 @@ class LatentVAR(ComparesConditions):
             )
         if settings.penalty_scale == "noise" and settings.training_penalty < TINY_PENALTY:
             warnings.warn(
-                f"A penalty of {settings.training_penalty:g} is {settings.training_penalty:.1%} of what chance "
-                "correlations reach: nearly every coefficient is kept, which is slow and forecasts nothing. The "
-                "paper's penalties are in other units, those of scale='series' and penalty_scale='mean'; "
-                "preset='paper' has both.",
+                f"A penalty of {settings.training_penalty:g} is {settings.training_penalty:.1%} of the largest "
+                "chance correlation. Nearly every coefficient is kept, so the fit is slow and forecasts nothing. "
+                "Raise the penalty. The paper's penalties have other units: use preset='paper', or scale='series' "
+                "with penalty_scale='mean'.",
                 TinyPenaltyWarning,
                 stacklevel=2,
             )
@@ -412,7 +419,7 @@ class LatentVAR(ComparesConditions):
         return forecasts
 
     def score(self, session: Session) -> pd.DataFrame:
-        """Return what `scores_` holds, for a session that the network has or has not seen.
+        """Return the columns of `scores_` for a session, seen or unseen by the network.
 
         With `coefficients="condition"`, the coefficients are those of the session of the fit: `var_error_heldout` then
         is of runs, not of parts of runs, that they have not seen.
@@ -459,7 +466,7 @@ class LatentVAR(ComparesConditions):
         return pd.DataFrame(rows)
 
     def _forecast_runs(self, prepared: PreparedSession) -> Iterator[tuple[Tensor, VARFit]]:
-        """Yield latents and forecasts of each run, by coefficients of its own or those of its condition in the fit."""
+        """Yield latents and forecasts of each run, by its own coefficients or by those of its condition in the fit."""
         shared = self._shared_by_fit(prepared.session)
         for run, about in enumerate(prepared.session):
             latent = encode_run(self.network_, prepared, run, self.settings.window)
@@ -472,7 +479,7 @@ class LatentVAR(ComparesConditions):
             yield latent, fit
 
     def save(self, folder: str | Path) -> Path:
-        """Write the result folder; of several processes that trained together, the first does."""
+        """Write the result folder; among several processes, the first one does."""
         if not is_first():
             return Path(folder)
         state = self._fitted_network().state_dict()
@@ -485,6 +492,7 @@ class LatentVAR(ComparesConditions):
             coef_shape=self.coef_.shape,
             coef_index=self.coef_.nonzero,
             coef_value=self.coef_.value,
+            couplings=self.couplings_,
             mean_frame=self.mean_frame_,
             positions=self.network_.positions,
             footprints=self.footprints_ if self.settings.latents == "cells" else None,
@@ -514,7 +522,7 @@ class LatentVAR(ComparesConditions):
         fabric: Fabric | None = None,
         latents: Sequence[Tensor] | None = None,
     ) -> None:
-        """Fit and measure the VAR of each whole run, with a network that is trained: what `fit` and `refit` share."""
+        """Fit and measure the VAR of each whole run with a trained network, for `fit` and `refit`."""
         session = prepared.session
         if latents is None:
             latents = self._encode(prepared, progress, fabric)
@@ -531,6 +539,7 @@ class LatentVAR(ComparesConditions):
         self.coef_ = SparseCoefficients.join([evaluation.coef for evaluation in evaluations])
         self._examples = _stack_examples(evaluations)
         conditions = [run.condition for run in session]
+        self.couplings_ = tabulate_couplings(self.var_, self.latents_, conditions, self.coef_)
         # one clip a condition: they are for looking at, and large
         shown = [conditions.index(name) for name in dict.fromkeys(conditions)]
         self._clips = _join_clips(
@@ -562,19 +571,19 @@ class LatentVAR(ComparesConditions):
         }
 
     def _require_fitted_frames(self, prepared: PreparedSession) -> None:
-        """Raise unless the frame that is kept of each run is in the session where it was."""
+        """Raise unless the kept frame of each run is at its place in the session."""
         kept = zip(self._examples["example_frame"].tolist(), self._examples["example_observed"], strict=True)
         for run, (frame, image) in enumerate(kept):
             about, n_frames = prepared.session.runs[run], len(self.latents_[run])
             if about.n_frames != n_frames:
                 raise LarscopeError(
-                    f"`session` must be the one that was fitted: {about.label} had {n_frames} frames then, and has "
-                    f"{about.n_frames}. Pass that session."
+                    f"`session` must be the fitted session: {about.label} had {n_frames} frames then, and has "
+                    f"{about.n_frames} now. Pass the fitted one."
                 )
             if not np.allclose(prepared.frames(run, frame, frame + 1)[0], image, atol=1e-6):
                 raise LarscopeError(
-                    f"`session` must be the one that was fitted: frame {frame} of {about.label} is another. Pass that "
-                    "session, or `fit` this one."
+                    f"`session` must be the fitted session: frame {frame} of {about.label} is different. Pass the "
+                    "fitted one, or `fit` this one."
                 )
 
     def _encode(self, prepared: PreparedSession, progress: bool, fabric: Fabric | None = None) -> list[Tensor]:
@@ -584,7 +593,7 @@ class LatentVAR(ComparesConditions):
     def _choose_penalty(
         self, latents: Sequence[Tensor], conditions: Sequence[str] | None, progress: bool
     ) -> PenaltyChoice:
-        """Return the penalty that forecasts held-out frames best: of single runs, or of each condition's together."""
+        """Return the best penalty for held-out frames: of single runs, or of each condition together."""
         with Progress(disable=not progress) as bar:
             task = bar.add_task("Choosing the penalty", total=None)
 
@@ -617,7 +626,7 @@ class LatentVAR(ComparesConditions):
         progress: bool,
         fabric: Fabric | None = None,
     ) -> list[RunEvaluation]:
-        """Evaluate every run; coefficients that are shared come from these runs unless they are given."""
+        """Evaluate every run; shared coefficients come from these runs unless given."""
         network, var, settings = self.network_, self.var_, self.settings
         conditions = [run.condition for run in prepared.session]
         if shared is None and self.settings.coefficients == "condition":
@@ -632,7 +641,7 @@ class LatentVAR(ComparesConditions):
         )
 
     def _shared_by_fit(self, session: Session) -> dict[str, SharedCoefficients] | None:
-        """Return the coefficients of the fit that runs of a session share with those of their condition there."""
+        """Return the fitted coefficients of each run's condition."""
         if self.settings.coefficients == "run":
             return None
         for run in session:
@@ -682,6 +691,9 @@ def load(folder: str | Path) -> LatentVAR:
     model.coef_ = SparseCoefficients(
         (len(lengths), model.settings.order, n_latents, n_latents), index, dataset["coef"].to_numpy()
     )
+    # results of before version 6 have no couplings
+    model.couplings_ = _columns(dataset, [f"coupling_{name}" for name in COLUMNS if f"coupling_{name}" in dataset])
+    model.couplings_.columns = [name.removeprefix("coupling_") for name in model.couplings_.columns]
     model.contribution_maps_ = dataset["contribution_map"].to_numpy()
     model._examples = {f"example_{name}": dataset[f"example_{name}"].to_numpy() for name in EXAMPLE_NAMES}
     # results of earlier versions have none of these
@@ -697,6 +709,8 @@ SCORE_NAMES = (
     "var_explained",
     "var_error_heldout",
     "n_active",
+    "n_couplings",
+    "n_chance",
 )
 
 EXAMPLE_NAMES = ("frame", "observed", "reconstruction", "forecast")

@@ -1,4 +1,4 @@
-"""What a fit will take, said before it starts: memory, disk and time."""
+"""The needs of a fit, estimated before it starts: memory, disk and time."""
 
 import time
 import warnings
@@ -20,17 +20,17 @@ from larscope._network.footprints import search_bytes
 from larscope._settings import Settings
 
 PROGRAM = 800 << 20
-"""Bytes of Python with torch, the compiled lasso and what reports are made with, before any frame: measured."""
+"""Bytes of Python with torch, the compiled lasso and the report's libraries, before any frame: measured."""
 
 COMPILING = 1400 << 20
 """Peak of the smallest fit, if it is the first on a machine and compiles the lasso: 1.15 to 1.29 GiB were measured."""
 
 STEP_PLANES, LEAN_STEP_PLANES = 125, 110
-"""Float32 copies of a window that a training step needs at its peak, measured from 96 x 64 to 256 x 256 pixels: when
-freed memory is kept for the next step, and when it is handed back."""
+"""Float32 copies of a window at the peak of a training step, measured from 96 x 64 to 256 x 256 pixels: if freed memory
+is kept for the next step, and if it is handed back."""
 
 FIT_DESIGNS = 5
-"""Float64 copies of a run's lag matrix that the fit of its VAR needs at its peak: measured."""
+"""Float64 copies of a run's lag matrix at the peak of its VAR fit: measured."""
 
 COUPLING_ROWS, COUPLING_DESIGNS = 3, 5
 """Float64 copies of all runs' lagged frames that the couplings of maps need: of those that are condensed at once, and
@@ -39,7 +39,7 @@ of what remains (`larscope._dynamics.var.condense`)."""
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a fit will take.
+    """The needs of a fit.
 
     Attributes
     ----------
@@ -77,7 +77,7 @@ class Estimate:
 
 
 def estimate_fit(settings: Settings, session: Session, cached: bool) -> Estimate:
-    """Estimate what a fit will take, from sizes alone.
+    """Estimate the needs of a fit, from sizes alone.
 
     Parameters
     ----------
@@ -140,7 +140,7 @@ def require_disk(estimate: Estimate, folder: Path) -> None:
 
 
 def time_training(settings: Settings, session: Session, n_windows: int) -> float:
-    """Return the seconds that training on so many windows will take on this machine: one of random frames is timed."""
+    """Return the seconds of training on so many windows on this machine, by timing one of random frames."""
     shape = _frame_shape(settings, session)
     generator = torch.Generator().manual_seed(0)
     frames = torch.rand((1, settings.window, *shape), generator=generator)

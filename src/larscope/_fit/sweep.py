@@ -106,7 +106,7 @@ def plan(fixed: Mapping[str, Any], lists: Mapping[str, Sequence[Any]], n_seeds: 
 
 @contextmanager
 def open_executor(jobs: int, scheduler: str | None) -> Iterator[Executor]:
-    """Give what runs the fits: so many at a time on this machine, or the workers of a dask scheduler.
+    """Give the executor of the fits: so many at a time on this machine, or the workers of a dask scheduler.
 
     Raises
     ------
@@ -137,7 +137,7 @@ _running: set[subprocess.Popen[bytes]] = set()
 
 
 def run_fit(arguments: Sequence[str], log: Path, threads: int) -> str:
-    """Run `larscope fit` in a process that ends with this one; return what went wrong, or nothing.
+    """Run `larscope fit` in a process tied to this one; return its error, or nothing.
 
     Parameters
     ----------
@@ -170,7 +170,7 @@ def run_fit(arguments: Sequence[str], log: Path, threads: int) -> str:
 def fit_points(
     points: Iterable[Point], session: Path, out: Path, executor: Executor, threads: int = 1, extra: Sequence[str] = ()
 ) -> Iterator[tuple[Point, str]]:
-    """Fit every point into its folder in `out`; yield each when it has ended, with what went wrong.
+    """Fit every point into its folder in `out`; yield each at its end, with its error if any.
 
     Parameters
     ----------
@@ -197,12 +197,12 @@ def fit_points(
 
 
 def load_points(points: Iterable[Point], out: Path) -> list[tuple[Point, LatentVAR]]:
-    """Return what has been fitted."""
+    """Return the finished fits."""
     return [(point, load(out / point.name)) for point in points if (out / point.name).is_dir()]
 
 
 def tabulate(fitted: Iterable[tuple[Point, LatentVAR]]) -> pd.DataFrame:
-    """Return one row a point: what was varied, and its scores, each the mean over the runs."""
+    """Return one row per point: its varied settings and its scores, means over the runs."""
     return pd.DataFrame([{**point.varied, **_mean_scores(model)} for point, model in fitted])
 
 

@@ -1,4 +1,4 @@
-"""Centre crop, downscale, intensities to [0, 1] (sec. 3.1); the frames that come out, in memory or on disk. No torch.
+"""Preprocessing (sec. 3.1): centre crop, downscale, intensities to [0, 1]; prepared frames in memory or on disk.
 
 A movie is read once, a few frames at a time, and what is left of it kept in its file's dtype until a frame is used.
 With a cache folder it is kept there, so that movies may be larger than memory; an entry's name is a digest of
@@ -6,13 +6,15 @@ everything that decided its content.
 """
 
 import hashlib
+import io
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from itertools import groupby
+from itertools import chain, groupby
 from math import prod
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +32,7 @@ from larscope._storage import (
     describe_home,
     describe_inputs,
     digest_code,
+    digest_file,
     fingerprint,
     put_in_place,
     unfinished,
@@ -37,16 +40,16 @@ from larscope._storage import (
 )
 
 CHUNK_BYTES = 32 << 20
-"""Raw frames of this size are read at once. The same for every memory limit, so that sums round alike."""
+"""Bytes of raw frames read at once, the same for every memory limit, so sums round alike."""
 
 LARGEST = 2**53
 """Whole numbers beyond this are not exact in double precision; no detector counts so far."""
 
 LIBRARIES = ("numpy", "tifffile", "imagecodecs", "h5py", "zarr", "av", "roiextractors")
-"""What decodes frames, as far as it is installed."""
+"""Installed libraries for decoding frames."""
 
 MAX_GAP = 10
-"""Frames in a row that `nan="interpolate"` bridges at most."""
+"""Most consecutive frames bridged by `nan="interpolate"`."""
 
 NaN = Literal["error", "mask", "interpolate"]
 Frames = Shaped[NDArray[np.generic], "frames height width"]
@@ -152,7 +155,7 @@ class PreparedSession:
         return self.preprocessing.normalise(one.movie.read(start, one.n_frames if stop is None else stop))
 
     def each_run(self) -> Iterator["PreparedSession"]:
-        """Yield each run alone, without its raw movie: what work on that run needs, wherever it is done."""
+        """Yield each run alone, without its raw movie, for workers anywhere."""
         for about, run in zip(self.session, self.runs, strict=True):
             alone = replace(about, movie=run.movie, start=0, stop=None)
             yield replace(self, session=replace(self.session, runs=(alone,)), runs=(run,))
@@ -169,14 +172,14 @@ class PreparedSession:
         for run, about, n_frames in zip(self.runs, self.session, longest, strict=True):
             if n_frames <= order:
                 raise LarscopeError(
-                    f"Every run needs {order + 1} consecutive frames that are not masked (order {order} + 1); "
-                    f"{about.label} has {n_frames}, with {int(run.missing.sum())} of its {run.n_frames} frames masked. "
-                    "Drop the run, or lower `order`."
+                    f"Every run needs {order + 1} consecutive unmasked frames (order {order} + 1); {about.label} has "
+                    f"{n_frames}, with {int(run.missing.sum())} of its {run.n_frames} frames masked. Drop the run, "
+                    "or lower `order`."
                 )
         if max(longest) < window:
             raise LarscopeError(
-                f"Training needs {window} consecutive frames that are not masked (`window`) in one run at least; the "
-                f"longest stretch has {max(longest)}. Lower `window`, or use nan='interpolate'."
+                f"Training needs {window} consecutive unmasked frames (`window`) in at least one run; the longest "
+                f"stretch has {max(longest)}. Lower `window`, or use nan='interpolate'."
             )
 
     def mean_frame(self) -> Float[NDArray[np.float32], "height width"]:
@@ -244,8 +247,8 @@ def prepare(
         low, high = min(run.low for run in runs), max(run.high for run in runs)
         if low == high:
             raise LarscopeError(
-                f"The frames must vary: every pixel of the session is {low:g} after the crop. "
-                "Check that the files hold the recorded movie."
+                f"The frames must vary: every pixel of the session is {low:g} after the crop. Make sure the files "
+                "hold the recorded movie."
             )
         preprocessing = replace(preprocessing, low=low, high=high)
     return PreparedSession(session, preprocessing, tuple(runs))
@@ -258,13 +261,13 @@ def prepared_bytes(session: Session, crop: tuple[int, int] | None, downscale: in
 
 
 def chunk_ranges(movie: Movie, n_frames: int) -> list[tuple[int, int]]:
-    """Return the ranges in which `n_frames` frames of a movie are read: about 32 MiB each."""
+    """Return the ranges for reading `n_frames` frames of a movie: about 32 MiB each."""
     step = max(1, CHUNK_BYTES // max(prod(movie.shape[1:]) * movie.dtype.itemsize, 1))
     return [(start, min(start + step, n_frames)) for start in range(0, n_frames, step)]
 
 
 class _Chunks:
-    """The prepared frames of one run, one chunk after the other; what was learnt of them along the way."""
+    """The prepared frames of one run, chunk by chunk, with their measures."""
 
     def __init__(
         self,
@@ -303,9 +306,9 @@ class _Chunks:
     def _require_exact(self, start: int) -> None:
         if max(-self.low, self.high) > LARGEST:
             raise LarscopeError(
-                f"Pixels must be at most {LARGEST:.0f} in size, beyond which numbers lose digits: {self.run.label} "
-                f"has one of {max(-self.low, self.high):g}, in the frames from {start} on. Check how the file was "
-                "written; `larscope check` names the frame."
+                f"Pixels must be at most {LARGEST:.0f} in size, or they lose digits: {self.run.label} has one of "
+                f"{max(-self.low, self.high):g}, in the frames from {start} on. Find out how the file was written; "
+                "`larscope check` names the frame."
             )
 
     def _treat_nonfinite(self, frames: Frames, start: int) -> Frames:
@@ -387,7 +390,7 @@ def _find_or_store(chunks: _Chunks, folder: Path) -> PreparedRun:
 
 
 def _address(chunks: _Chunks) -> str:
-    """Return a digest of everything that decides the prepared frames of a run that has files."""
+    """Return the digest of a run's prepared frames: everything they depend on."""
     run, preprocessing = chunks.run, chunks.preprocessing
     contents = [(entry["bytes"], entry["sha256"]) for entry in describe_inputs(run.files)]
     movie = [list(run.movie.shape), run.movie.dtype.str, run.dataset, run.channel, run.plane, run.start, run.stop]
@@ -400,47 +403,59 @@ def _address(chunks: _Chunks) -> str:
         _code(),
         describe_home(run.movie),
     ]
-    return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:32]
+    return _digest(decisive)
 
 
 @cache
 def _code() -> str:
-    """Return a digest of the code that reads and prepares frames: this file, the readers and their libraries."""
+    """Return a digest of the code behind prepared frames: this file, the readers and their libraries."""
     here = Path(__file__)
     sources = (here, here.with_name("session.py"), *sorted((here.parent / "readers").glob("*.py")))
     return digest_code(sources, LIBRARIES)
 
 
 def _store(chunks: _Chunks, filling: Path) -> str:
-    """Write a run's prepared frames and what is known of them; return a digest of the frames."""
-    digest = hashlib.sha256()
+    """Write a run's prepared frames and their measures, with digests; return one digest of all."""
+    dtype, header, written = chunks.run.movie.dtype, io.BytesIO(), hashlib.sha256()
+    described = {"descr": dtype.str, "fortran_order": False, "shape": chunks.shape}
+    np.lib.format.write_array_header_1_0(header, described)
     with (filling / FRAMES).open("wb") as file:
-        dtype = chunks.run.movie.dtype
-        header = {"descr": dtype.str, "fortran_order": False, "shape": chunks.shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        for frames in chunks:
-            pixels = np.asarray(frames, dtype).tobytes()
-            file.write(pixels)
-            digest.update(pixels)
+        for part in chain([header.getvalue()], (np.asarray(frames, dtype).tobytes() for frames in chunks)):
+            file.write(part)
+            written.update(part)
         file.flush()
         os.fsync(file.fileno())
-    facts = {"low": chunks.low, "high": chunks.high, "missing": np.flatnonzero(chunks.missing).tolist()}
-    text = json.dumps(facts)
-    write_text(filling / FACTS, text)
-    digest.update(text.encode())
-    return digest.hexdigest()[:32]
+    facts = {
+        "low": chunks.low,
+        "high": chunks.high,
+        "missing": np.flatnonzero(chunks.missing).tolist(),
+        "frames": written.hexdigest(),
+    }
+    digest = _digest(facts)
+    write_text(filling / FACTS, json.dumps({**facts, "facts": digest}))
+    return digest
 
 
 def _load(entry: Path) -> PreparedRun | None:
-    """Return what a cache entry holds; None where there is none, or a damaged one."""
+    """Return the content of a cache entry; None if missing, or damaged, with a warning."""
+    if not entry.exists():
+        return None
     try:
         facts = json.loads((entry / FACTS).read_text(encoding="utf-8"))
+        whole = facts.pop("facts") == _digest(facts) and facts["frames"] == digest_file(entry / FRAMES)
         movie = NpyMovie(entry / FRAMES)
-    except (OSError, ValueError):  # LarscopeError is one
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        whole = False
+    if not whole:
+        warnings.warn(f"Prepared frames in {entry} are damaged: they are prepared again.", UserWarning, stacklevel=2)
         return None
     missing = np.zeros(movie.shape[0], dtype=np.bool_)
     missing[facts["missing"]] = True
     return PreparedRun(movie, missing, facts["low"], facts["high"])
+
+
+def _digest(decisive: Any) -> str:
+    return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:32]
 
 
 def _move(filling: Path, entry: Path) -> None:
@@ -473,7 +488,7 @@ def true_ranges(which: Bool[NDArray[np.bool_], " n"]) -> list[tuple[int, int]]:
 
 
 def resolve_crop(frame_shape: tuple[int, int], crop: tuple[int, int] | None, downscale: int) -> tuple[int, int]:
-    """Return the crop for frames of a given size: the one asked for, or the largest that three poolings allow.
+    """Return the given crop, or the largest that three poolings allow.
 
     >>> resolve_crop((100, 70), None, downscale=2)
     (96, 64)

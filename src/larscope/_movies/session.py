@@ -1,4 +1,4 @@
-"""Runs, sessions and training windows (sec. 3.1). No torch, no file formats.
+"""Runs, sessions and training windows (sec. 3.1).
 
 A movie is anything with a shape, a dtype and `read(start, stop)`; `larscope._movies.readers` makes them from files.
 """
@@ -20,7 +20,7 @@ POOLING = 8
 
 @runtime_checkable
 class Movie(Protocol):
-    """Frames that are read by range, in the dtype of their file."""
+    """Frames read by range, in the dtype of their file."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -36,7 +36,7 @@ class Movie(Protocol):
 
 @dataclass(frozen=True)
 class ArrayMovie:
-    """A movie that is an array, in memory or mapped from a file."""
+    """A movie from an array, in memory or mapped from a file."""
 
     array: Shaped[NDArray[np.generic], "frames height width"]
 
@@ -123,7 +123,7 @@ class Run:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The files or folders that the frames come from; none for a movie made in memory."""
+        """Files or folders of the frames; none for a movie made in memory."""
         parts: tuple[Path, ...] | None = getattr(self.movie, "paths", None)
         return parts or (() if self.path is None else (self.path,))
 

@@ -23,11 +23,11 @@ from larscope._statistics.maps import latent_positions
 CHANNELS = 32
 
 Indices = tuple[UInt8[Tensor, "frames channels h w"], ...]
-"""For each encoder block, which of the four pixels of its square every maximum was: 0 and 1 above, 2 and 3 below."""
+"""For each encoder block, the place of every maximum in its square of four pixels: 0 and 1 above, 2 and 3 below."""
 
 
 class Convolution(nn.Conv2d):
-    """3 x 3 convolution; in training it may compute in bfloat16, but takes and returns what the others do."""
+    """3 x 3 convolution; may compute in bfloat16 in training, with float32 input and output."""
 
     low_precision = False
 
@@ -197,7 +197,7 @@ class Autoencoder(nn.Module):
 
     @property
     def patch(self) -> int:
-        """Side of the square of pixels that a latent stands for."""
+        """Pixels per latent, along each side."""
         return 1 << len(self.encoder.blocks)
 
     def encode(self, frames: Float[Tensor, "t height width"]) -> tuple[Float[Tensor, "t K"], Indices]:
@@ -208,7 +208,7 @@ class Autoencoder(nn.Module):
         return latent if self.shortcut is None else latent + self.shortcut.encode(x), indices
 
     def decode(self, latent: Float[Tensor, "t K"], indices: Indices) -> Float[Tensor, "t height width"]:
-        """Return the frames that latent vectors stand for."""
+        """Return the frames of latent vectors."""
         image = self.decode_residual(latent, indices)
         return (image + 1) * self.mean_frame if self.skip else image
 

@@ -1,4 +1,4 @@
-"""Where in the image: contribution maps of the conditions, and where two conditions differ."""
+"""Section "Where in the image?": contribution maps of the conditions and their differences."""
 
 import base64
 from collections.abc import Sequence
@@ -27,18 +27,18 @@ from larscope._results.comparison import LEVEL, ComparisonRecord
 from larscope._results.folder import Result
 
 MAX_MAPS = 8
-"""Maps that the page holds: those of the conditions first, then differences."""
+"""Most maps on the page: of the conditions first, then differences."""
 
 MAX_PIXELS = 128 * 192
-"""Maps of more pixels are averaged over blocks until they have no more."""
+"""Most pixels of a map; larger ones are averaged over blocks."""
 
 
 def where_section(result: Result, records: Sequence[ComparisonRecord]) -> Section:
-    """Show where couplings come from; what differs is that of comparisons."""
+    """Show the contribution maps, with the differences found by comparisons."""
     picture = Picture(
         "figures/maps.png",
         plot_maps(result),
-        "Where in the image the couplings come from, mean over the runs of each condition.",
+        "How strongly the cells at each pixel drive others, mean over the runs of each condition.",
     )
     return Section(
         "where",
@@ -60,16 +60,15 @@ def _sentence(result: Result) -> str:
         )
     patch = result.settings["patch"]
     squares = (
-        f" Edges of squares of {patch} x {patch} pixels, where a map shows them, are those of a latent's patch, "
-        "not of the tissue."
+        f" Squares of {patch} x {patch} pixels in a map are the latents' patches, not tissue."
         if result.settings["shortcut"]
         else ""
     )
     return (
-        "A contribution map shows how strongly each place acts on others: each latent's influence is the sum of its "
-        "absolute couplings over lags and targets, its own past left out, and each pixel has the mean influence of the "
-        "latents that the decoder shows there. Couplings are between latents of unit variance, selected on all runs "
-        f"together and measured in each. A coupling is a forecast, not a synapse.{squares}"
+        "A contribution map shows how strongly the cells at each pixel drive others. A latent's influence is the sum "
+        "of its absolute couplings to others, over lags and targets. A pixel has the mean influence of the latents "
+        "shown there by the decoder. Maps use a separate fit: unit-variance latents, couplings selected on all runs "
+        f"together and measured in each run. A coupling is a forecast, not a synapse.{squares}"
     )
 
 
@@ -77,8 +76,8 @@ def _difference(record: ComparisonRecord) -> str:
     found, first, second = record.summary["map"], record.summary["first"], record.summary["second"]
     if found["n_different"]:
         return (
-            f"{first} - {second}: {found['n_different']:,} of {found['n_pixels']:,} pixels differ at p <= {LEVEL}, "
-            "corrected for their number; they are outlined in green."
+            f"{first} - {second}: {found['n_different']:,} of {found['n_pixels']:,} pixels differ (p <= {LEVEL}, "
+            "corrected for their number). They have a green outline."
         )
     return (
         f"{first} - {second}: no pixel differs at p <= {LEVEL}, corrected for their number (smallest p: "

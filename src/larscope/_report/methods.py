@@ -1,4 +1,4 @@
-"""How it was made: settings, versions, inputs, the command that repeats it, and a methods paragraph to paste."""
+"""Section "How was it made?": settings, versions, inputs, the command, and a methods paragraph to paste."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -26,9 +26,7 @@ WESTFALL = "Westfall & Young (1993) Resampling-based multiple testing. Wiley."
 
 TRAINED = {
     "sequential": "The autoencoder was trained alone, and the autoregression fitted afterwards",
-    "embedded": (
-        "The decoder was trained to render the autoregression's forecasts, whose coefficients were taken as constants"
-    ),
+    "embedded": ("The decoder was trained to render the autoregression's forecasts, with coefficients held constant"),
     "end-to-end": (
         "The decoder was trained to render the autoregression's forecasts, and gradients flowed through the fit of its "
         "coefficients"
@@ -37,7 +35,7 @@ TRAINED = {
 
 
 def methods_section(result: Result, records: Sequence[ComparisonRecord]) -> Section:
-    """Say how a result was made, so that another can repeat and describe it."""
+    """Say how a result was made, for others to repeat and describe it."""
     return Section(
         "made",
         "How was it made?",
@@ -54,7 +52,7 @@ def methods_section(result: Result, records: Sequence[ComparisonRecord]) -> Sect
 
 
 def command_of(provenance: Mapping[str, Any]) -> str:
-    """Return the command that made a result, as it can be typed again.
+    """Return the command of a result, ready to type again.
 
     >>> command_of({"command": ["/usr/bin/larscope", "fit", "my movies.csv", "--out", "result"]})
     "larscope fit 'my movies.csv' --out result"
@@ -66,13 +64,13 @@ def command_of(provenance: Mapping[str, Any]) -> str:
 
 
 def repetition(result: Result) -> str:
-    """Return what makes a result again; a refit begins with the result whose network it has."""
+    """Return the command or code to repeat a result; a refit begins with the trained result."""
     if "refitted_from" not in result.provenance:
         return "larscope fit <session table> --config <result>/config.toml --out <new folder>"
     trained = result.provenance["refitted_from"]["settings"]
     changed = [name for name in (*trained, *result.settings) if trained.get(name) != result.settings.get(name)]
     how = "".join(f", {name}={result.settings.get(name)!r}" for name in dict.fromkeys(changed))
-    return f"larscope.load(<the result that trained the network>).refit(<session>{how})"
+    return f"larscope.load(<the trained result>).refit(<session>{how})"
 
 
 def describe_methods(result: Result, records: Sequence[ComparisonRecord]) -> str:
@@ -81,7 +79,7 @@ def describe_methods(result: Result, records: Sequence[ComparisonRecord]) -> str
 
 
 def references(records: Sequence[ComparisonRecord]) -> list[str]:
-    """Return the works that the methods paragraph cites."""
+    """Return the works cited in the methods paragraph."""
     return [EFRON, PAPER, KINGMA, *([PHIPSON, WESTFALL] if records else [])]
 
 
@@ -123,7 +121,7 @@ def _model(result: Result) -> list[str]:
         f"{_latents(result)} The latents of a run, {centred}scaled to {scaled}, were "
         f"modelled by a vector autoregression of order {chosen['order']} with an l1 penalty of {penalty}, "
         "in units of 1/(2n) squared error), the solution "
-        f"that least angle regression leads to (Efron et al. 2004), computed exactly{_restrictions(chosen)}.",
+        f"of least angle regression (Efron et al. 2004), computed exactly{_restrictions(chosen)}.",
         f"{_optimisation(result)}{fitted}{_choice(result)}",
     ]
 
@@ -143,8 +141,8 @@ def _latents(result: Result) -> str:
     across = len(set(data["latent_column"].to_numpy().tolist()))
     skip = " with a skip connection for the mean frame" if chosen["skip"] else ""
     begin = (
-        ", each of which begins as the first principal component of its patch's changes, with images by ridge "
-        "regression on the nearest nine latents"
+        ", starting from a linear model (first principal component of each patch's changes; images by ridge regression "
+        "on the nearest nine latents)"
         if chosen["shortcut"]
         else ""
     )
@@ -170,14 +168,14 @@ def _optimisation(result: Result) -> str:
 
 
 def _training(result: Result) -> str:
-    """Say which settings of the dynamics were others in training than in the fits after it."""
+    """Name the settings of the dynamics with another value in training than in the final fits."""
     others = result.trained_otherwise.items()
     said = ", ".join(f"{name.replace('_', ' ')} {'none' if value is None else value}" for name, value in others)
     return f" In training, other settings of the autoregression were used: {said}." if said else ""
 
 
 def _choice(result: Result) -> str:
-    """Say how penalties were chosen, where they were."""
+    """Say how chosen penalties were chosen."""
     return "".join(
         (f" The penalty of that matrix, {choice.penalty:.4g}," if choice.shared else " The penalty of these fits")
         + f" was chosen among {len(choice.tried)} by the squared error of forecasts, one frame ahead, of "
@@ -188,7 +186,7 @@ def _choice(result: Result) -> str:
 
 
 def _restrictions(chosen: Mapping[str, Any]) -> str:
-    """Say what else the fit of the coefficients was told; results of earlier versions lack some settings."""
+    """Name further restrictions of the coefficients; results of earlier versions lack some settings."""
     near, own = chosen.get("max_distance"), chosen.get("own_weight", 1.0)
     local = f", with couplings only between latents at most {near:g} latent pixels apart" if near is not None else ""
     if own == 0:
@@ -231,10 +229,10 @@ def _compared(records: Sequence[ComparisonRecord]) -> list[str]:
         members = {summary[side]: summary["runs"][summary[side]] for side in ("first", "second")}
         sizes = " against ".join(f"{name} ({counted(runs, 'run')})" for name, runs in members.items())
         sentences.append(
-            f"{sizes}: errors under the other group's coefficients exceeded those under another run of the same "
+            f"{sizes}: errors under the other group's coefficients exceeded errors under another run of the same "
             f"group by {swap['effect_size']:.1f}% (p = {swap['pvalue']:.2g}; rank-sum over pairs, not independent: "
             f"p = {swap['pvalue_ranksum']:.2g}); influence vectors: p = {influence['pvalue']:.2g} (rank-sum: "
-            f"p = {influence['pvalue_ranksum']:.2g}); smallest p that this design can reach: {swap['min_pvalue']:.2g}; "
+            f"p = {influence['pvalue_ranksum']:.2g}); smallest p of this design: {swap['min_pvalue']:.2g}; "
             f"{summary['map']['n_different']:,} of {summary['map']['n_pixels']:,} pixels and "
             f"{summary['edges']['n_different']:,} of {summary['edges']['n_tested']:,} coefficients differed."
         )

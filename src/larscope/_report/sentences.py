@@ -1,4 +1,4 @@
-"""What a result says, in plain sentences."""
+"""A result in plain sentences."""
 
 from dataclasses import dataclass
 
@@ -10,11 +10,11 @@ from larscope._report.style import percent
 from larscope._results.folder import SHARED, Result
 
 SETTLED = 0.05
-"""A loss that fell by less than this share over the last fifth of training counts as levelled off."""
+"""Largest change of the loss, over the last fifth of training, to count as levelled off."""
 
 
 def describe(result: Result) -> list[str]:
-    """Return sentences that say what the data were, whether training worked, and what dynamics were found."""
+    """Return sentences on the data, the training and the dynamics."""
     return [_data(result), *describe_training(result), *describe_dynamics(result)]
 
 
@@ -27,8 +27,8 @@ def describe_dynamics(result: Result) -> list[str]:
     """Return sentences on the coefficients."""
     shared = (
         [
-            "Couplings, maps and comparisons use coefficients of each run; forecasts, errors and the number of active "
-            "coefficients are those of one matrix that all runs of a condition share."
+            "Couplings, maps and comparisons use each run's own coefficients. Forecasts, errors and the number of "
+            "active coefficients use one matrix, shared by all runs of a condition."
         ]
         if result.settings.get("coefficients") == "condition"
         else []
@@ -54,8 +54,8 @@ def _training(result: Result) -> str:
     change = loss_change(result)
     settled = "has levelled off" if abs(change) < SETTLED else "is still moving: train longer"
     return (
-        f"Training ({result.settings['training']}, {len(result.log)} steps): the loss changed by {change:+.1%} over "
-        f"the last fifth of the steps; it {settled}."
+        f"Training ({result.settings['training']}, {len(result.log)} steps): the loss {settled}. It changed by "
+        f"{change:+.1%} over the last fifth of the steps."
     )
 
 
@@ -81,13 +81,17 @@ def _errors(result: Result) -> str:
         if len(explained)
         else f"{forecasts} have nothing to explain: no run's latents vary"
     )
-    held_out = (
-        f"; on the last fifth of each run, unseen by the fit, their squared error is {heldout.mean():.2f} of the "
-        "signal's energy, frame by frame."
-        if len(heldout)
-        else "; no run could be held out."
-    )
-    return in_sample + held_out
+    return f"{in_sample}; {_held_out(float(heldout.mean()) if len(heldout) else None)}."
+
+
+def _held_out(error: float | None) -> str:
+    """Say how much of held-out frames is forecast; an error of 1 is as good as no forecast."""
+    if error is None:
+        return "no run could be held out"
+    kept = "on the last fifth of each run, which was not fitted, they"
+    if error >= 1:
+        return f"{kept} explain nothing: their squared error is {error:.2f} of the signal, mean over frames"
+    return f"{kept} explain {percent(1 - error)}, mean over frames"
 
 
 def _dynamics(result: Result) -> str:
@@ -97,13 +101,13 @@ def _dynamics(result: Result) -> str:
     own = float((data["coef_target"].to_numpy() == data["coef_source"].to_numpy()).mean()) if active.sum() else 0.0
     return (
         f"A run has {active.mean():.0f} active coefficients of {possible} ({active.mean() / possible:.2%}; "
-        f"from {active.min()} to {active.max()}); {own:.0%} of them link a latent to its own past."
+        f"from {active.min()} to {active.max()}). Of these, {own:.0%} link a latent to its own past."
     )
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A penalty that was chosen, for which fits, from which, and by the forecasts of what."""
+    """A penalty chosen after training: its candidates, its fits, and the held-out frames used to choose."""
 
     penalty: float
     tried: NDArray[np.float64]
@@ -113,7 +117,7 @@ class Choice:
 
 
 def choices_of(result: Result) -> list[Choice]:
-    """Return the penalties that were chosen after training: of the fits to single runs, of those that runs share."""
+    """Return the penalties chosen after training: for single runs, and for coefficients shared by runs."""
     choices = []
     for begin, penalty in (("", result.penalty), (SHARED, result.shared_penalty)):
         if penalty is None or f"{begin}tried_penalty" not in result.dataset:
@@ -122,7 +126,8 @@ def choices_of(result: Result) -> list[Choice]:
         # before version 5 one penalty was chosen, for both
         together = result.settings.get("coefficients") == "condition" and result.shared_penalty is None
         held_out = (
-            "runs by coefficients of others of their condition (of fewer than three, the last fifth of each)"
+            "left-out runs by coefficients of other runs of their condition (with fewer than three, the last fifth of "
+            "each)"
             if begin or together
             else "the last fifth of each run by coefficients of the rest"
         )

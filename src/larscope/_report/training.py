@@ -1,4 +1,4 @@
-"""Did training work: the loss, each run's errors, latents beside forecasts, and a movie beside its reconstruction."""
+"""Section "Did training work?": the loss, errors of each run, latents and forecasts, a movie and its reconstruction."""
 
 import base64
 import io
@@ -33,10 +33,10 @@ from larscope._results.folder import Result, split_runs
 
 N_TRACES = 6
 SMOOTHING = 20
-"""Steps that the training curve's moving average spans."""
+"""Steps in the training curve's moving average."""
 
 MAX_COLUMNS = 3
-"""Conditions that get a column in the figure of latents, or a row in that of frames."""
+"""Most conditions in the figures of latents (columns) and of frames (rows)."""
 
 MEASURES = {
     "reconstruction_error": ("reconstruction error", "mean squared difference, intensities in [0, 1]"),
@@ -44,21 +44,21 @@ MEASURES = {
     "var_error": ("VAR error", "squared forecast error / squared signal of the latents, mean over frames, in sample"),
     "var_explained": ("VAR explained", "1 - squared error / variance of the latents, pooled, in sample"),
     "var_error_heldout": ("VAR error, held out", "VAR error on the last 20 % of the run, fitted to the first 80 %"),
-    "n_active": ("active coefficients", "coefficients of the run's VAR that are not zero"),
+    "n_active": ("active coefficients", "non-zero coefficients of the run's VAR"),
 }
 """Measures of a run: heading and meaning."""
 
 MOVIE_BYTES = 1_200_000
-"""All movies of a page take less than this; their quality gives way first, then their number."""
+"""Largest size of all movies of a page. To stay below, first their quality falls, then their number."""
 
 MOVIE_SIDE = 256
-"""Longer sides of a movie are shrunk to this."""
+"""Longest side of a movie, in pixels; larger ones shrink."""
 
 QUALITIES = (85, 70, 50, 30)
 
 
 def training_section(result: Result, sentences: list[str]) -> Section:
-    """Show whether training worked; `sentences` say it."""
+    """Show whether training worked."""
     data = result.dataset
     pictures = [
         cells_picture(result) if has_cells(data) else loss_picture(result),
@@ -66,12 +66,12 @@ def training_section(result: Result, sentences: list[str]) -> Section:
         Picture(
             "figures/reconstruction.png",
             plot_reconstruction(result),
-            "The frame of a run in which the latents moved most, what the network makes of it, and what is left.",
+            "The run's frame with the most latent change, its reconstruction, and the difference.",
         ),
         Picture(
             "figures/latents.png",
             plot_latents(result),
-            "The latents that vary most, beside their forecasts one frame ahead, in sample. Gaps are masked frames.",
+            "The most variable latents and their forecasts one frame ahead, in sample. Gaps are masked frames.",
         ),
     ]
     return Section(
@@ -89,7 +89,7 @@ def loss_picture(result: Result) -> Picture:
     return Picture(
         "figures/training.png",
         plot_training(result),
-        "The loss of every training step, and its moving average: it should have levelled off.",
+        "The loss of every training step, and its moving average. It should level off.",
     )
 
 
@@ -97,7 +97,7 @@ def _rendered(result: Result) -> str:
     if result.settings["training"] == "sequential" and not has_cells(result.dataset):
         return "The reconstruction decodes the frame's own latents."
     order = result.dataset.attrs["order"]
-    return f"The reconstruction decodes the forecast from the {order} frames before: what could be foreseen."
+    return f"The reconstruction decodes the forecast from the {order} frames before."
 
 
 def errors_of(data: xr.Dataset) -> dict[str, Any]:
@@ -245,7 +245,7 @@ def plot_errors(result: Result) -> Figure:
 
 
 def plot_latents(result: Result) -> Figure:
-    """Draw the latents that vary most, each beside its one-step-ahead forecast, in one run of each condition."""
+    """Draw the most variable latents with their one-step-ahead forecasts, in one run of each condition."""
     data = result.dataset
     order = int(data.attrs["order"])
     lengths = data["n_frames"].to_numpy()
@@ -278,7 +278,7 @@ def plot_latents(result: Result) -> Figure:
 
 
 def plot_reconstruction(result: Result) -> Figure:
-    """Draw the liveliest frame of one run of each condition, its reconstruction, and what is left."""
+    """Draw the liveliest frame of one run of each condition, its reconstruction, and the difference."""
     data = result.dataset
     places = places_of(data)
     runs = _one_run_per_condition(data)

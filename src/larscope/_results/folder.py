@@ -1,4 +1,4 @@
-"""The result folder: written once, read by report, viewer and export alike. No torch, no pickle.
+"""The result folder: written once, read by report, viewer and export alike. No pickle.
 
 ====================  ==================================================================
 `config.toml`         the settings, as `larscope fit --config` reads them
@@ -32,22 +32,22 @@ from larscope._settings import DEFAULT_PENALTY, REFITTED, Settings
 from larscope._storage import put_in_place, reading_hdf5, unfinished, write_text
 
 PACKED = ("clip_observed", "clip_reconstruction")
-"""Images that are for looking at: kept with 16 bits."""
+"""Images for viewing, kept with 16 bits."""
 
 FILES = ("config.toml", "provenance.json", "log.jsonl", "model.safetensors", "results.nc")
 
 MAP_UNITS = "influence (sum of absolute couplings)"
 
 SHARED = "shared_"
-"""Begins the names of what is said of the coefficients that runs share."""
+"""Prefix of names about coefficients shared by runs."""
 
 ATTRIBUTES = ("title", "simulated", "order", "crop", "crop_offset", "downscale", "intensity_low", "intensity_high")
-"""Attributes that `results.nc` has had in every version."""
+"""Attributes of `results.nc` in every version."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a result folder holds.
+    """The content of a result folder.
 
     Attributes
     ----------
@@ -71,26 +71,26 @@ class Result:
 
     @property
     def penalty(self) -> float:
-        """The penalty of the fits to single runs: a setting, or the number that `penalty="auto"` chose."""
+        """The penalty of the fits to single runs: a setting, or the choice of `penalty="auto"`."""
         attributes = self.dataset.attrs
         # results of earlier versions have the setting alone
         return float(attributes["penalty"] if "penalty" in attributes else self.settings["penalty"])
 
     @property
     def shared_penalty(self) -> float | None:
-        """The penalty that was chosen for the coefficients that the runs of a condition share, if one was."""
+        """The penalty chosen for coefficients shared by the runs of a condition, if any."""
         penalty = self.dataset.attrs.get("shared_penalty")
         return None if penalty is None else float(penalty)
 
     @property
     def training(self) -> Mapping[str, Any]:
-        """The settings that the network was trained with: of a refit, those of another result."""
+        """The settings of the training; for a refit, those of another result."""
         trained = dict(self.provenance.get("refitted_from", {}).get("settings", self.settings))
         return trained | ({"penalty": DEFAULT_PENALTY} if trained.get("penalty", "auto") == "auto" else {})
 
     @property
     def trained_otherwise(self) -> dict[str, Any]:
-        """What settings of the dynamics were in training that are others in the fits after it."""
+        """Settings of the dynamics with another value in training than in the final fits."""
         trained, fitted = self.training, {**self.settings, "penalty": self.penalty}
         # a training fits each window by itself, whatever `coefficients` says
         names = [name for name in REFITTED if name != "coefficients" and trained.get(name) != fitted.get(name)]
@@ -146,7 +146,7 @@ def read_result(folder: str | Path) -> Result:
     if missing:
         raise LarscopeError(
             f"Expected a result folder at {folder}; it lacks {', '.join(missing)}. "
-            "Pass the folder that `larscope fit --out` wrote."
+            "Pass a folder written by `larscope fit --out`."
         )
     try:
         return _read_files(folder)
@@ -189,7 +189,7 @@ def _require_whole(dataset: xr.Dataset, path: Path) -> xr.Dataset:
 
 
 def publish_result(finished: Path, folder: Path) -> None:
-    """Give a finished result folder its place, in one step: where there was nothing, or an empty folder.
+    """Move a finished result folder to its place, new or empty, in one step.
 
     Raises
     ------
@@ -207,7 +207,7 @@ def publish_result(finished: Path, folder: Path) -> None:
 
 
 def find_fit(folder: Path) -> str | None:
-    """Return which fit made the result in a folder (`identify_fit`); None without a result."""
+    """Return the fit behind a result folder (`identify_fit`); None without a result."""
     try:
         found: str | None = json.loads((folder / "provenance.json").read_text(encoding="utf-8")).get("fit")
     except (OSError, ValueError, AttributeError):
@@ -225,7 +225,7 @@ def require_free(folder: str | Path) -> None:
         )
     if os.path.ismount(folder):
         raise LarscopeError(
-            f"The result needs a folder that can be renamed; {folder} is a mount point. Pass one in it."
+            f"The result needs a folder it can rename; {folder} is a mount point. Pass a folder inside it."
         )
     if folder.exists() and not folder.is_dir():
         raise LarscopeError(f"The result needs a folder; {folder} is a file. Pass another `--out`.")
@@ -236,7 +236,7 @@ def require_free(folder: str | Path) -> None:
 
 
 def write_dataset(dataset: xr.Dataset, path: Path) -> None:
-    """Write NetCDF with compressed arrays, which says its version."""
+    """Write NetCDF with compressed arrays and its version."""
     encoding = {
         name: {"zlib": True, "complevel": 4, **(_packing(variable) if name in PACKED else {})}
         for name, variable in dataset.data_vars.items()
@@ -283,6 +283,7 @@ def build_dataset(
     coef_shape: tuple[int, int, int, int],
     coef_index: NDArray[Any],
     coef_value: NDArray[Any],
+    couplings: pd.DataFrame,
     mean_frame: NDArray[Any],
     positions: NDArray[Any],
     footprints: NDArray[Any] | None,
@@ -297,7 +298,7 @@ def build_dataset(
     crop_offset: tuple[int, int],
     simulated: bool,
 ) -> xr.Dataset:
-    """Name and describe everything that `results.nc` holds.
+    """Name and describe every variable of `results.nc`.
 
     Parameters
     ----------
@@ -307,6 +308,8 @@ def build_dataset(
         Series of each run, (T, K) and (T - order, K); joined along time in the file.
     coef_shape, coef_index, coef_value
         The non-zero coefficients of all runs: (runs, order, K, K); run, lag - 1, target and source of each; values.
+    couplings
+        One row a condition and pair of latents, each column kept as `coupling_*`.
     mean_frame
         (height, width).
     positions, footprints
@@ -348,6 +351,7 @@ def build_dataset(
             "mean_frame": (("row", "column"), mean_frame),
             "contribution_map": (("run", "row", "column"), contribution_maps),
             **{name: ("entry", value) for name, value in coefficients.items()},
+            **{f"coupling_{name}": ("coupling", _for_netcdf(couplings[name])) for name in couplings.columns},
             "coef": ("entry", coef_value, {"long_name": "effect of latent coef_source on coef_target at coef_lag"}),
             **{name: ("latent", place) for name, place in centre.items()},
             **{name: ("pixel", values) for name, values in drawn.items()},
@@ -385,7 +389,7 @@ def _list_footprints(footprints: NDArray[Any]) -> dict[str, NDArray[Any]]:
 
 
 def split_runs(joined: NDArray[Any], lengths: NDArray[Any]) -> list[NDArray[Any]]:
-    """Cut series that were joined along time into those of the runs."""
+    """Cut joined series into those of the runs."""
     return np.split(joined, np.cumsum(lengths)[:-1])
 
 
@@ -399,5 +403,5 @@ def _for_netcdf(column: pd.Series) -> NDArray[Any]:
 
 
 def write_json(content: Mapping[str, Any], path: Path) -> None:
-    """Write JSON that a person can read too."""
+    """Write readable JSON."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

@@ -1,4 +1,4 @@
-"""The outcome of a comparison, from a number for every pair of runs: what all tests share."""
+"""The outcome of a comparison, from a number for every pair of runs; shared by all tests."""
 
 import warnings
 from collections.abc import Hashable, Sequence
@@ -23,7 +23,7 @@ from larscope._statistics.pitfalls import spread_differs, unreachable
 
 
 class ComparisonWarning(UserWarning):
-    """Something about the design or the data limits what a comparison can say."""
+    """A limit of the comparison, from its design or data."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def compare_pairs(
         )
     for run in np.flatnonzero(~np.isfinite(pairs.value).all(axis=1)):
         raise LarscopeError(
-            f"Pairs of runs must have finite numbers: got NaN or infinite ones for run {run}. Leave that run out."
+            f"Pairs of runs must have finite numbers: got NaN or infinite ones for run {run}. Leave this run out."
         )
     labelings = permute_labels(units, n_permutations, seed)
     intra, inter, intra_condition = split_pairs(pairs, units.label)
@@ -167,7 +167,7 @@ def compare_pairs(
 
 
 def warned(comparison: Comparison) -> Comparison:
-    """Warn of all that limits a comparison, in the name of the caller's caller."""
+    """Warn of all limits of a comparison, in the name of the caller's caller."""
     for message in comparison.warnings:
         warnings.warn(message, ComparisonWarning, stacklevel=3)
     return comparison

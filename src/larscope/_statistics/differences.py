@@ -13,7 +13,7 @@ from larscope._statistics.permutation import MaxT, exchangeable_units, max_t, pe
 
 @dataclass(frozen=True)
 class EdgeDifferences:
-    """Coefficients that could differ between two conditions, one entry an edge.
+    """Coefficients compared between two conditions, one entry per edge.
 
     Attributes
     ----------
@@ -72,7 +72,7 @@ def difference_map(
     n_permutations: int = 9999,
     seed: int = 0,
 ) -> MaxT:
-    """Difference of two conditions' mean contribution maps, and where it is significant.
+    """Difference of two conditions' mean contribution maps, with its significance.
 
     Parameters
     ----------
@@ -183,7 +183,7 @@ def edge_differences(
 
 
 def _values_by_edge(coefs: Coefs, min_runs: int) -> tuple[Float[np.ndarray, "runs edges"], Int[np.ndarray, " edges"]]:
-    """Coefficients that are non-zero in at least `min_runs` runs, and their place in the flattened array."""
+    """Coefficients non-zero in at least `min_runs` runs, and their place in the flattened array."""
     found = np.zeros(np.size(coefs[0]), int)
     for coef in coefs:
         found += np.ravel(coef) != 0

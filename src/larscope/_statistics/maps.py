@@ -1,4 +1,4 @@
-"""Influence vectors and contribution maps: which latents drive others, where, and where conditions differ.
+"""Influence vectors and contribution maps: which latents drive others, and where.
 
 Section 2.4 of arXiv 2603.02899. Everything here works on arrays; the decoder comes in as a callable.
 """
@@ -118,7 +118,7 @@ def decoder_response(
 def contribution_map(
     c: Float[np.ndarray, " K"], response: Float[np.ndarray, "9 height width"], grid: tuple[int, int]
 ) -> Float[np.ndarray, "height width"]:
-    r"""Show an influence vector as an image: in each pixel, the mean influence of the latents that it shows.
+    r"""Show an influence vector as an image: each pixel has the mean influence of its latents.
 
     .. math:: \text{map}(x) = \sum_l c_l r_l(x)^2 \Big/ \sum_l r_l(x)^2
 
@@ -154,8 +154,8 @@ def contribution_map(
     height, width = response.shape[1:]
     if len(response) != 9 or height % grid[0] or width % grid[1] or grid[0] * grid[1] != len(c):
         raise LarscopeError(
-            f"`response` must be nine images that {grid[0]} x {grid[1]} latents divide into patches, and `c` of as "
-            f"many latents: got shapes {response.shape} and {np.shape(c)}. Pass what `decoder_response` returned."
+            f"`response` must be nine images divided into patches by {grid[0]} x {grid[1]} latents, and `c` of as "
+            f"many latents: got shapes {response.shape} and {np.shape(c)}. Pass the response from `decoder_response`."
         )
     energy = np.square(response)
     total = energy.sum(axis=0)
@@ -273,18 +273,18 @@ def check_coefs(coefs: Coefs, n_runs: int = 1) -> None:
             )
         if not np.isfinite(coefs[run]).all():
             raise LarscopeError(
-                f"Coefficients must be finite: got NaN or infinite ones for run {run}. Leave that run out."
+                f"Coefficients must be finite: got NaN or infinite ones for run {run}. Leave this run out."
             )
 
 
 def _kind(grid: tuple[int, int]) -> Int[np.ndarray, " K"]:
-    """Return a number from 0 to 8 for each latent, such that those of one number are three apart."""
+    """Return a number from 0 to 8 for each latent; latents of one number are three apart."""
     row, column = np.divmod(np.arange(grid[0] * grid[1]), grid[1])
     return np.asarray(3 * (row % 3) + column % 3)
 
 
 def _reaching(grid: tuple[int, int], frame_shape: tuple[int, int]) -> Int[np.ndarray, "9 height width"]:
-    """Return, for each number of `_kind`, the latent of that number that reaches a pixel.
+    """Return, for each number of `_kind`, its latent reaching a pixel.
 
     Beyond the edges of the grid there is none: any will do, since none responds there.
     """

@@ -129,8 +129,8 @@ def swap_deltas(
     if (own <= 0).any():
         run = int(np.argmin(own))
         raise LarscopeError(
-            f"Every run must vary beyond what its coefficients forecast: got error {own[run, 0]} in run {run}. "
-            "Leave the run out if its latents are constant, or check that they are those of the fit."
+            f"Every run must vary beyond its own forecasts: got error {own[run, 0]} in run {run}. Leave the run out "
+            "if its latents are constant, or pass the latents of the fit."
         )
     excess = errors - own
     return PairDistances(excess / own if relative else excess, excess / own, symmetric=False)
@@ -224,15 +224,14 @@ def _check_latents(latents: Sequence[Any], coefs: Coefs) -> None:
         shape = np.shape(latent)
         if len(shape) != 2 or shape[1] != n_latents or shape[0] <= n_lags:
             raise LarscopeError(
-                f"`latents` must be series (frames, K) with K={n_latents} and more than order={n_lags} frames: "
-                f"got shape {shape} for run {run}. Drop the run, or pass the latents that the coefficients "
-                "were fitted to."
+                f"`latents` must be series (frames, K) with K={n_latents} and more than order={n_lags} frames: got "
+                f"shape {shape} for run {run}. Drop the run, or pass the latents of the fit."
             )
         missing = np.isnan(latent).all(axis=1)
         if not np.isfinite(np.asarray(latent)[~missing]).all():
             raise LarscopeError(
-                f"`latents` must be finite, or NaN in all latents of a missing frame: got NaN or infinity in run "
-                f"{run}. Drop those frames or the run."
+                "`latents` must be finite, or NaN in all latents of a missing frame: got NaN or infinity in run "
+                f"{run}. Drop these frames or the run."
             )
         there = np.lib.stride_tricks.sliding_window_view(~missing, n_lags + 1).all(axis=1)
         if not there.any():
@@ -248,7 +247,7 @@ def _lagged(series: Float[np.ndarray, "K frames"], order: int) -> Float[np.ndarr
 
 
 def _root_mean_square(series: Float[np.ndarray, "K frames"]) -> Float[np.ndarray, "K 1"]:
-    """Scale of each latent; 1 for one that does not vary."""
+    """Scale of each latent; 1 for a constant one."""
     scale = np.sqrt(np.nanmean(series**2, axis=1, keepdims=True))
     return np.asarray(np.where(scale > 0, scale, 1.0))
 

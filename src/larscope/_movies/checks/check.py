@@ -1,4 +1,4 @@
-"""The check of a whole session: every run once, then all of them together. No torch."""
+"""The check of a whole session: every run once, then all of them together."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -70,7 +70,7 @@ def _unreadable(name: str, error: LarscopeError) -> Finding:
 
 
 def find_checks(folder: Path, session: str) -> list[dict[str, Any]] | None:
-    """Return the findings (`describe_findings`) kept for a session; None where there are none, or damaged ones.
+    """Return the findings (`describe_findings`) kept for a session; None if missing or damaged.
 
     `session` is a digest of its table and of its movies' contents.
     """
@@ -94,7 +94,7 @@ def _place(folder: Path, session: str) -> Path:
 
 @cache
 def _code() -> str:
-    """Return a digest of what checks movies: the code beside this file and that of the readers."""
+    """Return a digest of the checking code: this folder and the readers."""
     here = Path(__file__).parent
     return digest_code(
         [*sorted(here.glob("*.py")), *sorted((here.parent / "readers").glob("*.py"))], ("numpy", "scipy")

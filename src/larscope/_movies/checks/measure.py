@@ -1,4 +1,4 @@
-"""One pass over a run in bounded memory: everything that the checks of a run need. No judgement, no torch."""
+"""One pass over a run in bounded memory, for all measures of its checks."""
 
 import hashlib
 from collections.abc import Callable
@@ -14,37 +14,37 @@ from larscope._movies.preprocessing import chunk_ranges
 from larscope._movies.session import Run
 
 SAMPLE_FRAMES = 500
-"""Frames of a run that are kept for what is estimated from a sample: motion, noise, clipped values."""
+"""Frames of a run in the sample for motion, noise and clipped values."""
 
 SAMPLE_BYTES = 32 << 20
-"""Size of that sample at most."""
+"""Largest size of the sample."""
 
 SAMPLE_SIDE = 256
-"""Pixels of the centre that the sample keeps, in both directions."""
+"""Pixels of the centre in the sample, along each side."""
 
 SAMPLE_PIXELS = 4_000_000
-"""Pixels of the sample whose values are counted."""
+"""Pixels of the sample for counting values."""
 
 AT_REST = 2.0
-"""Variance of the mean image, in units of that of the activity, that motion needs to be seen in movies below zero."""
+"""Least variance of the mean image, in units of the activity's, to see motion in movies below zero."""
 
 LARGEST = 2.0**53
 """Whole numbers beyond this lose digits as double-precision numbers; no detector counts so far."""
 
 SPIKE = 3.0
-"""A value is apart where it is this many times as frequent as each of the `NEIGHBOURS` values next to it."""
+"""A value stands apart if it is this many times as frequent as each of its `NEIGHBOURS` nearest values."""
 
 NEIGHBOURS = 5
 
 FEW = 20
-"""Pixels below which frequencies are not compared."""
+"""Fewest pixels for comparing frequencies."""
 
 Frames = Shaped[NDArray[np.generic], "frames height width"]
 
 
 @dataclass(frozen=True)
 class Measures:
-    """What one pass over a run measured.
+    """The measures of one pass over a run.
 
     Attributes
     ----------
@@ -115,7 +115,7 @@ class Measures:
 
     @property
     def brightness(self) -> float:
-        """What changes of the mean are measured against.
+        """Scale for changes of the mean.
 
         The mean itself; where pixels are negative, so that zero is not darkness, the pixels' standard deviation
         over time if that is larger.
@@ -185,7 +185,7 @@ def measure_run(run: Run, on_frames: Callable[[int], None] = lambda n_frames: No
 
 
 def _choose_sample(run: Run) -> Int[NDArray[np.int64], " sample"]:
-    """Choose the frames to keep: all of a short run; else pairs of neighbours, which tell noise, evenly spread."""
+    """Choose the sample: all frames of a short run, else evenly spread pairs of neighbours, to estimate noise."""
     height, width = (min(side, SAMPLE_SIDE) for side in run.movie.shape[1:])
     n_sample = min(SAMPLE_FRAMES, SAMPLE_BYTES // max(height * width * run.movie.dtype.itemsize, 1))
     if run.n_frames <= n_sample:
@@ -195,18 +195,18 @@ def _choose_sample(run: Run) -> Int[NDArray[np.int64], " sample"]:
 
 
 def _centre(frames: NDArray[Any]) -> NDArray[Any]:
-    """Cut the centre that a sample keeps out of frames, or of one."""
+    """Cut the sample's centre out of frames, or of one."""
     top, left = (max(0, (side - SAMPLE_SIDE) // 2) for side in frames.shape[-2:])
     return frames[..., top : top + SAMPLE_SIDE, left : left + SAMPLE_SIDE]
 
 
 def _native(frames: Frames) -> Frames:
-    """Return frames in one piece and in this machine's byte order, so that equal frames have equal bytes."""
+    """Return frames in one piece, in this machine's byte order: equal frames have equal bytes."""
     return np.ascontiguousarray(frames, dtype=frames.dtype.newbyteorder("="))
 
 
 def _statistics(frames: Frames) -> tuple[NDArray[Any], ...]:
-    """Return mean, lowest and highest pixel, and the numbers of pixels that are not finite or too large."""
+    """Return mean, lowest and highest pixel, and the numbers of non-finite and of too large pixels."""
     flat = frames.reshape(len(frames), -1)
     mean, low, high = np.full((3, len(frames)), np.nan)
     nonfinite, oversized = np.zeros((2, len(frames)), np.int64)
@@ -236,7 +236,7 @@ def _digests(frames: Frames) -> UInt64[NDArray[np.uint64], " frames"]:
 def _count_values(
     sample: NDArray[Any], constant: NDArray[Any]
 ) -> tuple[Shaped[NDArray[np.generic], " values"], Int[NDArray[np.int64], " values"]]:
-    """Return the different finite values of pixels that change, and how often each occurs; without blank frames."""
+    """Return the distinct finite values of changing pixels and their counts, without blank frames."""
     some = sample[:: 1 + sample.size // SAMPLE_PIXELS]
     some = some[some.min(axis=(1, 2)) != some.max(axis=(1, 2))]
     pixels = some[:, ~_centre(constant)]
@@ -244,7 +244,7 @@ def _count_values(
 
 
 def _is_apart(counts: Int[NDArray[np.int64], " values"], which: int) -> bool:
-    """Say whether a value is far more frequent than those next to it."""
+    """Whether a value is far more frequent than its neighbours."""
     below, above = counts[max(0, which - NEIGHBOURS) : which], counts[which + 1 : which + 1 + NEIGHBOURS]
     next_to_it = np.concatenate([below, above])
     if len(next_to_it) < NEIGHBOURS or counts[which] < FEW:
@@ -271,7 +271,7 @@ def _follow(sample: Frames, sampled: Int[NDArray[np.int64], " sample"]) -> dict[
 
 
 def _as_numbers(sample: Frames) -> tuple[Stack, float]:
-    """Return frames in single precision, less their level, and the level; pixels that cannot be used are at it."""
+    """Return frames in single precision less their level, and the level; useless pixels are at the level."""
     stack = np.empty(sample.shape, np.float32)
     level: float | None = None
     for number, frame in enumerate(sample):
