@@ -9,7 +9,7 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from functools import partial
@@ -64,6 +64,7 @@ from larscope._fit.fitted import (
 )
 from larscope._fit.networks import Network, begin_network, restore_network
 from larscope._fit.preflight import Estimate, estimate_fit
+from larscope._fit.traces import Traces, draw_traces
 from larscope._fit.training import build_var, train
 from larscope._movies.preprocessing import PreparedSession, Preprocessing, prepare_showing
 from larscope._movies.session import Session, require_frames
@@ -281,6 +282,59 @@ class LatentVAR(ComparesConditions):
             self._forget()
             raise
         return self
+
+    @classmethod
+    def from_traces(
+        cls,
+        traces: Traces,
+        condition: Sequence[str],
+        block: Sequence[Hashable] | None = None,
+        footprints: Float[NDArray[np.floating], "K height width"] | None = None,
+        *,
+        subject: Sequence[Hashable] | None = None,
+        **settings: Any,
+    ) -> Self:
+        """Fit the VAR to traces that you have already, such as suite2p's or CaImAn's: no movie and no network.
+
+        Couplings, tests, maps, `save` and the report are those of any other fit.
+
+        Parameters
+        ----------
+        traces
+            One array (frames, cells) a run, the same cells in each: F, dF/F or deconvolved. A frame that is missing is
+            NaN in all cells.
+        condition, block, subject
+            Of each run.
+        footprints
+            (cells, height, width), not negative: where maps show the cells. Without them each is a square of its own.
+        settings
+            Those of the VAR: `order`, `penalty`, `coefficients`, ...
+
+        Raises
+        ------
+        LarscopeError
+            Traces, conditions and footprints do not fit together, or a setting is wrong.
+
+        Examples
+        --------
+        >>> rng = np.random.default_rng(0)
+        >>> traces = [rng.standard_normal((200, 3)) for _ in range(4)]
+        >>> for run in traces:
+        ...     run[1:, 2] += run[:-1, 0]  # cell 0 acts on cell 2
+        >>> model = LatentVAR.from_traces(traces, ["a", "b", "a", "b"], order=1)
+        >>> model.coef_[0][0].round(1)
+        array([[-0. ,  0. ,  0. ],
+               [ 0. , -0.1,  0. ],
+               [ 0.6,  0. , -0. ]], dtype=float32)
+        """
+        started = time.monotonic()
+        model = cls(**{**settings, "latents": "cells"})
+        network, prepared = draw_traces(traces, condition, block, subject, footprints, model.settings.order)
+        model._take(network, prepared.preprocessing)
+        model.log_ = []
+        latents = [torch.from_numpy(np.asarray(one, np.float32)) for one in traces]
+        model._fit_runs(prepared, started, progress=False, latents=latents)
+        return model
 
     def refit(
         self, session: Session, *, progress: bool = False, cache: str | Path | None = None, **settings: Any

@@ -9,7 +9,7 @@ import xarray as xr
 from jaxtyping import Float
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from larscope._report.cells import has_cells
 from larscope._report.section import Picture, Section
@@ -121,7 +121,8 @@ def maps_of(data: xr.Dataset, records: Sequence[ComparisonRecord]) -> dict[str, 
     row, column = _blocks_of(places.row, step), _blocks_of(places.column, step)
     if has_cells(data):
         pixels = np.stack(np.meshgrid(row, column, indexing="ij"), axis=-1)
-        latent_at = cKDTree(np.stack([places.latent_row, places.latent_column], axis=1)).query(pixels)[1]
+        tree = KDTree(np.stack([places.latent_row, places.latent_column], axis=1))
+        latent_at = tree.query(pixels)[1]
     else:
         latent_at = np.arange(data.sizes["latent"]).reshape(-1, len(np.unique(data["latent_column"])))
     return {

@@ -261,4 +261,4 @@ def _coef_matrix(coef: Float[np.ndarray, "order K K"]) -> Any:
     """Coefficients as one matrix (K, order * K), row the target, column the source lag by lag; sparse if few."""
     matrix = np.concatenate(list(np.asarray(coef, float)), axis=1)
     few = np.count_nonzero(matrix) < 0.05 * matrix.size
-    return scipy.sparse.csr_array(matrix) if few else matrix  # type: ignore[no-untyped-call]
+    return scipy.sparse.csr_array(matrix) if few else matrix
