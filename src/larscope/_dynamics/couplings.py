@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from larscope._dynamics.chance import shift_in_time
+from larscope._dynamics.chance import Shift
 from larscope._dynamics.var import SparseVAR, chance, from_design_layout, own_residual
 from larscope.lasso import lasso
 
@@ -67,7 +67,7 @@ def find_couplings(var: SparseVAR, latents: Sequence[Float[Tensor, "_T K"]], see
     noise are expected to reach in n frames. The evidence for a coupling is the t of its coefficient in least squares on
     what was selected for its target, at the lag where that is largest.
 
-    Chance is measured on the same latents, each shifted in time by an amount of its own (`shift_in_time`) and searched
+    Chance is measured on the same latents, each shifted in time by an amount of its own (`Shift`) and searched
     in the same way. A coupling's q-value is how many couplings a shift finds with as much evidence, over how many there
     are (Storey 2002, the share of true nulls taken to be 1; the count over all shifts is raised by one, so that no
     q-value is zero), and no larger than that of a coupling with less.
@@ -96,12 +96,18 @@ def find_couplings(var: SparseVAR, latents: Sequence[Float[Tensor, "_T K"]], see
     found = _strongest_lags(*_evidence(var, latents), var.order)
     rng = np.random.default_rng(seed)
     n_shifts = min(max(math.ceil(N_SHIFTED / latents[0].shape[1]), 3), 20)
-    by_chance = []
+    n_latents, n_frames = latents[0].shape[1], min(int(latent.isfinite().all(1).sum()) for latent in latents)
+    by_chance, n_far = [], 0
     for _ in range(n_shifts):
-        shifted = _evidence(var, [shift_in_time(latent, rng) for latent in latents])
-        by_chance.append(_strongest_lags(*shifted, var.order).evidence)
-    qvalue = share_of_chance(found.evidence, np.concatenate(by_chance), n_shifts)
-    return replace(found, qvalue=qvalue, n_chance=sum(map(len, by_chance)) / n_shifts)
+        shift = Shift.draw(n_latents, rng)
+        shifted = _strongest_lags(*_evidence(var, [shift.apply(latent) for latent in latents]), var.order)
+        far = shift.far(var.order, n_frames)
+        by_chance.append(shifted.evidence[far[shifted.target, shifted.source]])
+        n_far += int(far.sum())
+    # as many shifts as would have had this many pairs, all of them far apart
+    n_shifts_far = max(n_far, 1) / (n_latents * max(n_latents - 1, 1))
+    qvalue = share_of_chance(found.evidence, np.concatenate(by_chance), n_shifts_far)
+    return replace(found, qvalue=qvalue, n_chance=sum(map(len, by_chance)) / n_shifts_far)
 
 
 def _strongest_lags(
@@ -120,7 +126,7 @@ def _strongest_lags(
 
 
 def share_of_chance(
-    strength: Float[NDArray[np.float64], " n"], by_chance: Float[NDArray[np.float64], " m"], n_shifts: int
+    strength: Float[NDArray[np.float64], " n"], by_chance: Float[NDArray[np.float64], " m"], n_shifts: float
 ) -> Float[NDArray[np.float64], " n"]:
     """Return the q-values of evidence that is sorted, strongest first; `by_chance` is that of all shifts.
 
