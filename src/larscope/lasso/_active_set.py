@@ -42,6 +42,7 @@ from larscope.lasso._kernels import (
     Data,
     State,
     add_outer,
+    follow_grid,
     solve_groups,
     solve_supports,
 )
@@ -81,6 +82,26 @@ def solve(problem: Problem, init: Tensor | None = None) -> tuple[Float[Tensor, "
             defect[b, part] = state.defect
     device = problem.X.device
     return torch.from_numpy(coef).mT.to(device), torch.from_numpy(defect).to(device)
+
+
+def follow(
+    problem: Problem, grid: Float[Tensor, "k steps"]
+) -> tuple[Float[Tensor, "k steps p"], Float[Tensor, "k steps"]]:
+    """Solve every target of one design at each of its penalties, which fall; return coefficients and their defect.
+
+    Each penalty starts from the active set of the one before. Nothing may be unpenalised.
+    """
+    design = Design(problem.X[0], problem.l2[0], problem.positive)
+    y, alphas = problem.y[0].T.numpy(), np.ascontiguousarray(grid.numpy())
+    (k, steps), p = alphas.shape, problem.n_features
+    floor = FLOOR * np.linalg.norm(y, axis=1) / design.exact.n
+    while True:
+        state = _start(design.exact, design.capacity, y, alphas[:, 0], _rows(problem.weights[0]), floor)
+        coefs, defect = np.zeros((k, steps, p)), np.full((k, steps), np.inf)
+        _in_threads(follow_grid, k, MAX_ROUNDS, design.exact, state, alphas, coefs, defect)
+        if not (state.status == FULL).any():
+            return torch.from_numpy(coefs), torch.from_numpy(defect)
+        design.capacity = min(4 * design.capacity, design.largest)
 
 
 def pull_back(

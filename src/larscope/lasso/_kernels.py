@@ -601,7 +601,7 @@ def _visit(c, t, certify, data, state, work):
     if certify and unmoved:
         state.defect[t] = max(worst, _gap(t, data, state, worst))
         state.status[t] = DONE
-    elif unmoved or state.size[t] <= SOON_SETTLED:
+    elif unmoved or (not certify and state.size[t] <= SOON_SETTLED):
         if data.exact:
             _settle(t, data, state, work)
         state.status[t] = SETTLED if data.exact else DONE
@@ -638,6 +638,51 @@ def solve_groups(start, stop, rounds, data, state):
                 priced += count
             if priced == 0:
                 break
+
+
+@compiled
+def follow_grid(start, stop, rounds, data, state, grid, coefs, defect):
+    """Solve targets at one penalty of `grid` (k, steps) after the other, from the largest down.
+
+    Active sets and inverses stay from penalty to penalty. Answers go to `coefs` (k, steps, p) and `defect`; what is not
+    solved keeps an infinite defect, and a target that needs more room the status FULL.
+    """
+    work = _scratch(data, state.active.shape[1])
+    depth, p = data.samples.shape
+    pending = np.empty(GROUP, dtype=np.int64)
+    rows, prices = np.empty((GROUP, depth), data.samples.dtype), np.empty((GROUP, p + HEATS), data.samples.dtype)
+    for lo in range(start, stop, GROUP):
+        hi = min(lo + GROUP, stop)
+        for step in range(grid.shape[1]):
+            for t in range(lo, hi):
+                state.alpha[t] = grid[t, step]
+                if state.status[t] == DONE:
+                    state.status[t] = OPEN
+            for trial in range(rounds):
+                count = ZERO
+                for t in range(lo, hi):
+                    if state.status[t] < DONE:
+                        pending[count] = t
+                        count += 1
+                if count == 0:
+                    break
+                _price(data.samples, state.residual, pending, count, data.n, rows, prices)
+                for i in range(count):
+                    t = pending[i]
+                    _visit(prices[i], t, True, data, state, work)
+                    if state.status[t] == DONE and state.defect[t] > data.violation and trial < rounds - 1:
+                        # Updates have added up their rounding.
+                        if defect[t, step] == np.inf:
+                            _settle(t, data, state, work)
+                            state.status[t] = SETTLED
+                        defect[t, step] = state.defect[t]
+            for t in range(lo, hi):
+                if state.status[t] == DONE:
+                    defect[t, step] = state.defect[t]
+                    for i in range(state.size[t]):
+                        coefs[t, step, state.active[t, i]] = state.coef[t, i]
+                elif state.status[t] < DONE:
+                    state.status[t] = FAILED
 
 
 @compiled
