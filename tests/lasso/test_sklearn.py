@@ -110,7 +110,8 @@ def test_wide_designs_and_supports_of_any_size():
     y = X[:, :150] @ g.standard_normal(150)
     ours = MultiTargetLasso(alpha="cv", cv=2, alphas=[3.0, 1.0, 0.3, 0.1]).fit(X, y)
     theirs = LassoCV(cv=2, alphas=[3.0, 1.0, 0.3, 0.1], tol=1e-7, max_iter=100_000).fit(X, y)
-    np.testing.assert_allclose(ours.mse_path_, theirs.mse_path_, rtol=1e-5)
+    # what a gap of 1e-7, theirs, leaves open
+    np.testing.assert_allclose(ours.mse_path_, theirs.mse_path_, rtol=1e-4)
     assert (MultiTargetLasso(ours.alphas_[-1]).fit(X[:100], y[:100]).coef_ != 0).sum() > 64
 
 
