@@ -15,6 +15,7 @@ import pytest
 from blinking import blinking_movie, write_session
 from hypothesis import settings
 
+from larscope._cli.doctor import BROWSERS
 from larscope._movies.session import ArrayMovie, Run, Session
 
 # `make nightly` loads the second; a deadline would fail on a busy machine
@@ -45,11 +46,16 @@ CHROMIUM_FLAGS = (
 )
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("posix") and os.name != "posix":
+        pytest.skip("signals are sent as POSIX does")
+
+
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory) -> Iterator[Any]:
     """A headless chromium, started once; `get_log("browser")` has its console, `get_log("performance")` its traffic."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    chromium, driver = (shutil.which(name) for name in ("chromium", "chromedriver"))
+    chromium, driver = next(filter(None, map(shutil.which, BROWSERS)), None), shutil.which("chromedriver")
     if chromium is None or driver is None:
         pytest.skip("no chromium with its chromedriver on this machine")
     options = webdriver.ChromeOptions()

@@ -6,17 +6,22 @@ prints a line for each mutation, `number outcome`: `refused` (a LarscopeError), 
 reading), or the name of any other exception. It runs as a process of its own: a decoder might crash it.
 """
 
-import resource
 import shutil
 import sys
 import warnings
 from pathlib import Path
 
 import numpy as np
+import psutil
 from written_movies import KINDS, files_of
 
 from larscope._errors import LarscopeError
 from larscope._movies.readers.formats import open_movie
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 N_FRAMES = 6
 
@@ -105,10 +110,19 @@ def _write_once(folder: Path, name: str) -> str:
     return note.read_text()
 
 
+def peak_memory() -> int:
+    """Of this process, in KiB."""
+    if resource is None:
+        return psutil.Process().memory_info().peak_wset >> 10
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak >> 10 if sys.platform == "darwin" else peak
+
+
 if __name__ == "__main__":
-    resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))  # what asks for more fails rather than swaps
+    if resource is not None:
+        resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))  # what asks for more fails rather than swaps
     folder, name, first, stop = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     for number in range(first, stop):
         print(number, flush=True, end=" ")  # noqa: T201
         print(corrupt(folder, name, number), flush=True)  # noqa: T201
-    print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, flush=True)  # noqa: T201
+    print("peak", peak_memory(), flush=True)  # noqa: T201

@@ -11,7 +11,6 @@ import io
 import multiprocessing
 import os
 import random
-import resource
 import shutil
 import signal
 import sys
@@ -22,6 +21,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+
+resource = pytest.importorskip("resource", reason="fits are forked, killed and limited as POSIX does it")
 
 from larscope._cli.commands import app
 from larscope._results.folder import FILES
@@ -57,10 +58,10 @@ POINTS = {
         ("larscope._fit.evaluation:evaluate_run", 3, "after"),
         ("larscope._dynamics.penalty:trace_penalties", 2, "before"),
         ("larscope._fit.evaluation:clip_run", 1, "after"),
-        ("larscope._fit.evaluation:map_run", 4, "before"),
+        ("larscope._fit.evaluation:respond", 4, "before"),
     ],
     "writing": [
-        ("larscope._results.folder:build_dataset", 1, "before"),
+        ("larscope._fit.fitted:build_dataset", 1, "before"),
         ("larscope._results.folder:write_dataset", 1, "before"),
         ("larscope._results.folder:write_dataset", 1, "after"),
         ("larscope._results.folder:publish_result", 1, "after"),

@@ -346,6 +346,30 @@ def test_a_stability_file_that_carries_code_is_refused_and_not_run(save, trap, r
         write_report(result)
 
 
+def link_elsewhere(file: h5py.File, name: str, secret: Path) -> None:
+    file[name] = h5py.ExternalLink(str(secret), "movie")
+
+
+def store_elsewhere(file: h5py.File, name: str, secret: Path) -> None:
+    file.create_dataset(name, 8, "S16", external=[(str(secret), 0, 128)])
+
+
+@pytest.mark.parametrize("lead", [link_elsewhere, store_elsewhere])
+@pytest.mark.parametrize(
+    ("name", "variable"), [("results.nc", "subject"), ("comparison.nc", "mean_frame"), ("stability.nc", "mean_frame")]
+)
+def test_a_result_cannot_pull_in_files_from_outside(lead, name, variable, secret, result):
+    [folder] = (result / "comparisons").iterdir() if name == "comparison.nc" else [result]
+    if name == "stability.nc":
+        shutil.copy(result / "results.nc", result / name)
+    with h5py.File(folder / name, "a") as file:
+        del file[variable]
+        lead(file, variable, secret)
+    with pytest.raises(LarscopeError, match=rf"Expected everything in .*{name} .* '{variable}' lies in .*secret"):
+        write_report(result)
+    assert not (result / "report.html").exists()
+
+
 def test_files_that_nobody_asked_for_are_not_opened(trap, result):
     for name in ("model.pt", "model.ckpt", "last.ckpt", "sitecustomize.py", "conftest.py", "__init__.py", "x.pth"):
         save_torch(result / name, Bomb(trap))

@@ -1,4 +1,4 @@
-"""The one exception that larscope raises on purpose, and Ctrl-C."""
+"""The one deliberate exception of larscope, and Ctrl-C."""
 
 import signal
 import sys
@@ -19,7 +19,7 @@ class LarscopeError(ValueError):
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """Return a sentence that points from a misspelt `name` to the nearest of the `known` ones.
+    """Return a sentence with the nearest `known` name for a misspelt `name`.
 
     >>> suggest("conditon", ["path", "condition"])
     "Did you mean 'condition'?"
@@ -33,7 +33,7 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 @contextmanager
 def interrupts_as_such() -> Iterator[Callable[[], None]]:
-    """Raise a Ctrl-C as what it is: one that falls into a call out of compiled code comes from there as another error.
+    """Raise Ctrl-C as `KeyboardInterrupt`, even from compiled code, which reports it as another error.
 
     NumPy asking a path for its text, for one, makes a `SystemError` of it, and a reader then an unreadable file. In a
     destructor it is lost altogether: what is yielded raises one that was.

@@ -16,7 +16,7 @@ MIN_STEPS = 500
 SHORTCUT_STEPS, MAX_PASSES = 250, 32
 """Steps and most epochs with the linear start: it leaves less to learn, and more would overfit short recordings."""
 
-DEFAULT_PENALTY = 0.75
+DEFAULT_PENALTY = 1.0
 """Penalty of single runs and training windows. Training with `penalty="auto"` uses it too: it has no latents yet."""
 
 REFITTED = (
@@ -46,6 +46,7 @@ PRESETS: Mapping[Preset, Mapping[str, Any]] = MappingProxyType(
             "learning_rate": 1e-3,
             "window": 64,
             "window_starts": "fixed",
+            "latents": "grid",
             "patch": 8,
             "skip": True,
             "shortcut": False,
@@ -71,7 +72,13 @@ PositiveInt = Annotated[int, Field(ge=1)]
 
 @dataclass(kw_only=True, frozen=True, config=ConfigDict(extra="forbid"))
 class Settings:
-    """Every setting of a fit, with its default. The descriptions are the command line's help."""
+    """Every setting of a fit, with its default. The descriptions are the command line's help.
+
+    Examples
+    --------
+    >>> Settings(order=3).order, Settings().window
+    (3, 64)
+    """
 
     order: Annotated[PositiveInt, Field(description="Past frames used by a forecast: the VAR order p.")] = 5
     penalty: Annotated[
@@ -125,6 +132,16 @@ class Settings:
             "'interpolate': fill gaps of up to 10 frames from the neighbours."
         ),
     ] = "error"
+    latents: Annotated[
+        Literal["cells", "grid"],
+        Field(
+            description="'grid': one latent a patch of pixels, learned by the network (the paper's). 'cells': one a "
+            "cell, found in the movie; they are kept as found, and settings of network and training do not matter."
+        ),
+    ] = "grid"
+    cell_diameter: Annotated[
+        float, Field(ge=2, allow_inf_nan=False, description="Diameter of a cell, in pixels of the prepared frames.")
+    ] = 7.0
     patch: Annotated[
         PositiveInt,
         Field(
@@ -160,8 +177,9 @@ class Settings:
     penalty_scale: Annotated[
         Literal["noise", "target", "mean"],
         Field(
-            description="Unit of the penalty. 'noise': the largest chance correlation, alpha = penalty * sqrt(2 "
-            "log(candidates) / frames). 'target': alpha = penalty. 'mean': alpha = penalty * K (the paper's)."
+            description="Unit of the penalty. 'noise': the largest chance correlation, alpha = penalty * s * sqrt(2 "
+            "log(candidates) / frames), with s the residual of a latent's own past. 'target': alpha = penalty. 'mean': "
+            "alpha = penalty * K (the paper's)."
         ),
     ] = "noise"
     own_weight: Annotated[
@@ -191,8 +209,13 @@ class Settings:
         return self.penalty if isinstance(self.penalty, (int, float)) else DEFAULT_PENALTY
 
     @property
+    def n_frames_needed(self) -> int:
+        """Frames that every run must have: a training window, and the frames before it that forecast its first."""
+        return self.order + self.window
+
+    @property
     def pooling_lag(self) -> int:
-        """How many frames before its target the frame lies whose pooling indices decode a forecast."""
+        """Frames between a target and the frame with its pooling indices."""
         return 1 if self.pooling == "previous" else 0
 
     def as_dict(self) -> dict[str, Any]:

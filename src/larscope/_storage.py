@@ -1,4 +1,4 @@
-"""Files on disk: written whole or not at all, locked, known by their content, and read only from where they are."""
+"""Files on disk: written whole or not at all, locked, identified by content, read only from their own place."""
 
 import glob
 import hashlib
@@ -21,14 +21,14 @@ from filelock import FileLock, Timeout
 from larscope._errors import LarscopeError
 
 UNFINISHED = ".larscope-writing"
-"""Begins the names of what is being written; machine and process follow."""
+"""Prefix of unfinished files; machine and process follow."""
 
 # ------------------------------------------------------------------------------------- written whole
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a path to write a file or folder to, which becomes `path` once the block has succeeded.
+    """Give a path for a new file or folder; it becomes `path` after the block succeeds.
 
     A file replaces another one. A folder takes the place of nothing, or of an empty folder.
     """
@@ -39,7 +39,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def creating(path: Path) -> Iterator[Path]:
-    """Give a path to write a file to, which becomes `path` once the block has succeeded; never over another file.
+    """Give a path for a new file; it becomes `path` after the block succeeds, never over another file.
 
     Raises
     ------
@@ -60,7 +60,7 @@ def creating(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def unfinished(path: Path) -> Iterator[Path]:
-    """Give a path beside `path`, and with its suffix, for a file or folder; what is there at the end is removed.
+    """Give a path beside `path`, with its suffix, for a file or folder; leftovers are removed.
 
     So is what processes of this machine were writing there when they were killed.
     """
@@ -85,7 +85,7 @@ def put_in_place(finished: Path, path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a link or a folder with all that is in it, if it is there and can be removed."""
+    """Remove a file, a link or a whole folder, if possible."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -103,7 +103,7 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold every other process off what `path` stands for: a file that is there for as long, made for nothing else.
+    """Lock `path` against every other process, by a file made for this alone.
 
     The system lets go of it however this process ends.
 
@@ -134,7 +134,7 @@ def locked(path: Path) -> Iterator[None]:
 
 @contextmanager
 def reading_hdf5(path: Path, content: Any = None) -> Iterator[h5py.File]:
-    """Open an HDF5 or NetCDF file for reading, unless it would read other files, of which a stranger may name any.
+    """Open an HDF5 or NetCDF file for reading, unless it would read other files: a stranger may name any.
 
     A movie's frames may lie in several files of one folder, as virtual datasets.
 
@@ -151,21 +151,29 @@ def reading_hdf5(path: Path, content: Any = None) -> Iterator[h5py.File]:
         A part of it lies elsewhere.
     """
     with h5py.File(path if content is None else content, "r") as file:
-        _require_own(file, path, set())
+        known = (path, *_stat(path))
+        if known not in _own:  # a movie is opened for every read
+            _require_own(file, path, set())
+            _own.add(known)
         yield file
+
+
+_own: set[tuple[Path, int, int, int]] = set()
+"""Files, as they were, that this process has found to read no others."""
 
 
 def _require_own(file: h5py.File, path: Path, seen: set[Path]) -> None:
     def find(name: str, link: Any) -> tuple[str, str, str] | None:
-        """Return what lies elsewhere, where, and what is wrong with that."""
+        """Return the name, place and fault of data outside the file."""
         if isinstance(link, h5py.ExternalLink):
             return name, link.filename, "another file"
-        item = file[name] if isinstance(link, h5py.HardLink) else None
-        if not isinstance(item, h5py.Dataset):
+        item = h5py.h5o.open(file.id, os.fsencode(name)) if isinstance(link, h5py.HardLink) else None
+        if not isinstance(item, h5py.h5d.DatasetID):
             return None
-        if item.external is not None:
-            return name, os.fsdecode(item.external[0][0]), "another file"
-        for source in item.virtual_sources() if item.is_virtual else ():
+        layout = item.get_create_plist()
+        if layout.get_external_count():
+            return name, os.fsdecode(layout.get_external(0)[0]), "another file"
+        for source in file[name].virtual_sources() if layout.get_layout() == h5py.h5d.VIRTUAL else ():
             if source.file_name == ".":
                 continue
             place = path.parent / source.file_name
@@ -201,7 +209,7 @@ def require_inside(path: Path, result: str | Path) -> Path:
 
 
 def describe_inputs(paths: Iterable[Path]) -> list[dict[str, Any]]:
-    """Return path, size and SHA-256 of each distinct file; of a folder, those of all files in it together.
+    """Return path, size and SHA-256 of each distinct file; for a folder, of all its files together.
 
     Raises
     ------
@@ -221,8 +229,13 @@ def describe_inputs(paths: Iterable[Path]) -> list[dict[str, Any]]:
     return described
 
 
+def digest_file(path: Path) -> str:
+    """Return the SHA-256 of a file, which this process reads once for as long as the file stays as it is."""
+    return _content(path, *_stat(path))[1]
+
+
 def fingerprint(paths: Iterable[Path]) -> list[tuple[int, int, int]]:
-    """Return what changes when files are written to: cheap, and not comparable across machines."""
+    """Return a cheap mark of a file's state, changed by every write; not comparable across machines."""
     return [_stat(part) for path in dict.fromkeys(paths) for part in _files_in(path)]
 
 
@@ -256,18 +269,18 @@ def _stat(path: Path) -> tuple[int, int, int]:
 
 @lru_cache(maxsize=4096)
 def _content(path: Path, inode: int, size: int, changed: int) -> tuple[int, str]:
-    """Return size and SHA-256 of a file; read again only where its inode, size or time of change are others."""
+    """Return size and SHA-256 of a file; it is read again only after its inode, size or change time change."""
     with path.open("rb") as file:
         return size, hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def describe_home(thing: object) -> list[str]:
-    """Return the installed packages, with versions, that the class of an object comes from."""
+    """Return the installed packages behind an object's class, with versions."""
     module = type(thing).__module__.partition(".")[0]
     return [f"{name} {version(name)}" for name in _distributions().get(module, [])]
 
 
 @cache
 def _distributions() -> Mapping[str, list[str]]:
-    """Return which distributions bring which modules: a search through all that is installed, which takes seconds."""
+    """Return the distribution of each module: a slow search through the installation."""
     return packages_distributions()

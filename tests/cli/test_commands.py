@@ -98,8 +98,11 @@ def test_what_is_wrong_with_the_movies_is_said_once_and_kept(table, tmp_path, mo
     first = larscope("fit", table, "--out", tmp_path / "a", *FIT)
     assert "run 'run-1'" in " ".join(first.stderr.split())
     checks = load(tmp_path / "a").provenance_["checks"]
+    assert {check["level"] for check in checks if check["check"] == "length"} == {
+        "pass"
+    }  # 64 frames, order 2, window 32
     assert {"dead_rows", "repeated_frames"} <= {check["check"] for check in checks if check["level"] == "warn"}
-    monkeypatch.setattr("larscope._movies.checks.check_session", lambda *_, **__: pytest.fail("checked again"))
+    monkeypatch.setattr("larscope._movies.checks.check._judge", lambda *_, **__: pytest.fail("checked again"))
     larscope("fit", table, "--out", tmp_path / "b", *FIT, "--penalty", "0.01")
     assert load(tmp_path / "b").provenance_["checks"] == checks
 
@@ -119,6 +122,7 @@ def test_ctrl_c_is_one_even_where_compiled_code_or_a_reader_makes_another_error_
     assert larscope("check", table).exit_code == 130
 
 
+@pytest.mark.posix
 def test_a_ctrl_c_that_is_lost_stops_the_fit_before_the_result_is_put_in_place(table, tmp_path, monkeypatch):
     class Stopping:
         def __del__(self):
@@ -128,7 +132,7 @@ def test_a_ctrl_c_that_is_lost_stops_the_fit_before_the_result_is_put_in_place(t
     def lose(folder):
         Stopping()
 
-    monkeypatch.setattr("larscope._report.write_report", lose)
+    monkeypatch.setattr("larscope._fit.to_folder.write_report", lose)
     found = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     try:
         stopped = larscope("fit", table, "--out", tmp_path / "result", *FIT)
@@ -139,6 +143,32 @@ def test_a_ctrl_c_that_is_lost_stops_the_fit_before_the_result_is_put_in_place(t
     assert "Give the same command again" in stopped.output
     assert "Traceback" not in stopped.output
     assert not (tmp_path / "result").exists()
+
+
+@pytest.mark.parametrize("error", [EOFError(), KeyError("shape"), SystemError("returned NULL")])
+def test_a_fault_of_larscope_is_said_to_be_one_with_all_that_is_known_of_it(error, table, monkeypatch):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(Run, "read", fail)
+    failed = larscope("check", table)
+    assert failed.exit_code == 1
+    assert "this is a fault of larscope" in " ".join(failed.stderr.split())
+    assert f"{type(error).__name__}" in failed.stderr
+    assert "in fail" in failed.stderr
+    assert "Aborted" not in failed.output
+
+
+def test_a_file_that_cannot_be_written_is_said_without_a_traceback(table, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(28, "No space left on device", str(tmp_path / "cache"))
+
+    monkeypatch.setattr(Run, "read", fail)
+    failed = larscope("check", table)
+    assert failed.exit_code == 2
+    assert "No space left on device" in failed.stderr
+    assert str(tmp_path / "cache") in failed.stderr.replace("\n", "")
+    assert "Traceback" not in failed.stderr
 
 
 def test_memory_that_is_not_allowed_is_refused_before_anything_is_written(table, tmp_path):
@@ -309,7 +339,10 @@ def test_compare_prints_every_number_and_warning_and_writes_them(result):
     assert names == {"comparison.json", "comparison.nc", "edges.csv", "null.png", "pairs.png", "maps.png", "edges.png"}
     summary = json.loads((folder / "comparison.json").read_text())
     for test in summary["tests"].values():
-        assert f"p = {test['pvalue']:.2g} by permuting labels, {test['pvalue_ranksum']:.2g}" in done.stdout
+        assert (
+            f"(p = {test['pvalue']:.2g}). The paper's rank-sum test gives p = {test['pvalue_ranksum']:.2g}"
+            in done.stdout
+        )
         assert f"ANOSIM R = {test['anosim_r']:.2f}" in done.stdout
         for warning in (*test["warnings"], *summary["warnings"]):
             assert warning in done.stdout

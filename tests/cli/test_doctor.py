@@ -7,6 +7,7 @@ import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -103,7 +104,7 @@ def test_source_that_is_not_installed_is_said(installed, monkeypatch):
         raise PackageNotFoundError(name)
 
     monkeypatch.setattr(doctor, "requires", none)
-    assert "run from its source" in find(examine()[3:], "larscope").value
+    assert "runs from its source" in find(examine()[3:], "larscope").value
 
 
 def run_doctor(tmp_path, **files):
@@ -159,7 +160,7 @@ def test_names_the_devices(tmp_path):
     ("code", "message"),
     [
         ("raise ImportError('libcudart.so.12: cannot open shared object file')", "libcudart.so.12: cannot open"),
-        ("import os; os.kill(os.getpid(), 4)", "it was killed by signal 4"),
+        pytest.param("import os; os.kill(os.getpid(), 4)", "it was killed by signal 4", marks=pytest.mark.posix),
         ("raise ModuleNotFoundError(\"No module named 'torch'\")", "No module named 'torch'"),
     ],
 )
@@ -192,13 +193,29 @@ def test_lines_fit_a_terminal_and_commands_are_whole():
     assert [line for line in lines if line and not line.startswith(" ")][:1] == ["Packages"]
 
 
-def test_memory_is_that_of_the_container_where_it_allows_less():
-    files = {
-        "/proc/meminfo": f"MemTotal: {32 << 20} kB\nMemAvailable: {16 << 20} kB\n",
-        "/sys/fs/cgroup/memory.max": str(4 << 30),
-        "/sys/fs/cgroup/memory.current": str(1 << 30),
-    }
-    assert doctor._memory(lambda path: files[str(path)]) == "3.0 GiB free of 4.0 GiB"
+def test_memory_is_that_of_the_container_where_it_allows_less(monkeypatch):
+    machine = SimpleNamespace(available=16 << 30, total=32 << 30)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: machine)
+    files = {"/sys/fs/cgroup/memory.max": str(4 << 30), "/sys/fs/cgroup/memory.current": str(1 << 30)}
+    assert doctor._memory(lambda path: files[path.as_posix()]) == "3.0 GiB free of 4.0 GiB"
     files["/sys/fs/cgroup/memory.max"] = "max"
-    assert doctor._memory(lambda path: files[str(path)]) == "16.0 GiB free of 32.0 GiB"
-    assert doctor._memory(lambda path: "") == "unknown"
+    assert doctor._memory(lambda path: files[path.as_posix()]) == "16.0 GiB free of 32.0 GiB"
+
+    def none(path):
+        raise FileNotFoundError(path)
+
+    assert doctor._memory(none) == "16.0 GiB free of 32.0 GiB"  # a system without cgroups
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    assert doctor._memory(none) == "unknown"
+
+
+def test_all_cores_are_usable_where_the_system_does_not_say_which(monkeypatch):
+    monkeypatch.delattr("os.sched_getaffinity", raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 6)
+    assert doctor._cores() == "6 usable of 6"
+
+
+def test_commands_are_quoted_as_the_shell_of_the_system_does(monkeypatch):
+    monkeypatch.setattr(sys, "executable", "C:/Program Files/python.exe")
+    monkeypatch.setattr("platform.system", lambda: "Windows")
+    assert doctor._install(["numpy>=2"]) == '"C:/Program Files/python.exe" -m pip install numpy>=2'

@@ -114,7 +114,7 @@ def complete(line: str) -> set[str]:
     """What the shell offers at the end of a line."""
     environment = {**os.environ, "PYTHONPATH": SOURCE, "_LARSCOPE_COMPLETE": "complete_bash"}
     environment |= {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1)}
-    code = "import sys; sys.argv = ['larscope']; from larscope._cli import app; app(prog_name='larscope')"
+    code = "import sys; sys.argv = ['larscope']; from larscope._cli.commands import app; app(prog_name='larscope')"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     return set(done.stdout.split())
 

@@ -1,7 +1,6 @@
 """Work that is handed out: as if it had been done here, whoever does it and whoever dies."""
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -55,7 +54,7 @@ class Deadly:
     def __call__(self, item: Any) -> Any:
         if os.getpid() != self.home and not self.marker.exists():
             self.marker.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
+            psutil.Process().kill()
         return item
 
 
@@ -147,6 +146,28 @@ def test_processes_of_this_machine_end_with_the_one_that_is_killed():
     assert not psutil.wait_procs(workers, timeout=60)[1]
 
 
+WATCHED = """
+import os, sys, time
+from larscope._compute import workers
+workers.platform.system = lambda: "Darwin"
+if len(sys.argv) > 1:
+    workers.end_with(int(sys.argv[1]))
+    print(os.getpid(), flush=True)
+    time.sleep(600)
+else:
+    import subprocess
+    subprocess.run([sys.executable, __file__, str(os.getpid())])
+"""
+
+
+def test_a_process_ends_with_its_parent_where_the_system_does_not_see_to_it(tmp_path):
+    (tmp_path / "watched.py").write_text(WATCHED)
+    with subprocess.Popen([sys.executable, tmp_path / "watched.py"], stdout=subprocess.PIPE, text=True) as main:
+        watched = psutil.Process(int(main.stdout.readline()))
+        main.kill()
+    assert not psutil.wait_procs([watched], timeout=60)[1]
+
+
 FAILING = """
 import time
 from larscope._compute.workers import hand_out, open_workers
@@ -171,7 +192,7 @@ def test_work_that_kills_every_worker_is_said(scheduler, tmp_path):
 
 
 def kill(_: int) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+    psutil.Process().kill()
 
 
 def permute() -> list[np.ndarray]:

@@ -186,7 +186,7 @@ def test_where_no_penalty_helps_the_choice_warns_and_leaves_every_run_couplings(
     # held out, every coupling has the other sign
     halves = [(simulate(80, sign * planted(5), 0), simulate(20, -sign * planted(5), 1)) for sign in (1, -1)]
     runs = [torch.from_numpy(np.concatenate(parts)) for parts in halves]
-    with pytest.warns(PenaltyWarning, match="better than no couplings at all do.*share coefficients among runs"):
+    with pytest.warns(PenaltyWarning, match="better than a fit without couplings.*share coefficients among runs"):
         found = choose_penalty(SparseVAR(order=1), runs)
     with pytest.warns(PenaltyWarning, match="Record longer runs, or pass a number"):
         choose_penalty(SparseVAR(order=1), runs, ["a", "b"])  # which share already

@@ -8,7 +8,6 @@ from statsmodels.tsa.api import VAR
 from statsmodels.tsa.vector_ar.util import get_var_endog
 
 from larscope._dynamics.coefficients import SparseCoefficients
-from larscope._dynamics.couplings import condense, fit_couplings
 from larscope._dynamics.var import (
     SparseVAR,
     complete_rows,
@@ -19,6 +18,7 @@ from larscope._dynamics.var import (
     to_design_layout,
 )
 from larscope._errors import LarscopeError
+from larscope.lasso import lasso
 
 
 def simulate(n_frames: int, coef: np.ndarray, seed: int = 0) -> torch.Tensor:
@@ -303,70 +303,28 @@ def test_the_weight_of_a_latents_own_past_is_scikit_learns_lasso_on_scaled_or_pr
         np.testing.assert_allclose(ours[:, j], theirs, atol=1e-8)
 
 
-def test_couplings_are_least_squares_of_each_run_on_what_all_runs_select():
-    """Planted couplings are selected, and measured in units of the latents' standard deviations without shrinking."""
-    runs = [simulate(300, strength * PLANTED, seed) for seed, strength in enumerate((1.0, 1.0, 0.5))]
-    couplings = fit_couplings(SparseVAR(order=2), runs)
-    selected = couplings[0] != 0
-    assert all(torch.equal(coef != 0, selected) for coef in couplings)
-    planted = torch.from_numpy(PLANTED != 0) & ~torch.eye(3, dtype=torch.bool)
-    assert selected[planted].all()
-    assert selected.diagonal(dim1=1, dim2=2).all()  # a latent's own past is always there
-    for latent, coef in zip(runs, couplings, strict=True):
-        unit = (latent - latent.mean(0)) / latent.std(0, correction=0)
-        design, allowed = lag_matrix(unit, 2).numpy(), to_design_layout(selected)
-        for j in range(3):
-            columns = allowed[:, j].numpy()
-            expected = np.linalg.lstsq(design[:, columns], unit[2:, j].numpy(), rcond=None)[0]
-            np.testing.assert_allclose(to_design_layout(coef)[columns, j], expected, atol=1e-10)
-    assert couplings[2][0, 1, 0] < 0.7 * couplings[0][0, 1, 0]
-
-
-def test_couplings_do_not_depend_on_sign_and_scale_of_the_latents():
-    runs = [simulate(200, PLANTED, seed) for seed in range(2)]
-    factor = torch.tensor([-3.0, 0.1, 20.0])
-    sign = factor.sign()[:, None] * factor.sign()
-    for one, other in zip(*(fit_couplings(SparseVAR(2), z) for z in (runs, [factor * z for z in runs])), strict=True):
-        np.testing.assert_allclose(other, sign * one, atol=1e-9)
-
-
-def test_independent_series_are_hardly_ever_coupled():
-    """By the penalty's rule, in 4 of 1000: the chance that a normal deviate exceeds sqrt(2 log 60)."""
-    own = 0.8 * np.eye(30)[None]
-    found = [fit_couplings(SparseVAR(2), [simulate(200, own, 10 * n + run) for run in range(3)])[0] for n in range(8)]
-    between = torch.stack(found)[..., ~torch.eye(30, dtype=torch.bool)]
-    assert 0.002 < (between != 0).double().mean() < 0.008
-
-
-def test_couplings_of_series_with_gaps_constants_and_walls():
-    runs = [torch.cat([simulate(120, PLANTED, seed), torch.full((120, 1), 2.0)], dim=1) for seed in range(2)]
-    runs[0][50:53] = float("nan")
-    near = fit_couplings(SparseVAR(2, max_distance=1.0, latent_shape=(1, 4)), runs)
-    assert all(coef.isfinite().all() for coef in near)
-    assert near[0][0, 1, 0] > 0.3
-    assert not near[0][:, [0, 2], [2, 0]].any()  # two apart
-    assert not near[0][:, 3].any()
-    assert not near[0][:, :, 3].any()
-
-
-def test_the_noise_scale_is_scikit_learns_lasso_at_the_universal_threshold():
+def test_the_noise_scale_is_scikit_learns_lasso_at_the_threshold_of_what_its_own_past_leaves():
     torch.manual_seed(0)
     latent = torch.randn(200, 4, dtype=torch.float64).cumsum(0)
     fit = SparseVAR(2, 0.5, penalty_scale="noise", scale="latent")(latent)
     series = ((latent - latent.mean(0)) / latent.std(0, correction=0)).numpy()
     past = np.hstack([series[1:-1], series[:-2]])
-    oracle = SklearnLasso(alpha=0.5 * np.sqrt(2 * np.log(8) / 198), fit_intercept=False, tol=1e-12, max_iter=100_000)
-    expected = oracle.fit(past, series[2:]).coef_.reshape(4, 2, 4).transpose(1, 0, 2)
-    np.testing.assert_allclose(fit.coef.numpy(), expected, atol=1e-6)
+    for j in range(4):
+        own = past[:, [j, j + 4]]
+        left = series[2:, j] - own @ np.linalg.lstsq(own, series[2:, j], rcond=None)[0]
+        alpha = 0.5 * np.sqrt(np.mean(left**2)) * np.sqrt(2 * np.log(8) / 198)
+        oracle = SklearnLasso(alpha=alpha, fit_intercept=False, tol=1e-12, max_iter=100_000)
+        expected = oracle.fit(past, series[2:, j]).coef_.reshape(2, 4)
+        np.testing.assert_allclose(fit.coef[:, j].numpy(), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("lengths", [[200], [7, 9], [9, 40, 7, 100, 12], [30] * 7])
-def test_a_condensed_regression_has_the_solutions_of_all_its_rows(lengths):
-    torch.manual_seed(0)
-    var = SparseVAR(2, 0.1, penalty_scale="noise", scale="latent")
-    runs = [torch.randn(length, 4, dtype=torch.float64).cumsum(0) for length in lengths]
-    rows = var.stack(runs)
-    design, target, n_rows = condense(var.stack([run]) for run in runs)
-    assert n_rows == len(rows[0])
-    assert len(design) == min(n_rows, 12)
-    torch.testing.assert_close(var.solve(design, target, n_rows=n_rows), var.solve(*rows), rtol=1e-6, atol=1e-9)
+def test_the_noise_scale_passes_no_gradient_of_its_own():
+    """It is that of a lasso with the same penalty given as a number: the unit is a constant."""
+    latent = simulate(100, PLANTED).requires_grad_()
+    var = SparseVAR(2, 0.5, penalty_scale="noise", scale="latent")
+    rows = var.stack([latent])
+    (ours,) = torch.autograd.grad(var.solve(*rows).square().sum(), latent, retain_graph=True)
+    fixed = lasso(*rows, var.alpha(*rows))
+    (theirs,) = torch.autograd.grad(fixed.square().sum(), latent)
+    torch.testing.assert_close(ours, theirs)
+    assert ours.any()

@@ -317,8 +317,8 @@ def test_another_version_of_the_package_that_a_reader_comes_from_never_reuses_fr
     table: Path, tmp_path: Path, n_read: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installed = {"larscope": "1.0"}
-    monkeypatch.setattr("larscope._results.provenance._distributions", lambda: {"larscope": ["larscope"]})
-    monkeypatch.setattr("larscope._results.provenance.version", installed.get)
+    monkeypatch.setattr("larscope._storage._distributions", lambda: {"larscope": ["larscope"]})
+    monkeypatch.setattr("larscope._storage.version", installed.get)
     for version, again in (("1.0", True), ("1.0", False), ("1.1", True)):
         installed["larscope"] = version
         read = len(n_read)
@@ -333,12 +333,24 @@ def test_the_rows_of_a_table_name_other_frames_by_start_and_stop(table: Path, tm
     assert np.array_equal(second.runs[0].movie.read(0, 109), first.runs[0].movie.read(1, 110))
 
 
+def flip(path: Path) -> None:
+    """Damage what is still well-formed: a pixel, or a digit."""
+    content = bytearray(path.read_bytes())
+    content[content.find(b"0.0", 1) if path.suffix == ".json" else len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
 @pytest.mark.parametrize("name", ["frames.npy", "facts.json"])
-@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(path.read_bytes()[:-7]), lambda path: path.unlink()])
-def test_damaged_entries_are_made_again(name: str, damage, table: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "damage", [lambda path: path.write_bytes(path.read_bytes()[:-7]), lambda path: path.unlink(), flip]
+)
+def test_damaged_entries_are_made_again_and_said(name: str, damage, table: Path, tmp_path: Path) -> None:
     first = prepare(read_session(table), cache=tmp_path / "cache")
     for entry in (tmp_path / "cache").iterdir():
         damage(entry / name)
+    with pytest.warns(UserWarning, match=r"Prepared frames in .*cache.* are damaged: they are prepared again"):
+        again = prepare(read_session(table), cache=tmp_path / "cache")
+    assert same(first, again)
     assert same(first, prepare(read_session(table), cache=tmp_path / "cache"))
 
 

@@ -249,12 +249,12 @@ def test_quality_warnings_are_shown_and_nothing_is_claimed_where_there_was_no_ch
     checks = [{"run": "run-1", "level": "warn", **found}, {"run": "run-2", "level": "pass", **found}]
     checked = dataclasses.replace(result, provenance={**result.provenance, "checks": checks})
     section = data_section(checked)
-    assert section.sentences[1] == "The check of the movies complained of motion in 1 of 4 runs: see its warnings."
+    assert section.sentences[1] == "Problems were found in the movies in 1 of 4 runs: motion. See the quality warnings."
     [complaint] = section.shown["complaints"]
     assert (complaint["check"], complaint["runs"]) == ("motion", ["run-1"])
     assert (complaint["message"], complaint["advice"]) == ("It moves.", "Correct it.")
     fine = dataclasses.replace(result, provenance={**result.provenance, "checks": checks[1:]})
-    assert "nothing to complain of" in data_section(fine).sentences[1]
+    assert "No problems were found" in data_section(fine).sentences[1]
 
 
 def test_commands_in_sentences_are_set_as_code_and_nothing_else_is_markup(result, tmp_path):
@@ -362,7 +362,7 @@ def test_a_comparison_without_influence_is_told(compared_folder, still, tmp_path
     summary["tests"]["influence"] |= {"effect_size": None, "effect_interval": [None, None], "permdisp_pvalue": None}
     path.write_text(json.dumps(summary))
     outline = Outline(write_report(folder).read_text(encoding="utf-8"))
-    assert "Influence vectors within the groups are all alike" in outline.text
+    assert "influence is the same in all runs of a group" in outline.text
 
 
 def test_many_comparisons_keep_the_page_small(compared_folder, still, tmp_path):
@@ -448,7 +448,7 @@ def test_a_penalty_that_was_chosen_is_said_to_be(session, result, tmp_path, stil
     tried, share = len(model.choice_.tried), max(model.choice_.explained)
     said, learned, *_ = penalty_section(chosen).sentences
     assert f"among {tried} from {model.choice_.tried[0]:.3g}" in said
-    assert f"exact fits at {model.penalty_:.3g} best forecast the last fifth of each run" in said
+    assert f"Exact fits at {model.penalty_:.3g} best forecast the last fifth of each run" in said
     assert f"explain {100 * share:.0f} %" in said
     assert f"learned at {DEFAULT_PENALTY}" in learned
     assert curves_of(chosen)["chosen"] == model.penalty_
@@ -471,9 +471,9 @@ def test_a_penalty_that_was_chosen_from_data_that_speak_for_none_is_said_to_be(r
         return dataclasses.replace(result, dataset=result.dataset.assign(tried), settings=settings)
 
     said = penalty_section(with_tried([0.1, 0.002], [0.0, -0.1], coefficients="condition")).sentences[0]
-    assert "none was better than no couplings at all at forecasting runs by coefficients of others" in said
+    assert "none was better than no couplings at all at forecasting left-out runs by coefficients of other runs" in said
     assert "0.002 was taken" in said
-    assert "stayed at that of training, 0.002" in penalty_section(with_tried([], [])).sentences[0]
+    assert "stayed at the training penalty, 0.002" in penalty_section(with_tried([], [])).sentences[0]
 
 
 def test_the_penalty_of_coefficients_that_runs_share_is_said_beside_that_of_single_runs(session, tmp_path):
@@ -481,10 +481,10 @@ def test_the_penalty_of_coefficients_that_runs_share_is_said_beside_that_of_sing
     chosen = read_result(model.save(tmp_path / "result"))
     assert (chosen.penalty, chosen.shared_penalty) == (DEFAULT_PENALTY, model.shared_choice_.penalty)
     said = penalty_section(chosen).sentences[0]
-    assert said.startswith("The penalty of the coefficients that runs share")
+    assert said.startswith("The penalty of the coefficients shared by runs")
     assert f"{len(model.shared_choice_.tried)} " in said
     assert f"{model.shared_choice_.penalty:.3g}" in said
-    assert "runs by coefficients of others of their condition" in said
+    assert "left-out runs by coefficients of other runs of their condition" in said
     text = describe_methods(chosen, [])
     assert f"l1 penalty of {DEFAULT_PENALTY} sqrt(" in text
     assert f"The penalty of that matrix, {model.shared_choice_.penalty:.4g}, was chosen among" in text

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import http.client
 import json
 import queue
 import signal
@@ -157,8 +158,8 @@ def test_another_movie_under_the_same_name_is_refused(model, result, tmp_path):
     np.save(other.parent / "movie-0.npy", blinking_movie(LENGTHS[0], seed=7))
     np.save(other.parent / "movie-1.npy", blinking_movie(LENGTHS[1] - 1, seed=1))
     first, second = find_runs(model, result, other)
-    assert "must be the movie that was fitted: frame" in str(first)
-    assert "must have the 80 frames that were fitted; it has 79" in str(second)
+    assert "must be the fitted movie: frame" in str(first)
+    assert "must have the 80 frames of the fit; it has 79" in str(second)
 
 
 def test_a_session_table_without_a_run_is_refused(model, result, tmp_path):
@@ -342,12 +343,31 @@ def url(exhibit):
     exhibit.close()
 
 
+@pytest.mark.parametrize("path", ["", "report.html", "ws"])
+@pytest.mark.parametrize("host", ["evil.com", "localhost.evil.com", "evil.com:{port}", "127.0.0.1.evil.com"])
+def test_a_page_of_a_stranger_whose_name_leads_here_gets_nothing(url, result, path, host):
+    port = int(url.split(":")[2].strip("/"))
+    connection = http.client.HTTPConnection("localhost", port, timeout=20)
+    connection.request("GET", f"/{path}", headers={"Host": host.format(port=port)})
+    assert connection.getresponse().status == 403
+    connection.close()
+
+
+@pytest.mark.parametrize("host", ["localhost", "localhost:{port}", "127.0.0.1:{port}", "[::1]:{port}"])
+def test_this_machine_gets_the_report_by_any_of_its_own_names(url, result, host):
+    port = int(url.split(":")[2].strip("/"))
+    connection = http.client.HTTPConnection("localhost", port, timeout=20)
+    connection.request("HEAD", "/report.html", headers={"Host": host.format(port=port)})
+    assert connection.getresponse().status != 403
+    connection.close()
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # tornado leaves its socket open then
 def test_a_taken_port_is_said(exhibit):
     with socket.socket() as taken:
         taken.bind(("localhost", 0))
         taken.listen()
-        with pytest.raises(LarscopeError, match=r"port of its own: \d+ cannot be had .* Pass another `--port`"):
+        with pytest.raises(LarscopeError, match=r"its own port: \d+ is not available .* Pass another `--port`"):
             make_server(exhibit, taken.getsockname()[1])
     gc.collect()
 
@@ -361,6 +381,7 @@ def test_without_panel_the_command_says_what_to_install(result, monkeypatch):
     assert "pip install 'larscope[view]'" in done.stderr
 
 
+@pytest.mark.posix
 def test_the_command_serves_this_machine_only_until_ctrl_c(result):
     command = [sys.executable, "-m", "larscope", "view", str(result), "--port", "0", "--no-browser"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

@@ -1,7 +1,7 @@
 """The examination of `larscope doctor`: versions, devices, memory, and the command to install each missing package.
 
 Needs the standard library and `packaging` only, and tries torch in a separate process. So it still reports after a
-failed or crashed import.
+failed or crashed import. Without psutil it cannot tell the memory.
 """
 
 import json
@@ -57,8 +57,11 @@ print(json.dumps({"BLAS": f"{blas['name']} {blas['version']} in numpy"}))
 NUMBA = """
 import json, numba
 numba.njit(lambda x: x + 1)(1)
-print(json.dumps({"compiler": f"numba {numba.__version__}"}))
+from larscope._compute.compiler import describe_cache
+print(json.dumps({"compiler": f"numba {numba.__version__}", "compiled code": describe_cache()}))
 """
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 WIDTH = 79
 WHOLE_WORDS: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
@@ -119,7 +122,7 @@ def _examine_machine(folder: Path) -> Iterable[Finding]:
     yield Finding("This machine", "larscope", version("larscope") + (f", commit {commit}" if commit else ""))
     yield Finding("This machine", "Python", f"{platform.python_version()}, {sys.executable}")
     yield Finding("This machine", "system", f"{platform.system()} {platform.release()}, {platform.machine()}")
-    yield Finding("This machine", "cores", f"{len(os.sched_getaffinity(0))} usable of {os.cpu_count()}")
+    yield Finding("This machine", "cores", _cores())
     yield Finding("This machine", "memory", _memory())
     disk = shutil.disk_usage(folder)
     yield Finding("This machine", "disk", f"{_gib(disk.free)} free of {_gib(disk.total)} in {folder}")
@@ -167,7 +170,7 @@ def _examine_packages() -> Iterable[Finding]:
         value = "; ".join(f"{part.name}: {_lack(part)}" for part in lacking) or "there"
         about = PURPOSE.get(extra, ", ".join(part.name for part in parts))
         yield Finding("Optional parts", extra, f"{about}: {value}", _install(map(_plain, lacking)) if lacking else "")
-    browser = all(shutil.which(name) for name in ("chromium", "chromedriver"))
+    browser = any(map(shutil.which, BROWSERS)) and shutil.which("chromedriver")
     command = "" if browser or not shutil.which("apt-get") else "sudo apt-get install chromium chromium-driver"
     yield Finding(
         "Optional parts", "chromium", f"the tests of the report: {'there' if browser else 'missing'}", command
@@ -195,17 +198,25 @@ def _plain(part: Requirement) -> str:
 
 
 def _install(packages: Iterable[str]) -> str:
-    """Return the command to install packages into this Python."""
-    return shlex.join([sys.executable, "-m", "pip", "install", *packages])
+    """Return the command to install packages into this Python, quoted for the shell of this system."""
+    command = [sys.executable, "-m", "pip", "install", *packages]
+    return subprocess.list2cmdline(command) if platform.system() == "Windows" else shlex.join(command)
+
+
+def _cores() -> str:
+    """Return how many cores this process may use; macOS does not say, and all count."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{usable} usable of {os.cpu_count()}"
 
 
 def _memory(read: Callable[[Path], str] = Path.read_text) -> str:
-    """Return free memory of the machine, or of its container if that allows less."""
+    """Return free memory of the machine, or of its container if that allows less: psutil does not know containers."""
     try:
-        lines = dict(line.split(":", 1) for line in read(Path("/proc/meminfo")).splitlines())
-        free, total = (int(lines[name].split()[0]) * 1024 for name in ("MemAvailable", "MemTotal"))
-    except (OSError, ValueError, KeyError):
+        import psutil
+    except ImportError:
         return "unknown"
+    memory = psutil.virtual_memory()
+    free, total = memory.available, memory.total
     try:
         limit, used = (int(read(Path(f"/sys/fs/cgroup/memory.{name}"))) for name in ("max", "current"))
         free, total = min(free, limit - used), min(total, limit)

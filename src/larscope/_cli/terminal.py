@@ -1,5 +1,6 @@
 """Printing in the terminal: results to standard output, errors and warnings to standard error."""
 
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,16 +17,27 @@ complaints = Console(stderr=True)
 
 @contextmanager
 def reported_errors() -> Iterator[None]:
-    """Print a `LarscopeError` without a traceback, and exit with code 2."""
+    """Print a `LarscopeError`, or a file that cannot be used, without a traceback, and exit with code 2.
+
+    Any other error is a fault of larscope. We print it whole, ask for a report, and exit with code 1; click would turn
+    some into "Aborted."
+    """
     try:
         with warnings.catch_warnings(), interrupts_as_such():
             warnings.simplefilter("default", UserWarning)
             warnings.showwarning = print_warning
             yield
-    except LarscopeError as error:
+    except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):
+        raise
+    except (LarscopeError, OSError) as error:
         complaints.print("[bold red]Error:[/]", end=" ")
-        print_plain(str(error), complaints)
+        missing = "" if isinstance(error, LarscopeError) else "A file could not be read or written: "
+        print_plain(f"{missing}{error}", complaints)
         raise typer.Exit(2) from error
+    except Exception as error:
+        print_plain("".join(traceback.format_exception(error)), complaints)
+        complaints.print("[bold red]Error:[/] this is a fault of larscope. Please report it with the lines above.")
+        raise typer.Exit(1) from error
 
 
 def print_warning(message: Warning | str, *_: Any, **__: Any) -> None:

@@ -1,1 +1,1 @@
-"""How work is done: by which processes, with which compiled code, in which memory."""
+"""Running the work: processes, compiled code, memory."""

@@ -1,11 +1,11 @@
-"""What becomes of memory that is freed."""
+"""Reuse of freed memory."""
 
 import ctypes
 import platform
 
 
 def keep_freed_memory(keep: bool = True) -> None:
-    """Tell glibc to keep the large blocks that a step frees, for the next step: up to 2 GiB, in this whole process.
+    """Tell glibc to keep large freed blocks for the next step: up to 2 GiB, in this whole process.
 
     By default it returns each to the system and pays for a page fault on every page when it is next needed: more than
     half of a training step's time on the CPU, a quarter of an encoding's. With `keep=False` it does so again, and

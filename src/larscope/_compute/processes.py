@@ -1,4 +1,4 @@
-"""Several processes that train one network, each on a device of its own, by Lightning: on one machine or many.
+"""Several processes train one network, each on its own device, by Lightning: on one machine or many.
 
 Every process runs the same program. The windows of a training step are shared out among them, as are the runs in what
 follows; each process ends with the same fitted model, and the first alone writes and prints.
@@ -24,8 +24,7 @@ from larscope._compute.workers import hand_out
 from larscope._errors import LarscopeError
 
 PATIENCE = timedelta(days=7)
-"""How long processes wait for the first one, which may be reading terabytes of movies. One that ends is noticed at
-once."""
+"""Longest wait for the first process; it may be reading terabytes of movies. An ended one is noticed at once."""
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
@@ -37,7 +36,7 @@ class LostProcessError(LarscopeError):
 
 @dataclass(frozen=True)
 class Processes:
-    """Where a network is trained. Says nothing of what is computed: that is in `Settings`.
+    """Devices of a training. The numbers do not depend on them: those are in `Settings`.
 
     Attributes
     ----------
@@ -66,7 +65,7 @@ class Processes:
             )
         if not re.fullmatch(r"ddp(_find_unused_parameters_(true|false))?", self.strategy):
             raise LarscopeError(
-                "`strategy` must be one in which each process runs the program and holds the whole network: got "
+                "`strategy` must let each process run the program and hold the whole network: got "
                 f"{self.strategy!r}. Pass 'ddp'."
             )
 
@@ -85,9 +84,9 @@ class Processes:
         """
         if batch_size % self.count:
             raise LarscopeError(
-                f"`batch_size` must be a multiple of the processes that share a training step, {self.count} here: got "
-                f"{batch_size}. Pass batch_size={self.count * -(-batch_size // self.count)}, which is another training "
-                "than that on one device, or fewer devices."
+                f"`batch_size` must be a multiple of the number of processes, {self.count} here: got {batch_size}. "
+                f"Pass batch_size={self.count * -(-batch_size // self.count)}, or use fewer devices. Another batch "
+                "size is another training."
             )
         return batch_size // self.count
 
@@ -114,13 +113,13 @@ class Processes:
             fabric.launch()
         except (MisconfigurationException, ValueError, RuntimeError) as error:
             raise LarscopeError(
-                f"Expected {self.devices} devices on {self.num_nodes} machines; they cannot be had: {error} Correct "
-                "`devices` and `num_nodes`, or what the job asks the cluster for."
+                f"Expected {self.devices} devices on {self.num_nodes} machines, but they are not available: {error} "
+                "Correct `devices` and `num_nodes`, or ask the cluster for more."
             ) from error
         return fabric
 
     def trainer_options(self) -> dict[str, Any]:
-        """Return what a Lightning trainer must know of them."""
+        """Return the arguments of a Lightning trainer."""
         return {
             "accelerator": accelerator(),
             "devices": self.devices,
@@ -139,12 +138,12 @@ class Processes:
 
 
 def accelerator() -> str:
-    """Return what networks are trained on here. Apple's GPUs lack the float64 that the lasso is solved in."""
+    """Return the kind of device for training. Apple's GPUs are left out: they lack float64, needed by the lasso."""
     return "gpu" if torch.cuda.is_available() else "cpu"
 
 
 def is_first() -> bool:
-    """Say whether this process is the one that writes and prints."""
+    """Whether this process writes and prints."""
     return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
 
 
@@ -155,7 +154,7 @@ def spread(
     progress: bool = False,
     fabric: Fabric | None = None,
 ) -> list[Outcome]:
-    """Return `[function(item) for item in items]`, under a bar; by workers, where there are any.
+    """Return `[function(item) for item in items]`, with a bar, by workers if there are any.
 
     Where several processes train together, each computes its share, and has all of them in the end.
     """
@@ -171,7 +170,7 @@ def spread(
 
 @contextmanager
 def noticing_lost_processes() -> Iterator[None]:
-    """Say it where another process of the training has ended, which its collectives report in words of their own.
+    """Raise a plain error if another process of the training has ended.
 
     Raises
     ------
@@ -183,7 +182,7 @@ def noticing_lost_processes() -> Iterator[None]:
     except RuntimeError as error:
         if isinstance(error, torch.distributed.DistError) or "gloo" in str(error):
             raise LostProcessError(
-                f"All processes of a training must go on to its end; one has ended: {str(error).splitlines()[0]}. What "
-                "it says itself is the reason. Give the same command again to go on from what was finished."
+                f"All processes of a training must go on to its end; one has ended: {str(error).splitlines()[0]}. "
+                "Read its own message for the reason. Then give the same command again to go on."
             ) from error
         raise

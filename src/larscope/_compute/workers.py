@@ -1,19 +1,26 @@
-"""Who does pieces of work that do not wait for each other: this process, more of this machine, or those of a cluster.
+"""Workers for independent pieces of work: this process, more processes of this machine, or a dask cluster.
 
 Runs and labelings are handed out one by one (`hand_out`) by what `open_workers` has opened around; the fits of a sweep,
 which are processes of their own, go to the same workers of a cluster.
+
+joblib's `parallel_config` is not used. It would open the same executors, loky's and dask's, and nothing here would go:
+its workers outlive a killed parent, its warnings stay in the workers, and its errors of killed workers differ too.
 """
 
 import ctypes
 import os
+import platform
 import signal
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from importlib.util import find_spec
 from typing import Any, NamedTuple, TypeVar
+
+import psutil
 
 from larscope._errors import LarscopeError
 
@@ -21,7 +28,7 @@ PATIENCE = "30s"
 """How long a scheduler may take to answer."""
 
 THREADS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-"""Variables that tell libraries how many threads to compute with."""
+"""Environment variables with the number of threads, for libraries."""
 
 PR_SET_PDEATHSIG = 1
 """Of Linux's `prctl`: the signal that a process gets when the one that started it ends."""
@@ -33,7 +40,7 @@ Outcome = TypeVar("Outcome")
 class _Workers(NamedTuple):
     executor: Executor
     cancels: bool
-    """Whether pieces that nobody waits for any more are cancelled."""
+    """Whether unneeded pieces are cancelled."""
 
 
 _workers: ContextVar[_Workers | None] = ContextVar("workers", default=None)
@@ -86,7 +93,7 @@ def open_workers(jobs: int = 1, scheduler: str | None = None) -> Iterator[None]:
 
 
 def end_with(parent: int) -> None:
-    r"""End this process, which `parent` has started, as soon as that one ends, however it does.
+    r"""End this process as soon as its `parent` ends, however it ends.
 
     What nobody waits for would go on beside what is started next.
 
@@ -98,9 +105,18 @@ def end_with(parent: int) -> None:
     >>> run([sys.executable, "-c", code], capture_output=True, text=True).stdout
     'goes on\n'
     """
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it had ended before
-        os._exit(1)
+    if platform.system() == "Linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it had ended before
+            os._exit(1)
+    else:
+        threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+
+
+def _end_after(parent: int) -> None:
+    with suppress(psutil.NoSuchProcess):
+        psutil.Process(parent).wait()
+    os._exit(1)
 
 
 @contextmanager
@@ -119,7 +135,7 @@ def _handing_out(workers: _Workers, killed: type[Exception]) -> Iterator[None]:
 
 @contextmanager
 def connect(scheduler: str) -> Iterator[Any]:
-    """Give a client of a dask scheduler, known by its address or by the file that it wrote (`--scheduler-file`).
+    """Give a client of a dask scheduler, from its address or its file (`--scheduler-file`).
 
     Raises
     ------
@@ -127,7 +143,7 @@ def connect(scheduler: str) -> Iterator[Any]:
         dask is not installed, or nothing answers at the address.
     """
     if find_spec("distributed") is None:
-        raise LarscopeError("`--scheduler` needs dask, which is not installed. Run: pip install 'larscope[cluster]'")
+        raise LarscopeError("`--scheduler` needs dask, but it is not installed. Run: pip install 'larscope[cluster]'")
     from distributed import Client
 
     try:
@@ -135,7 +151,7 @@ def connect(scheduler: str) -> Iterator[Any]:
         client = Client(**known, timeout=PATIENCE)
     except (OSError, ValueError) as error:
         raise LarscopeError(
-            f"A dask scheduler must answer at {scheduler!r}: {error}. Start it, and pass the address that it prints."
+            f"A dask scheduler must answer at {scheduler!r}: {error}. Start it, and pass the address it prints."
         ) from error
     with client:
         yield client
@@ -147,7 +163,7 @@ def are_open() -> bool:
 
 
 def hand_out(function: Callable[[Item], Outcome], items: Iterable[Item]) -> Iterator[Outcome]:
-    """Yield `function(item)` for each item, in their order; what workers warn of is warned of here.
+    """Yield `function(item)` for each item, in order; warnings of workers are repeated here.
 
     Function and items travel to the workers, so neither should hold more than its piece of work needs.
 

@@ -1,4 +1,4 @@
-"""The coefficients of several runs, as their entries that are not zero."""
+"""The coefficients of several runs, stored as their non-zero entries."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any

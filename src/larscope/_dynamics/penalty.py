@@ -15,46 +15,47 @@ from jaxtyping import Float
 from torch import Tensor
 
 from larscope._dynamics.couplings import condense
-from larscope._dynamics.var import SparseVAR, complete_rows, first_part, lag_matrix, rounding_energy
+from larscope._dynamics.var import SparseVAR, complete_rows, first_part, lag_matrix
+from larscope._statistics.scaling import rounding_energy
 
 FACTORS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
-"""The penalties of a curve, in units of the one that was chosen."""
+"""Penalties of a curve, in units of the chosen one."""
 
 MAX_CURVES = 8
-"""Runs that curves are traced for, at most."""
+"""Most runs with curves."""
 
 STEP, N_STEPS, STRIDE = 2**0.25, 40, 4
-"""`choose_penalty` looks at the largest penalty that leaves anything and at 40 below, each smaller by the fourth root
-of 2, so that the last is 1/1024 of the first. It descends by four at once, then looks at those around the best."""
+"""`choose_penalty` tries the largest useful penalty and 40 below, each smaller by the fourth root of 2, so the last is
+1/1024 of the first. It descends by four steps at once, then tries the neighbours of the best."""
 
 FALL = 0.02
-"""The descent ends where the share that is explained lies this far below the most."""
+"""The descent ends once the explained share lies this far below its maximum."""
 
 NOISE = 1e-6
-"""Shares of the signal that differ by less count as equal: solutions are certified to about that."""
+"""Smaller differences between explained shares count as ties: solutions are certified to about this."""
 
 FOLDS = 3
 """Parts of a condition's runs, each left out once."""
 
 
 class PenaltyWarning(UserWarning):
-    """A penalty that was chosen from data which do not speak for any."""
+    """No penalty forecasts better than a fit without couplings."""
 
 
 class TinyPenaltyWarning(UserWarning):
-    """A penalty so far below what chance reaches that it was hardly meant in these units."""
+    """A penalty far below chance correlations, probably meant in other units."""
 
 
 @dataclass(frozen=True)
 class PenaltyChoice:
-    """The penalty that forecasts held-out frames best, and those that it was chosen from.
+    """The best penalty for forecasting held-out frames, with all candidates.
 
     Attributes
     ----------
     penalty
         In the units of the setting.
     tried, explained
-        Every penalty that was tried, the largest first, and the share of the held-out signal that it explains.
+        Every candidate, the largest first, and its explained share of the held-out signal.
     """
 
     penalty: float
@@ -122,7 +123,7 @@ def choose_penalty(
     conditions: Sequence[str] | None = None,
     on_fit: Callable[[int], None] = lambda n_left: None,
 ) -> PenaltyChoice:
-    r"""Choose the penalty whose exact fits forecast held-out frames best; masked frames are NaN.
+    r"""Choose the best penalty for forecasting held-out frames by exact fits; masked frames are NaN.
 
     Coefficients come from the first 80 % of each run and forecast the rest, one step ahead. With `conditions`, one
     matrix is fitted to all runs of a condition but a third of them, and forecasts those; with fewer than three runs, to
@@ -200,9 +201,9 @@ def choose_penalty(
         best = refine(leaves_all)
         share = "" if conditions is not None else "share coefficients among runs (`coefficients='condition'`), "
         warnings.warn(
-            "No penalty forecasts held-out frames better than no couplings at all do. The best of those that leave "
-            f"every run couplings was taken, {penalties[best]:.3g}; it explains {explained[best]:.1%} of the held-out "
-            f"signal, so trust no single coupling. Record longer runs, {share}or pass a number as `penalty`.",
+            "No penalty forecasts held-out frames better than a fit without couplings. We took "
+            f"{penalties[best]:.3g}, the best with couplings in every run. It explains {explained[best]:.1%} of the "
+            f"held-out signal, so trust no single coupling. Record longer runs, {share}or pass a number as `penalty`.",
             PenaltyWarning,
             stacklevel=2,
         )
@@ -212,7 +213,7 @@ def choose_penalty(
 
 
 def _best(explained: Mapping[int, float]) -> int:
-    """Return the first step that explains as much as any, but for noise.
+    """Return the first step with the largest explained share, up to noise.
 
     >>> _best({0: 0.1, 4: 0.3, 8: 0.3 + 1e-9, 12: 0.2})
     4
@@ -222,7 +223,7 @@ def _best(explained: Mapping[int, float]) -> int:
 
 
 class _Split:
-    """Series that coefficients are fitted to together, and others that these forecast.
+    """Series fitted together, and the held-out series they forecast.
 
     `judged` holds each of the latter with the series that its mean and scale are taken from.
     """
@@ -245,7 +246,7 @@ class _Split:
         self.largest = var.largest_penalty(*rows) if self.spread > 0 else 0.0
 
     def error(self, var: SparseVAR) -> float:
-        """Return the squared error of the forecasts; the fit starts from that of the last call."""
+        """Return the squared error of the forecasts; the fit starts from the last one."""
         rows = self._rows(var) if self._short is None else self._short
         with torch.no_grad():
             coef = var.solve(*rows, init=None if self._coef is None else self._coef.to_dense(), n_rows=self._n_rows)
@@ -260,7 +261,7 @@ class _Split:
 def _in_units_of(
     var: SparseVAR, series: Float[Tensor, "T K"], known: Float[Tensor, "U K"]
 ) -> tuple[Float[Tensor, "n p"], Float[Tensor, "n K"], Float[Tensor, "1 _"]] | None:
-    """Return the regression of a series in units of another, and the weight that its squared errors have.
+    """Return the regression of a series in units of another, and the weight of its squared errors.
 
     The weight makes them shares of the other's variance. None where there is nothing to forecast, or no variance.
     """
@@ -268,7 +269,7 @@ def _in_units_of(
     known = known[known.isfinite().all(1)]
     mean, sigma = var.mean_and_scale(known)
     variance = (known - mean).double().square().mean()
-    if not bool(there.any()) or variance <= rounding_energy(known).mean():
+    if not bool(there.any()) or variance <= rounding_energy(known.square().mean(), torch.finfo(known.dtype).eps):
         return None
     scaled = ((series - mean) / sigma).double()
     return lag_matrix(scaled, var.order)[there], scaled[var.order :][there], sigma.double().square() / variance
@@ -277,7 +278,7 @@ def _in_units_of(
 def _splits(
     var: SparseVAR, latents: Sequence[Float[Tensor, "_T K"]], conditions: Sequence[str] | None
 ) -> Iterator[_Split]:
-    """Yield what is fitted and what is held out: a part of each run, or of the runs of each condition."""
+    """Yield fitted and held-out parts: of each run, or of the runs of each condition."""
     if conditions is None:
         groups = [[latent] for latent in latents]
     else:
@@ -300,7 +301,7 @@ def _splits(
 
 
 def chosen_runs(conditions: Sequence[str], n_runs: int = MAX_CURVES) -> list[int]:
-    """Return the runs that curves are traced for: conditions take turns, so that each is shown.
+    """Return the runs with curves: conditions take turns, so all are shown.
 
     >>> chosen_runs(["a", "a", "a", "b"], n_runs=3)
     [0, 1, 3]

@@ -22,7 +22,7 @@ TOP_PIXELS = 0.05
 
 @dataclass(frozen=True)
 class Finding:
-    """What one training found, in each condition.
+    """The findings of one training, in each condition.
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ class Finding:
 def find_edges(
     var: SparseVAR, latents: Sequence[Float[NDArray[np.floating], "_T K"]]
 ) -> Bool[NDArray[np.bool_], "K K"]:
-    """Say which edges are selected from these runs together, at any lag (see `fit_couplings`): entry (target, source).
+    """Return the edges selected from these runs together, at any lag (see `fit_couplings`): entry (target, source).
 
     >>> rng = np.random.default_rng(0)
     >>> runs = [rng.normal(size=(200, 2)) for _ in range(2)]
@@ -54,7 +54,7 @@ def find_edges(
 
 
 def find_pixels(contribution_map: Float[NDArray[np.floating], "height width"]) -> Bool[NDArray[np.bool_], "h w"]:
-    """Say which pixels are positive and among the highest 5 % of a map.
+    """Return the pixels that are positive and among the highest 5 % of a map.
 
     >>> int(find_pixels(np.arange(400.0).reshape(20, 20)).sum())
     20
@@ -69,7 +69,7 @@ def find_in_conditions(
     maps: Float[NDArray[np.floating], "runs height width"],
     condition: Sequence[str],
 ) -> Finding:
-    """Say what one training found in each condition, in order of their first appearance."""
+    """Return the findings of one training in each condition, in order of first appearance."""
     members = [[run for run, at in enumerate(condition) if at == name] for name in dict.fromkeys(condition)]
     return Finding(
         np.stack([find_edges(var, [latents[run] for run in runs]) for runs in members]),
@@ -78,7 +78,7 @@ def find_in_conditions(
 
 
 def describe_stability(findings: Mapping[int, Finding], conditions: Sequence[str], simulated: bool) -> xr.Dataset:
-    """Count how often each edge and pixel was found: what `stability.nc` holds.
+    """Count how often each edge and pixel was found, for `stability.nc`.
 
     Parameters
     ----------

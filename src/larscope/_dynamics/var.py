@@ -1,4 +1,4 @@
-r"""Sparse vector autoregression of a latent series (sec. 2.1, 2.2): the only home of the coefficients' layout.
+r"""Sparse vector autoregression of a latent series (sec. 2.1, 2.2).
 
 `coef[k - 1, j, l]` is the effect of latent l on latent j at lag k. With the latents centred (`center=True`) and
 divided by sigma,
@@ -6,7 +6,7 @@ divided by sigma,
 .. math:: \hat z_t = \sigma \sum_k A_k (z_{t-k} / \sigma), \qquad
           \min_A \frac{1}{2nK} \lVert Z - \hat Z \rVert_F^2 + \lambda \sum |a|.
 
-With a squared loss and an entrywise penalty this separates into K lassos that share one design.
+With a squared loss and an entrywise penalty this separates into K lassos with one design.
 """
 
 import math
@@ -19,10 +19,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from larscope._errors import LarscopeError
+from larscope._statistics.scaling import rounding_energy
 from larscope.lasso import alpha_max, lasso
 
 HELD_OUT = 0.2
-"""Share of a run, at its end, that `var_error_heldout` is measured on."""
+"""Held-out share of a run, at its end, for `var_error_heldout`."""
+
+SMALLEST_RESIDUAL = 1e-3
+"""Of a target, what its own past is taken to leave at least: below it are rounding and the solver's tolerance."""
 
 
 def lag_matrix(latent: Float[Tensor, "*batch T K"], order: int) -> Float[Tensor, "*batch n p"]:
@@ -100,7 +104,7 @@ class VARFit:
 
     @property
     def n_coupled(self) -> Int[Tensor, "*batch"]:
-        """Number of those between different latents."""
+        """Number of couplings between different latents."""
         own = self.coef.diagonal(dim1=-2, dim2=-1)
         return self.n_active - (own != 0).sum((-2, -1))
 
@@ -134,9 +138,10 @@ class SparseVAR(nn.Module):
         lambda of the paper.
     penalty_scale
         `"mean"`: alpha = penalty * K, the objective above. `"target"`: alpha = penalty for each target latent.
-        `"noise"`: alpha = penalty * sqrt(2 log(p) / n), with p = order * K candidates and n fitted frames: times the
-        largest correlation that p series of noise are expected to reach in n frames, so that one penalty suits windows,
-        runs, and runs together (the universal threshold of Donoho and Johnstone 1994).
+        `"noise"`: alpha_j = penalty * s_j * sqrt(2 log(p) / n), with s_j what the own past of target j leaves
+        unexplained (`own_residual`), p = order * K candidates and n fitted frames: times the largest correlation that p
+        series of noise are expected to reach in n frames, so that one penalty suits every target, windows, runs, and
+        runs together (the universal threshold of Donoho and Johnstone 1994).
     center
         Subtract the series' mean first; False as in the paper.
     scale
@@ -200,15 +205,22 @@ class SparseVAR(nn.Module):
             mask = neighbours(latent_shape, max_distance).repeat(order, 1)
         self.register_buffer("mask", mask, persistent=False)
 
-    def alpha(self, n_latents: int, n_rows: int) -> float:
-        """Return the penalty in scikit-learn's units, for a fit of `n_latents` targets to `n_rows` frames."""
-        return self.penalty * self._unit(n_latents, n_rows)
+    def alpha(
+        self, design: Float[Tensor, "*batch n p"], target: Float[Tensor, "*batch n K"], n_rows: int | None = None
+    ) -> Float[Tensor, "*batch K"]:
+        """Return each target's penalty in scikit-learn's units, for this regression; no gradient flows through it.
 
-    def _unit(self, n_latents: int, n_rows: int) -> float:
-        """Return what a penalty of 1 is in scikit-learn's units."""
+        `n_rows`: how many frames the regression stands for, where that is not its number of rows.
+        """
+        return self.penalty * self._unit(design, target, n_rows)
+
+    def _unit(self, design: Tensor, target: Tensor, n_rows: int | None = None) -> Tensor:
+        """Return a penalty of 1 in scikit-learn's units, for each target."""
+        n_latents = target.shape[-1]
         if self.penalty_scale == "noise":
-            return math.sqrt(2 * math.log(max(2, self.order * n_latents)) / n_rows)
-        return float(n_latents) if self.penalty_scale == "mean" else 1.0
+            return own_residual(design, target, self.order) * chance(self.order * n_latents, n_rows or target.shape[-2])
+        unit = float(n_latents) if self.penalty_scale == "mean" else 1.0
+        return torch.full((*target.shape[:-2], n_latents), unit, dtype=torch.float64, device=target.device)
 
     def forward(self, latent: Float[Tensor, "*batch T K"], missing: Bool[Tensor, " T"] | None = None) -> VARFit:
         """Fit every series of a batch and forecast it, in sample.
@@ -255,11 +267,11 @@ class SparseVAR(nn.Module):
         `n_rows`: how many frames the regression stands for, where that is not its number of rows.
         """
         weights = self._penalty_weights(target)
-        alpha = self.alpha(target.shape[-1], n_rows or target.shape[-2])
+        alpha = self.alpha(design, target, n_rows)
         return lasso(design, target, alpha, gradient=self.gradient, weights=weights, mask=self.mask, init=init)
 
     def largest_penalty(self, design: Float[Tensor, "n p"], target: Float[Tensor, "n K"]) -> float:
-        """Return the smallest penalty at which everything that it weighs on is zero.
+        """Return the smallest penalty without any penalised coefficient.
 
         Examples
         --------
@@ -270,8 +282,8 @@ class SparseVAR(nn.Module):
         >>> int((var.solve(*rows) != 0).sum())
         0
         """
-        alpha = alpha_max(design, target, weights=self._penalty_weights(target), mask=self.mask).max()
-        return float(alpha) / self._unit(target.shape[-1], len(target))
+        alpha = alpha_max(design, target, weights=self._penalty_weights(target), mask=self.mask)
+        return float((alpha / self._unit(design, target)).max())
 
     def apply_coef(
         self,
@@ -279,11 +291,11 @@ class SparseVAR(nn.Module):
         latent: Float[Tensor, "T K"],
         missing: Bool[Tensor, " T"] | None = None,
     ) -> VARFit:
-        """Forecast a series with coefficients that were fitted elsewhere; mean and scale are the series' own."""
+        """Forecast a series with given coefficients; mean and scale are the series' own."""
         return self._forecast(self._rows(latent, missing), to_design_layout(coef), latent)
 
     def _rows(self, latent: Float[Tensor, "*batch T K"], missing: Bool[Tensor, " T"] | None) -> _Rows:
-        """Return the regression of a series: in units of its scale, without what is missing."""
+        """Return the regression of a series: in units of its scale, without missing frames."""
         if missing is not None and missing.shape != latent.shape[-2:-1]:
             raise LarscopeError(
                 f"`missing` must have one value per frame, shape ({latent.shape[-2]},): got {tuple(missing.shape)}. "
@@ -321,12 +333,13 @@ class SparseVAR(nn.Module):
     def mean_and_scale(
         self, latent: Float[Tensor, "*batch T K"]
     ) -> tuple[Float[Tensor, "*batch 1 K"], Float[Tensor, "*batch 1 _"]]:
-        """Return what a series is centred by and then divided by: see `VARFit`."""
+        """Return center and scale of a series: see `VARFit`."""
         mean = latent.mean(-2, keepdim=True) if self.center else torch.zeros_like(latent[..., :1, :])
         axes = (-2,) if self.scale == "latent" else (-2, -1)
         variance = (latent - mean).square().mean(axes, keepdim=True)
         # what is constant but for rounding has no dynamics: scaled up, the rounding would forecast itself
-        constant = variance <= rounding_energy(latent.detach()).mean(axes, keepdim=True)
+        energy = latent.detach().square().mean(axes, keepdim=True)
+        constant = variance <= rounding_energy(energy, torch.finfo(latent.dtype).eps)
         return mean, torch.where(constant, torch.ones_like(variance), variance).sqrt()
 
     def extra_repr(self) -> str:
@@ -334,13 +347,47 @@ class SparseVAR(nn.Module):
         return f"order={self.order}, penalty={self.penalty}, gradient={self.gradient!r}"
 
 
-def rounding_energy(latent: Float[Tensor, "*batch T K"]) -> Float[Tensor, "*batch T K"]:
-    """Return the squared size of rounding errors in a series, generously."""
-    return latent.square() * (64 * torch.finfo(latent.dtype).eps) ** 2
+def own_residual(
+    design: Float[Tensor, "*batch n p"], target: Float[Tensor, "*batch n K"], order: int
+) -> Float[Tensor, "*batch K"]:
+    """Return what its own past leaves unexplained of each target: the root mean square of its residuals.
+
+    Least squares on its own lags. No gradient flows through it, and it is at least a thousandth of the target, so that
+    a penalty in these units is never zero.
+
+    Examples
+    --------
+    >>> _ = torch.manual_seed(0)
+    >>> latent = torch.randn(2000, 1, dtype=torch.float64)
+    >>> for t in range(1, 2000):
+    ...     latent[t] += 0.8 * latent[t - 1]
+    >>> bool((own_residual(lag_matrix(latent, 2), latent[2:], 2) - 1).abs() < 0.05)  # noise of variance 1 drives it
+    True
+    """
+    past, now = design.detach().double(), target.detach().double()
+    past = past.unflatten(-1, (order, -1))
+    gram = torch.einsum("...nak,...nbk->...kab", past, past)
+    cross = torch.einsum("...nak,...nk->...ka", past, now)
+    # a constant latent has no past to invert
+    ridge = 1e-10 * gram.diagonal(dim1=-2, dim2=-1).mean(-1)
+    ridge = torch.where(ridge > 0, ridge, torch.ones_like(ridge))[..., None, None]
+    weights = torch.linalg.solve(gram + ridge * torch.eye(order, dtype=gram.dtype, device=gram.device), cross)
+    left = (now - torch.einsum("...nak,...ka->...nk", past, weights)).square().mean(-2).sqrt()
+    size = now.square().mean(-2).sqrt()
+    return torch.where(size > 0, left.maximum(SMALLEST_RESIDUAL * size), torch.ones_like(size))
+
+
+def chance(n_candidates: int, n_frames: int) -> float:
+    """Return the largest correlation that so many series of noise are expected to reach with another.
+
+    >>> round(chance(480, 384), 3)
+    0.179
+    """
+    return math.sqrt(2 * math.log(max(2, n_candidates)) / n_frames)
 
 
 def neighbours(latent_shape: tuple[int, int], max_distance: float) -> Bool[Tensor, "K K"]:
-    """Return which latents lie within `max_distance` latent pixels of each other.
+    """Return the pairs of latents within `max_distance` latent pixels.
 
     >>> neighbours((1, 3), 1.0)
     tensor([[ True,  True, False],
@@ -384,7 +431,7 @@ def measure(
         forecast = fit.forecast[rows]
         residual = (target - forecast).square().sum()
         spread = (target - target.mean(0)).square().sum()
-        if spread <= rounding_energy(target).sum():
+        if spread <= rounding_energy(target.square().sum(), torch.finfo(target.dtype).eps):
             return Measures(float("nan"), float("nan"), float("nan"))
         return Measures(
             var_error=_relative_error(target, forecast, fit.mean),
@@ -417,7 +464,7 @@ def _relative_error(target: Tensor, forecast: Tensor, mean: Tensor) -> float:
 
 
 def complete_rows(missing: Bool[Tensor, " T"], order: int) -> Bool[Tensor, " n"]:
-    """Return which of the frames order .. T - 1 are there together with the `order` frames before them.
+    """Return the frames of order .. T - 1 present together with the `order` frames before them.
 
     >>> complete_rows(torch.tensor([False, True, False, False, False]), order=1).tolist()
     [False, False, True, True]

@@ -1,1 +1,1 @@
-"""A fit from settings to a measured model, and everything that a fitted model says."""
+"""`LatentVAR`: from settings to a fitted, measured and compared model."""

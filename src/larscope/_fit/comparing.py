@@ -1,4 +1,4 @@
-"""What a fitted `LatentVAR` says of its conditions: tests, maps and edges. It wires the parts together."""
+"""The comparisons of a fitted `LatentVAR`: tests, maps and edges."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
+import xarray as xr
 from jaxtyping import Float
 from lightning.fabric import Fabric
 from numpy.typing import NDArray
@@ -18,18 +19,22 @@ from larscope._dynamics.coefficients import SparseCoefficients
 from larscope._dynamics.couplings import fit_couplings
 from larscope._dynamics.var import SparseVAR
 from larscope._errors import LarscopeError, suggest
+from larscope._fit.coupling_test import compare_couplings
 from larscope._fit.evaluation import RESPONSE_FRAMES, map_as_printed, respond
+from larscope._fit.fitted import couplings_of
+from larscope._fit.networks import Network
 from larscope._fit.parameters import HasSettings
 from larscope._movies.preprocessing import PreparedSession, Preprocessing, prepare_showing
 from larscope._movies.session import Session, require_frames
 from larscope._network.autoencoder import Autoencoder
+from larscope._network.cells import CellNetwork
 from larscope._results.comparison import ComparisonRecord, build_record
-from larscope._statistics.comparison import Comparison, ComparisonWarning
+from larscope._statistics.comparison import Comparison, ComparisonWarning, warned
 from larscope._statistics.contrasts import Contrast, correct_contrasts
 from larscope._statistics.differences import EdgeDifferences, difference_map, edge_differences
 from larscope._statistics.groups import Groups, group_members, groups_by
 from larscope._statistics.influences import influence_test
-from larscope._statistics.maps import contribution_map, influence, latent_positions
+from larscope._statistics.maps import contribution_map, footprint_map, influence, latent_positions
 from larscope._statistics.permutation import MaxT
 from larscope._statistics.pitfalls import condition_imbalances
 from larscope._statistics.swap import coefficient_swap_test, equally_long
@@ -38,13 +43,13 @@ Series = Float[NDArray[np.float32], "T K"]
 
 
 class ComparesConditions(HasSettings):
-    """The comparing half of `LatentVAR`, which documents the attributes; the other half fits them."""
+    """The comparing half of `LatentVAR`; the other half fits, and documents the attributes."""
 
     coef_: SparseCoefficients
     latents_: list[Series]
-    contribution_maps_: Float[NDArray[np.float32], "runs height width"]
+    dataset_: xr.Dataset
     runs_: pd.DataFrame
-    network_: Autoencoder
+    network_: Network
     var_: SparseVAR
     preprocessing_: Preprocessing
     crop_offset_: tuple[int, int]
@@ -55,12 +60,23 @@ class ComparesConditions(HasSettings):
         """Mean over runs of each run's mean over time."""
         return self._fitted_network().mean_frame.cpu().numpy()
 
+    @property
+    def couplings_(self) -> pd.DataFrame:
+        """The couplings of each condition, over all of its runs."""
+        return couplings_of(self.dataset_)
+
+    @property
+    def contribution_maps_(self) -> Float[NDArray[np.float32], "runs height width"]:
+        """Where in the image each run's couplings come from."""
+        maps: Float[NDArray[np.float32], "runs height width"] = self.dataset_["contribution_map"].to_numpy()
+        return maps
+
     def compare(
         self,
         first: str,
         second: str,
         *,
-        test: Literal["swap", "influence"] = "swap",
+        test: Literal["coupling", "swap", "influence"] = "coupling",
         relative: bool = True,
         direction: Literal["outflow", "inflow"] = "outflow",
         by: str = "condition",
@@ -75,17 +91,17 @@ class ComparesConditions(HasSettings):
         Parameters
         ----------
         first, second
-            Conditions, or names from `groups`. `block` and `subject` of the session table say which labels may be
-            permuted.
+            Conditions, or names from `groups`. `block` and `subject` of the session table decide the permutations.
         test
-            `"swap"`: `coefficient_swap_test`. `"influence"`: `influence_test`.
+            `"coupling"`: whether couplings differ (`coupling_test`). The paper's two ask whether coefficients or
+            activity do: `"swap"`, `coefficient_swap_test`, and `"influence"`, `influence_test`.
         relative
             For the swap test: False for the paper's raw Deltas.
         direction
             For the influence test.
         by
-            The column whose values `first` and `second` are. When blocks (or subjects) themselves are compared, they
-            no longer say which labels may be permuted.
+            The column whose values `first` and `second` are. If you compare blocks (or subjects) themselves, they no
+            longer decide the permutations.
         groups
             More groups by name, each True for its runs, such as `larscope._statistics.groups.select_runs` makes.
         n_permutations, seed
@@ -97,8 +113,10 @@ class ComparesConditions(HasSettings):
             A group is unknown, both are the same or share runs, or none has two runs.
         """
         runs, label, design = self._two_groups(first, second, by, groups)
-        latents, coefs = self._equally_fitted(runs)
         how: dict[str, Any] = {**design, "n_permutations": n_permutations, "seed": seed}
+        if test == "coupling":
+            return warned(compare_couplings(self.var_, [self.latents_[run] for run in runs], label, **how))
+        latents, coefs = self._equally_fitted(runs)
         if test == "influence":
             found = influence_test(coefs, label, direction=direction, **how)
             noticed = condition_imbalances(latents, label, **design)
@@ -115,9 +133,9 @@ class ComparesConditions(HasSettings):
         Parameters
         ----------
         by
-            Column of the session table whose values are the groups, where `groups` is left out.
+            Column of the session table with the groups, if you leave `groups` out.
         groups
-            For each group's name, which runs are in it. Groups that share runs are not compared with each other.
+            The runs of each group, by name. Groups with shared runs are not compared with each other.
         how
             `test`, `relative`, `direction`, `n_permutations`, `seed`: see `compare`.
 
@@ -158,7 +176,7 @@ class ComparesConditions(HasSettings):
         session: Session | None = None,
         **how: Any,
     ) -> MaxT:
-        """Return the difference of two conditions' mean contribution maps, and where it is significant.
+        """Return the difference of two conditions' mean contribution maps, with its significance.
 
         `difference` is first minus second, of influence, as the maps; `pvalue <= 0.05` is the significance mask,
         corrected for the number of pixels by max-T over the same restricted permutations as `compare`
@@ -201,7 +219,7 @@ class ComparesConditions(HasSettings):
     ) -> EdgeDifferences:
         """Test each coefficient for a difference, first minus second, corrected for their number by max-T.
 
-        Every run's coefficients are those of as many frames as the shortest has.
+        Every run's coefficients come from as many frames as the shortest run has.
 
         Parameters
         ----------
@@ -225,7 +243,7 @@ class ComparesConditions(HasSettings):
         return edge_differences(
             self._equally_fitted(runs)[1],
             label,
-            network.latent_shape,
+            network.latent_shape if isinstance(network, Autoencoder) else self._latent_places(),
             self.preprocessing_.crop,
             **design,
             offset=self.crop_offset_,
@@ -245,10 +263,10 @@ class ComparesConditions(HasSettings):
         n_permutations: int = 9999,
         seed: int = 0,
     ) -> ComparisonRecord:
-        """Compare two conditions in every way: both tests, the difference map and each edge.
+        """Compare two conditions in every way: all tests, the difference map and each edge.
 
-        Parameters as in `compare`. `larscope._results.comparison.write_record` puts the outcome into a
-        result folder. What limits the comparison is in the record, and not warned of.
+        Parameters as in `compare`. `larscope._results.comparison.write_record` puts the outcome into a result folder.
+        Its limits are in the record, without a warning.
         """
         which: dict[str, Any] = {"by": by, "groups": groups}
         how: dict[str, Any] = {"n_permutations": n_permutations, "seed": seed}
@@ -262,7 +280,8 @@ class ComparesConditions(HasSettings):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ComparisonWarning)  # they are in the tests' own `warnings`
             tests = {
-                "swap": self.compare(first, second, relative=relative, **which, **how),
+                "coupling": self.compare(first, second, **which, **how),
+                "swap": self.compare(first, second, test="swap", relative=relative, **which, **how),
                 "influence": self.compare(first, second, test="influence", **which, **how),
             }
         rows, columns = self._pixel_positions()
@@ -292,7 +311,7 @@ class ComparesConditions(HasSettings):
         preset: Literal["default", "paper"] = "default",
         session: Session | None = None,
     ) -> Float[NDArray[np.float32], "height width"]:
-        """Return where in the image the couplings of a condition come from: the mean over its runs (sec. 2.4).
+        """Return how strongly each place drives others in a condition: the mean map over its runs (sec. 2.4).
 
         Parameters
         ----------
@@ -301,16 +320,15 @@ class ComparesConditions(HasSettings):
         direction
             `"outflow"`: what a place does to others. `"inflow"`: what others do to it.
         gain
-            Standard deviations that a latent is moved to see which pixels the decoder shows it in; with
+            Displacement of a latent, in standard deviations, to find its pixels in the decoder's image; with
             `preset="paper"`, a factor of the influence.
         exclude_radius
             Leave out couplings between latents at most this far apart (latent pixels): one cell over two latents
             looks like a coupling.
         preset
-            `"default"`: influence from couplings between latents of unit variance, selected on all runs together
-            and measured in each (`larscope._dynamics.var.fit_couplings`), as a mean over the latents that a pixel shows
-            (`larscope._statistics.maps.contribution_map`). `"paper"`: `coef_`, and the printed formula of the map
-            (that of the influence is `direction="inflow"`).
+            `"default"`: influence from couplings between latents of unit variance, beyond chance in all runs together
+            and measured in each, as a mean over the latents of a pixel. `"paper"`: `coef_`, and the printed formula of
+            the map (the printed influence is `direction="inflow"`).
         session
             The session of the fit. Only needed for other than the default options after `larscope.load`, since a
             result folder holds no frames to take pooling indices from.
@@ -326,7 +344,7 @@ class ComparesConditions(HasSettings):
             stored: Float[NDArray[np.float32], "height width"] = self.contribution_maps_[runs].mean(0)
             return stored
         maps = self._map(
-            self._prepare_new(self._known_session(session)),
+            self._frames_to_map(session),
             runs,
             direction=direction,
             gain=gain,
@@ -339,25 +357,30 @@ class ComparesConditions(HasSettings):
     def _equal_length_maps(
         self, runs: Sequence[int], label: Sequence[str], session: Session | None, how: Mapping[str, Any]
     ) -> Float[NDArray[np.float32], "runs height width"]:
-        """Return a map a run, of coefficients fitted on as many frames of every run where the frames are at hand."""
+        """Return a map of each run, from as many frames of every run if the frames are given."""
         lengths = np.array([np.isfinite(self.latents_[run]).all(axis=1).sum() for run in runs])
-        at_hand = session is not None or hasattr(self, "_session")
+        at_hand = session is not None or hasattr(self, "_session") or isinstance(self.network_, CellNetwork)
         if not how and (np.ptp(lengths) == 0 or not at_hand):
             first = np.array(label) == label[0]
             if not 1 / 1.05 < lengths[first].mean() / lengths[~first].mean() < 1.05:
                 warnings.warn(
-                    "Runs differ in length by condition, and maps of coefficients fitted on more frames differ from "
-                    "those on fewer. Pass `session` to `difference_map`, which then maps the same number of frames.",
+                    "Runs differ in length by condition, and more frames give other coefficients and maps. Pass "
+                    "`session` to `difference_map` to use the same number of frames in each run.",
                     ComparisonWarning,
                     stacklevel=3,
                 )
             stored: Float[NDArray[np.float32], "runs height width"] = self.contribution_maps_[runs]
             return stored
-        prepared = self._prepare_new(self._known_session(session))
-        return self._map(prepared, runs, equal_length=True, **how)
+        return self._map(self._frames_to_map(session), runs, equal_length=True, **how)
+
+    def _frames_to_map(self, session: Session | None) -> PreparedSession | None:
+        """Return the frames that a map is decoded with; cells need none."""
+        if isinstance(self._fitted_network(), CellNetwork):
+            return None
+        return self._prepare_new(self._known_session(session))
 
     def _known_session(self, session: Session | None) -> Session:
-        """Return the session of the fit, or raise: its frames have the pooling indices that a map is decoded with."""
+        """Return the fitted session, or raise: maps are decoded with the pooling indices of its frames."""
         session = session if session is not None else getattr(self, "_session", None)
         if session is None:
             raise LarscopeError(
@@ -365,12 +388,12 @@ class ComparesConditions(HasSettings):
                 "loaded. Pass `session=read_session(...)`."
             )
         if [run.name for run in session] != self.runs_["run"].tolist():
-            raise LarscopeError("`session` must be the one that was fitted: its runs are others. Pass that session.")
+            raise LarscopeError("`session` must be the fitted session: got other runs. Pass the fitted one.")
         return session
 
     def _map(
         self,
-        prepared: PreparedSession,
+        prepared: PreparedSession | None,
         runs: Sequence[int],
         progress: bool = False,
         fabric: Fabric | None = None,
@@ -384,12 +407,22 @@ class ComparesConditions(HasSettings):
         network = self.network_
         if preset not in ("default", "paper"):
             raise LarscopeError(f"`preset` must be 'default' or 'paper': got {preset!r}. Choose one of the two.")
+        if preset == "paper" and isinstance(network, CellNetwork):
+            raise LarscopeError(
+                "The paper's map decodes a grid of latents: this fit has latents='cells'. Leave `preset` out, or fit "
+                "with latents='grid'."
+            )
         if preset == "paper":
             coefs = self._equally_fitted(runs)[1] if equal_length else [self.coef_[run] for run in runs]
         else:
             coefs = self._couplings(runs, equal_length)
+        if isinstance(network, CellNetwork):
+            footprints, places = network.footprints, network.positions
+            cells = [footprint_map(influence(coef, direction, exclude_radius, places), footprints) for coef in coefs]
+            return np.stack(cells).astype(np.float32)
         grid = network.latent_shape
         cs = [influence(coef, direction, exclude_radius, grid) for coef in coefs]
+        assert prepared is not None  # only cells are drawn without frames
         window, each_run = self.settings.window, list(prepared.each_run())
         if preset == "paper":
             maps = spread(
@@ -423,7 +456,7 @@ class ComparesConditions(HasSettings):
         return [couplings[run].numpy() for run in runs]
 
     def _equally_fitted(self, runs: Sequence[int]) -> tuple[list[Series], list[Float[NDArray[Any], "order K K"]]]:
-        """Return each run's latents, as many frames as the shortest run has, and the coefficients of those frames."""
+        """Return each run's latents, cut to the shortest run, and the coefficients of these frames."""
         latents = equally_long([self.latents_[run] for run in runs])
         coefs = []
         for run, latent in zip(runs, latents, strict=True):
@@ -463,12 +496,17 @@ class ComparesConditions(HasSettings):
         centres = latent_positions((shape[0], shape[1]), crop, offset).reshape(*shape, 2)
         return centres[:, 0, 0], centres[0, :, 1]
 
+    def _latent_places(self) -> Float[NDArray[np.float64], "K 2"]:
+        """Return row and column of each latent's centre, in input pixels."""
+        step = self.preprocessing_.downscale
+        return np.asarray(self.crop_offset_ + (self._fitted_network().positions + 0.5) * step - 0.5)
+
     def _prepare_new(self, session: Session) -> PreparedSession:
         order = self.settings.order
         require_frames(session, order + 2, f"order {order} and two to forecast")
         return prepare_showing(session, progress=False, preprocessing=self.preprocessing_, nan=self.settings.nan)
 
-    def _fitted_network(self) -> Autoencoder:
+    def _fitted_network(self) -> Network:
         if not hasattr(self, "network_"):
             raise LarscopeError("This LatentVAR is not fitted yet: call `fit(session)` first, or `larscope.load`.")
         return self.network_

@@ -1,4 +1,4 @@
-"""What a trained network and a VAR say about whole runs (sec. 3.5): latents, forecasts and their errors."""
+"""Evaluation of a trained network and a VAR on whole runs (sec. 3.5): latents, forecasts and their errors."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -11,23 +11,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from larscope._compute.memory import keep_freed_memory
+from larscope._dynamics.chance import shift_in_time
 from larscope._dynamics.coefficients import SparseCoefficients
 from larscope._dynamics.var import SparseVAR, complete_rows, first_part, measure
+from larscope._fit.networks import Network
 from larscope._movies.preprocessing import PreparedSession, true_ranges
 from larscope._network.autoencoder import Autoencoder
 from larscope._settings import Settings
 from larscope._statistics.maps import Decode, decoder_response, printed_map
 
 CLIP_FRAMES = 32
-"""Length of the clip that is kept of a run, around the frame in which its latents moved most."""
+"""Length of a run's clip, around the frame with the most latent change."""
 
 RESPONSE_FRAMES = 256
-"""Frames, of all runs together, whose pooling indices the decoder's response to the latents is averaged over."""
+"""Frames, over all runs, for averaging the decoder's response to the latents."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """One frame of a run beside what the network makes of it, in [0, 1] of the session."""
+    """One frame of a run with its reconstruction and forecast, in [0, 1] of the session."""
 
     frame: int
     observed: Float[NDArray[np.float32], "height width"]
@@ -37,7 +39,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Clip:
-    """Consecutive frames of a run beside what the network makes of them, in [0, 1] of the session."""
+    """Consecutive frames of a run with their reconstructions, in [0, 1] of the session."""
 
     frame: Int[NDArray[np.int64], " n"]
     observed: Float[NDArray[np.float32], "n height width"]
@@ -46,7 +48,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class RunEvaluation:
-    """One run: `coef` are its own; `forecast` and `scores` those of the coefficients that were asked for."""
+    """One run: `coef` are its own; `forecast` and `scores` use the requested coefficients."""
 
     latent: Float[NDArray[np.float32], "T K"]
     forecast: Float[NDArray[np.float32], "n K"]
@@ -55,11 +57,11 @@ class RunEvaluation:
     example: Example
 
 
-def encode_run(network: Autoencoder, prepared: PreparedSession, run: int, window: int) -> Float[Tensor, "T K"]:
-    """Return the latent series of a whole run, encoded `window` frames at a time; NaN where a frame is missing."""
+def encode_run(network: Network, prepared: PreparedSession, run: int, window: int) -> Float[Tensor, "T K"]:
+    """Return the latent series of a whole run, encoded `window` frames at a time; NaN at missing frames."""
     keep_freed_memory()
     device = network.mean_frame.device
-    latent = torch.full((prepared.runs[run].n_frames, math.prod(network.latent_shape)), float("nan"), device=device)
+    latent = torch.full((prepared.runs[run].n_frames, network.n_latents), float("nan"), device=device)
     with torch.no_grad():
         for start, stop in prepared.runs[run].batches(window):
             latent[start:stop] = network.encode(_frames(network, prepared, run, start, stop))[0]
@@ -67,14 +69,14 @@ def encode_run(network: Autoencoder, prepared: PreparedSession, run: int, window
 
 
 def decode_run(
-    network: Autoencoder,
+    network: Network,
     prepared: PreparedSession,
     run: int,
     latent: Float[Tensor, "*series n K"],
     window: int,
     pooling_lag: int = 0,
 ) -> Iterator[tuple[int, Float[Tensor, "*series t height width"]]]:
-    """Decode a series, or several, that belong to the run's last n frames, `window` frames at a time.
+    """Decode one or several series for the run's last n frames, `window` frames at a time.
 
     Yields the number of the first frame, and the images. Pooling indices come from the frame `pooling_lag`
     before each: they are computed again rather than kept, since they take more memory than the movie.
@@ -120,7 +122,7 @@ def share_coefficients(
 
 
 def evaluate_run(
-    network: Autoencoder,
+    network: Network,
     var: SparseVAR,
     prepared: PreparedSession,
     run: int,
@@ -132,11 +134,14 @@ def evaluate_run(
 
     Errors are mean squared differences in [0, 1] units over frames order .. T - 1 and all pixels.
     `forecast_error` decodes the forecast; `reconstruction_error` decodes what the network was trained to decode:
-    the latents themselves in `"sequential"` training, else the forecast (Table 2).
+    the latents themselves in `"sequential"` training, else the forecast (Table 2). `n_couplings` counts the couplings
+    between latents of the run's own fit, `n_chance` those that the same fit finds by chance: of the same latents, each
+    shifted in time.
     """
     missing = torch.from_numpy(prepared.runs[run].missing).to(latent.device)
     with torch.no_grad():
         own = var(latent, missing)
+        by_chance = var(shift_in_time(latent, np.random.default_rng(0)), missing)
         fit = own if shared is None else var.apply_coef(shared.whole, latent, missing)
     pooling_lag = settings.pooling_lag
     energy = (latent - latent[~missing].mean(0))[settings.order :].square().sum(1)
@@ -158,6 +163,8 @@ def evaluate_run(
         "forecast_error": forecast_error,
         **asdict(measure(var, latent, fit, missing, None if shared is None else shared.early)),
         "n_active": int(fit.n_active),
+        "n_couplings": int(own.n_coupled),
+        "n_chance": int(by_chance.n_coupled),
     }
     observed = prepared.frames(run, liveliest, liveliest + 1)[0]
     example = Example(liveliest, observed, reconstruction, forecast)
@@ -167,9 +174,9 @@ def evaluate_run(
 
 
 def explain_frames(
-    network: Autoencoder, prepared: PreparedSession, run: int, latent: Float[Tensor, "n K"], window: int
+    network: Network, prepared: PreparedSession, run: int, latent: Float[Tensor, "n K"], window: int
 ) -> float:
-    r"""Return the share of a run's movie that a latent series explains, in pixels: `forecast_explained`.
+    r"""Return the share of a run's movie explained by a latent series, in pixels: `forecast_explained`.
 
     .. math:: 1 - \sum (x - \hat x)^2 / \sum (x - \bar x)^2
 
@@ -191,7 +198,7 @@ def explain_frames(
 
 
 def clip_run(
-    network: Autoencoder, prepared: PreparedSession, run: int, evaluation: RunEvaluation, settings: Settings
+    network: Network, prepared: PreparedSession, run: int, evaluation: RunEvaluation, settings: Settings
 ) -> Clip:
     """Return some consecutive frames of an evaluated run around its example, and their reconstructions."""
     forecast = evaluation.forecast
@@ -209,7 +216,7 @@ def clip_run(
 
 
 def _stretch_around(there: Bool[NDArray[np.bool_], " n"], at: int, length: int = CLIP_FRAMES) -> tuple[int, int]:
-    """Return begin and end of at most `length` consecutive entries around `at` that are all there.
+    """Return begin and end of at most `length` consecutive present entries around `at`.
 
     >>> _stretch_around(np.array([True, False, True, True, True, True]), at=3, length=2)
     (2, 4)
@@ -273,13 +280,13 @@ def _decoder(network: Autoencoder, prepared: PreparedSession, run: int, ranges: 
 
 
 def _static_image(network: Autoencoder) -> Float[NDArray[np.float32], "height width"]:
-    """Return what the decoder's output multiplies; without the skip connection it is the frame itself."""
+    """Return the factor of the decoder's output; without the skip connection it is the frame itself."""
     mean_frame = network.mean_frame.cpu().numpy()
     return mean_frame if network.skip else np.ones_like(mean_frame)
 
 
 def _errors_and_frames(
-    network: Autoencoder,
+    network: Network,
     prepared: PreparedSession,
     run: int,
     latent: Float[Tensor, "series n K"],
@@ -298,6 +305,6 @@ def _errors_and_frames(
 
 
 def _frames(
-    network: Autoencoder, prepared: PreparedSession, run: int, start: int, stop: int
+    network: Network, prepared: PreparedSession, run: int, start: int, stop: int
 ) -> Float[Tensor, "t height width"]:
     return torch.from_numpy(prepared.frames(run, start, stop)).to(network.mean_frame.device)

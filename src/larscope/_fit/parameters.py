@@ -8,7 +8,7 @@ from larscope._settings import Settings, choose_settings, expand_preset, setting
 
 
 class HasSettings:
-    """Holds the settings of a fit, which never change without being checked.
+    """Holds the settings of a fit; every change is checked.
 
     Attributes whose names end or begin with `_` are what was fitted. Two estimators are equal only if they are the
     same object.
@@ -21,7 +21,7 @@ class HasSettings:
 
     @property
     def settings(self) -> Settings:
-        """All settings, which cannot be changed in place: see `set_params`."""
+        """All settings, fixed: change them with `set_params`."""
         return self._settings
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
@@ -29,7 +29,7 @@ class HasSettings:
         return {name: getattr(self.settings, name) for name in setting_names()}
 
     def set_params(self, **settings: Any) -> Self:
-        """Change settings, or a `preset` of them. Where one is then another, what was fitted is forgotten.
+        """Change settings, or a `preset` of them. If one really changes, the fit is forgotten.
 
         Raises
         ------
@@ -67,7 +67,7 @@ class HasSettings:
         if name.startswith("_") or name.endswith("_"):
             object.__setattr__(self, name, value)
         elif name == "settings":
-            raise LarscopeError("`settings` cannot be replaced as a whole: call `set_params` with those to change.")
+            raise LarscopeError("`settings` cannot be replaced as a whole: call `set_params` with the changes.")
         else:
             self.set_params(**{name: value})
 

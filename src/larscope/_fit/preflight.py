@@ -1,4 +1,4 @@
-"""What a fit will take, said before it starts: memory, disk and time."""
+"""The needs of a fit, estimated before it starts: memory, disk and time."""
 
 import time
 import warnings
@@ -16,20 +16,21 @@ from larscope._fit.training import TrainingStep, build_var, n_epochs
 from larscope._movies.preprocessing import chunk_ranges, prepared_bytes, resolve_crop
 from larscope._movies.session import Session, require_frames, windows
 from larscope._network.autoencoder import Autoencoder
+from larscope._network.footprints import search_bytes
 from larscope._settings import Settings
 
 PROGRAM = 800 << 20
-"""Bytes of Python with torch, the compiled lasso and what reports are made with, before any frame: measured."""
+"""Bytes of Python with torch, the compiled lasso and the report's libraries, before any frame: measured."""
 
 COMPILING = 1400 << 20
 """Peak of the smallest fit, if it is the first on a machine and compiles the lasso: 1.15 to 1.29 GiB were measured."""
 
 STEP_PLANES, LEAN_STEP_PLANES = 125, 110
-"""Float32 copies of a window that a training step needs at its peak, measured from 96 x 64 to 256 x 256 pixels: when
-freed memory is kept for the next step, and when it is handed back."""
+"""Float32 copies of a window at the peak of a training step, measured from 96 x 64 to 256 x 256 pixels: if freed memory
+is kept for the next step, and if it is handed back."""
 
 FIT_DESIGNS = 5
-"""Float64 copies of a run's lag matrix that the fit of its VAR needs at its peak: measured."""
+"""Float64 copies of a run's lag matrix at the peak of its VAR fit: measured."""
 
 COUPLING_ROWS, COUPLING_DESIGNS = 3, 5
 """Float64 copies of all runs' lagged frames that the couplings of maps need: of those that are condensed at once, and
@@ -38,7 +39,7 @@ of what remains (`larscope._dynamics.var.condense`)."""
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a fit will take.
+    """The needs of a fit.
 
     Attributes
     ----------
@@ -47,7 +48,7 @@ class Estimate:
     disk
         Bytes that the prepared frames take in the cache.
     n_latents, n_steps
-        K, and the number of training steps.
+        K, or with cells a rough guess of it; and the number of training steps.
     """
 
     memory: int
@@ -76,7 +77,7 @@ class Estimate:
 
 
 def estimate_fit(settings: Settings, session: Session, cached: bool) -> Estimate:
-    """Estimate what a fit will take, from sizes alone.
+    """Estimate the needs of a fit, from sizes alone.
 
     Parameters
     ----------
@@ -98,9 +99,10 @@ def estimate_fit(settings: Settings, session: Session, cached: bool) -> Estimate
     >>> estimate.n_latents, estimate.n_steps, estimate.disk == 2 * 80 * 48 * 48 * 2
     (36, 64, True)
     """
-    require_frames(session, settings.order + settings.window, f"order {settings.order} + window {settings.window}")
+    require_frames(session, settings.n_frames_needed, f"order {settings.order} + window {settings.window}")
     shape = _frame_shape(settings, session)
-    n_latents = prod(shape) // settings.patch**2
+    cells = settings.latents == "cells"
+    n_latents = round(prod(shape) / (4 * settings.cell_diameter**2)) if cells else prod(shape) // settings.patch**2
     n_windows = sum(len(windows(run.n_frames, settings.window)) for run in session)
     prepared = prepared_bytes(session, settings.crop, settings.downscale)
     longest = max(run.n_frames for run in session)
@@ -108,6 +110,9 @@ def estimate_fit(settings: Settings, session: Session, cached: bool) -> Estimate
     chunks = [prod(run.movie.shape[1:]) * chunk_ranges(run.movie, run.n_frames)[0][1] for run in session]
     reading = 3 * max(run.movie.dtype.itemsize * chunk for run, chunk in zip(session, chunks, strict=True))
     plane = settings.window * prod(shape) * 4  # of a step's windows, a process has one at a time
+    step, lean_step = STEP_PLANES * plane, LEAN_STEP_PLANES * plane
+    if cells:  # nothing is trained: products of pixels, and a few frames at a time
+        step = lean_step = search_bytes(shape, settings.cell_diameter)
     design = longest * settings.order * n_latents * 8
     fitting = FIT_DESIGNS * design + 3 * settings.order * n_latents**2 * 8
     total, width = sum(run.n_frames for run in session), (settings.order + 1) * n_latents
@@ -116,10 +121,10 @@ def estimate_fit(settings: Settings, session: Session, cached: bool) -> Estimate
     # latents and forecasts of every run are kept
     kept = 3 * total * n_latents * 4 + (0 if cached else 2 * prepared)
     # memory that is kept for the next step lies in pieces, between which later work may not fit
-    peak = PROGRAM + max(reading, STEP_PLANES * plane, fitting) + couplings
-    lean = PROGRAM + max(reading, LEAN_STEP_PLANES * plane, fitting, couplings)
+    peak = PROGRAM + max(reading, step, fitting) + couplings
+    lean = PROGRAM + max(reading, lean_step, fitting, couplings)
     peak, lean = (max(COMPILING, needed) + kept for needed in (peak, lean))
-    n_steps = n_epochs(settings, n_windows) * -(-n_windows // settings.batch_size)
+    n_steps = 0 if cells else n_epochs(settings, n_windows) * -(-n_windows // settings.batch_size)
     return Estimate(peak, lean, prepared if cached else 0, n_latents, n_steps)
 
 
@@ -135,7 +140,7 @@ def require_disk(estimate: Estimate, folder: Path) -> None:
 
 
 def time_training(settings: Settings, session: Session, n_windows: int) -> float:
-    """Return the seconds that training on so many windows will take on this machine: one of random frames is timed."""
+    """Return the seconds of training on so many windows on this machine, by timing one of random frames."""
     shape = _frame_shape(settings, session)
     generator = torch.Generator().manual_seed(0)
     frames = torch.rand((1, settings.window, *shape), generator=generator)
@@ -144,7 +149,7 @@ def time_training(settings: Settings, session: Session, n_windows: int) -> float
         network = Autoencoder(
             frames.mean((0, 1)), precision=settings.precision, patch=settings.patch, shortcut=settings.shortcut
         )
-        step = TrainingStep(network, build_var(settings, network.latent_shape), settings)
+        step = TrainingStep(network, build_var(settings, network), settings)
         for _ in range(2):  # the first compiles and fills the allocator
             started = time.monotonic()
             rendered, target = step.output(frames)

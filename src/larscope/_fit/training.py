@@ -1,6 +1,7 @@
 """The three training modes (sec. 3.5), on Lightning.
 
-They differ in one place, `TrainingStep.output`: what the decoder sees, and whether gradients pass the fit.
+`TrainingStep` sets whether gradients pass the fit (end-to-end only). Its `output` chooses the decoder's input: the
+latents (sequential) or their forecast. Evaluation follows suit: sequential training is measured on decoded latents.
 """
 
 import math
@@ -25,21 +26,23 @@ from larscope._compute.memory import keep_freed_memory
 from larscope._compute.processes import Processes, noticing_lost_processes
 from larscope._dynamics.var import SparseVAR, VARFit
 from larscope._errors import LarscopeError
+from larscope._fit.networks import Network
 from larscope._movies.preprocessing import PreparedSession
 from larscope._movies.session import windows
 from larscope._network.autoencoder import Autoencoder
 from larscope._settings import MAX_PASSES, MIN_STEPS, SHORTCUT_STEPS, Settings
+from larscope._statistics.maps import near
 
 FEW_STEPS = 200
 """Below this many steps, batch norm's running averages and the decoder have hardly begun to settle."""
 
 
 class ShortTrainingWarning(UserWarning):
-    """So few training steps that the results mean little."""
+    """Too few training steps for meaningful results."""
 
 
 class EmptyFitWarning(UserWarning):
-    """VAR fits without a single penalised coefficient, which pass no dynamics, or own pasts alone, to the encoder."""
+    """VAR fits without a single penalised coefficient: the encoder learns no couplings from them."""
 
 
 class Windows(Dataset[Float[Tensor, "t height width"]]):
@@ -59,7 +62,7 @@ class Windows(Dataset[Float[Tensor, "t height width"]]):
         return len(self._stretches)
 
     def __getitem__(self, window: int | tuple[int, float]) -> Float[Tensor, "t height width"]:
-        """Return a window by its number; with a number from 0 to 1, one that begins so far into the same frames."""
+        """Return a window by its number; with a number from 0 to 1, the start moves by so much of the free frames."""
         index, where = window if isinstance(window, tuple) else (window, None)
         run, first, last, start = self._stretches[index]
         if where is not None:
@@ -68,7 +71,7 @@ class Windows(Dataset[Float[Tensor, "t height width"]]):
 
 
 class EpochShuffle(Sampler[Any]):
-    """An order of windows that depends on seed and epoch alone, so that a resumed training repeats it.
+    """An order of windows from seed and epoch alone, so a resumed training repeats it.
 
     The last batch of an epoch is filled up with its first windows. Of each batch, this process has its own share.
     With `anywhere`, each window also comes with where it begins, drawn for this epoch.
@@ -123,7 +126,7 @@ class TrainingStep(lightning.LightningModule):
         self.n_empty = 0
 
     def output(self, frames: Float[Tensor, "b t height width"]) -> tuple[Tensor, Tensor]:
-        """Return the frames that the decoder renders and those it should have rendered."""
+        """Return the decoded frames and their targets."""
         n_windows, n_frames = frames.shape[:2]
         latent, indices = self.network.encode(frames.flatten(0, 1))
         if self._training == "sequential":
@@ -140,7 +143,7 @@ class TrainingStep(lightning.LightningModule):
         checkpoint["settings"] = self._settings
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse what another training has left.
+        """Refuse the checkpoint of another training.
 
         Raises
         ------
@@ -162,7 +165,7 @@ class TrainingStep(lightning.LightningModule):
             )
 
     def _kept(self, fit: VARFit) -> Tensor:
-        """Count the coefficients that the penalty has left: what is not penalised is always active."""
+        """Count penalised non-zero coefficients; unpenalised ones are always active."""
         couplings_alone = self.var.own_weight == 0 and fit.coef.shape[-1] > 1
         return fit.n_coupled if couplings_alone else fit.n_active
 
@@ -192,22 +195,26 @@ class TrainingStep(lightning.LightningModule):
         return torch.optim.Adam(self.network.parameters(), lr=self._learning_rate)
 
 
-def build_var(settings: Settings, latent_shape: tuple[int, int]) -> SparseVAR:
-    """Return the VAR that `settings` ask for, with the penalty of training."""
-    return SparseVAR(
+def build_var(settings: Settings, network: Network) -> SparseVAR:
+    """Return the VAR of a network's latents that `settings` ask for, with the penalty of training."""
+    grid = isinstance(network, Autoencoder)
+    var = SparseVAR(
         settings.order,
         settings.training_penalty,
         penalty_scale=settings.penalty_scale,
         center=settings.center,
         scale=settings.scale,
         own_weight=settings.own_weight,
-        max_distance=settings.max_distance,
-        latent_shape=latent_shape,
+        max_distance=settings.max_distance if grid else None,
+        latent_shape=network.latent_shape if isinstance(network, Autoencoder) else None,
     )
+    if not grid and settings.max_distance is not None:
+        var.mask = torch.from_numpy(near(network.positions, settings.max_distance)).repeat(settings.order, 1)
+    return var
 
 
 class StepLog(Callback):
-    """One row a step, over all its windows: what becomes `log.jsonl`. Its rows travel with the checkpoint."""
+    """One row per step, over all its windows, for `log.jsonl`. The rows travel with the checkpoint."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
@@ -238,7 +245,7 @@ class StepLog(Callback):
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps."""
+        """Return the state for a checkpoint."""
         return {"rows": self.rows}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -256,7 +263,7 @@ class RunningAverages(Callback):
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Let every window move the averages from where they were before the step."""
+        """Let every window move the averages from their values before the step."""
         averages = self._averages(pl_module)
         if batch_idx % trainer.accumulate_grad_batches == 0:
             self._before = [average.clone() for average in averages]
@@ -334,7 +341,7 @@ class StepProgress(Callback):
 
 
 def n_epochs(settings: Settings, n_windows: int) -> int:
-    """Return the passes over the windows that `settings` ask for.
+    """Return the number of passes over the windows.
 
     >>> n_epochs(Settings(), n_windows=24)
     11
@@ -465,7 +472,7 @@ def train(
 
 
 def finished_epochs(checkpoints: Path) -> int | None:
-    """Return how many epochs the checkpoint in a folder has behind it; None where there is no checkpoint.
+    """Return the finished epochs of the checkpoint in a folder; None without a checkpoint.
 
     One that cannot be read, as a full disk may leave it, is removed with a warning.
     """

@@ -1,4 +1,4 @@
-"""Centre crop, downscale, intensities to [0, 1] (sec. 3.1); the frames that come out, in memory or on disk. No torch.
+"""Preprocessing (sec. 3.1): centre crop, downscale, intensities to [0, 1]; prepared frames in memory or on disk.
 
 A movie is read once, a few frames at a time, and what is left of it kept in its file's dtype until a frame is used.
 With a cache folder it is kept there, so that movies may be larger than memory; an entry's name is a digest of
@@ -6,16 +6,18 @@ everything that decided its content.
 """
 
 import hashlib
+import io
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from itertools import groupby
+from itertools import chain, groupby
 from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
@@ -30,6 +32,7 @@ from larscope._storage import (
     describe_home,
     describe_inputs,
     digest_code,
+    digest_file,
     fingerprint,
     put_in_place,
     unfinished,
@@ -37,19 +40,29 @@ from larscope._storage import (
 )
 
 CHUNK_BYTES = 32 << 20
-"""Raw frames of this size are read at once. The same for every memory limit, so that sums round alike."""
+"""Bytes of raw frames read at once, the same for every memory limit, so sums round alike."""
 
 LARGEST = 2**53
 """Whole numbers beyond this are not exact in double precision; no detector counts so far."""
 
 LIBRARIES = ("numpy", "tifffile", "imagecodecs", "h5py", "zarr", "av", "roiextractors")
-"""What decodes frames, as far as it is installed."""
+"""Installed libraries for decoding frames."""
 
 MAX_GAP = 10
-"""Frames in a row that `nan="interpolate"` bridges at most."""
+"""Most consecutive frames bridged by `nan="interpolate"`."""
 
 NaN = Literal["error", "mask", "interpolate"]
 Frames = Shaped[NDArray[np.generic], "frames height width"]
+
+
+class Watcher(Protocol):
+    """Sees the frames of a run as they are read, part by part from the first on, before any are cropped."""
+
+    def add(self, frames: Frames) -> None:
+        """See the next ones."""
+
+    def finish(self) -> Any:
+        """Return what was seen, once all were."""
 
 
 def _ignore(n_frames: int) -> None:
@@ -152,7 +165,7 @@ class PreparedSession:
         return self.preprocessing.normalise(one.movie.read(start, one.n_frames if stop is None else stop))
 
     def each_run(self) -> Iterator["PreparedSession"]:
-        """Yield each run alone, without its raw movie: what work on that run needs, wherever it is done."""
+        """Yield each run alone, without its raw movie, for workers anywhere."""
         for about, run in zip(self.session, self.runs, strict=True):
             alone = replace(about, movie=run.movie, start=0, stop=None)
             yield replace(self, session=replace(self.session, runs=(alone,)), runs=(run,))
@@ -169,14 +182,14 @@ class PreparedSession:
         for run, about, n_frames in zip(self.runs, self.session, longest, strict=True):
             if n_frames <= order:
                 raise LarscopeError(
-                    f"Every run needs {order + 1} consecutive frames that are not masked (order {order} + 1); "
-                    f"{about.label} has {n_frames}, with {int(run.missing.sum())} of its {run.n_frames} frames masked. "
-                    "Drop the run, or lower `order`."
+                    f"Every run needs {order + 1} consecutive unmasked frames (order {order} + 1); {about.label} has "
+                    f"{n_frames}, with {int(run.missing.sum())} of its {run.n_frames} frames masked. Drop the run, "
+                    "or lower `order`."
                 )
         if max(longest) < window:
             raise LarscopeError(
-                f"Training needs {window} consecutive frames that are not masked (`window`) in one run at least; the "
-                f"longest stretch has {max(longest)}. Lower `window`, or use nan='interpolate'."
+                f"Training needs {window} consecutive unmasked frames (`window`) in at least one run; the longest "
+                f"stretch has {max(longest)}. Lower `window`, or use nan='interpolate'."
             )
 
     def mean_frame(self) -> Float[NDArray[np.float32], "height width"]:
@@ -223,6 +236,25 @@ def prepare(
         A crop that does not fit, NaN or infinite pixels (run, file and first frame are named), a session whose
         pixels all have one value, a cache that cannot be written, or a file that changes while it is read.
     """
+    return prepare_watched(session, None, crop, downscale, preprocessing, nan=nan, cache=cache, on_frames=on_frames)[0]
+
+
+def prepare_watched(
+    session: Session,
+    watch: Callable[[Run], Watcher] | None,
+    crop: tuple[int, int] | None = None,
+    downscale: int = 1,
+    preprocessing: Preprocessing | None = None,
+    *,
+    nan: NaN = "error",
+    cache: Path | None = None,
+    on_frames: Callable[[int], None] = _ignore,
+) -> tuple[PreparedSession, list[Any]]:
+    """Prepare a session, and show each run's frames, as they are read, to what `watch` makes for it.
+
+    What that finished with is returned; None for a run whose prepared frames were in the cache, so that nothing was
+    read.
+    """
     if preprocessing is None:
         preprocessing = Preprocessing(resolve_crop(session.frame_shape, crop, downscale), downscale)
         fixed_scale = False
@@ -232,23 +264,23 @@ def prepare(
     if cache is not None and workers.are_open():
         # a bar cannot travel: it moves on by whole runs
         store = partial(_find_or_store, folder=cache)
-        stored = workers.hand_out(store, [_Chunks(run, preprocessing, nan) for run in session])
-        runs = []
-        for run in stored:
+        found = []
+        for run, seen in workers.hand_out(store, [_Chunks(run, preprocessing, nan, watch) for run in session]):
             on_frames(run.n_frames)
-            runs.append(run)
+            found.append((run, seen))
     else:
-        every = [_Chunks(run, preprocessing, nan, on_frames) for run in session]
-        runs = [run.keep_in_memory() if cache is None else _find_or_store(run, cache) for run in every]
+        chunks = [_Chunks(run, preprocessing, nan, watch, on_frames) for run in session]
+        found = [one.keep_in_memory() if cache is None else _find_or_store(one, cache) for one in chunks]
+    runs = tuple(run for run, _ in found)
     if not fixed_scale:
         low, high = min(run.low for run in runs), max(run.high for run in runs)
         if low == high:
             raise LarscopeError(
-                f"The frames must vary: every pixel of the session is {low:g} after the crop. "
-                "Check that the files hold the recorded movie."
+                f"The frames must vary: every pixel of the session is {low:g} after the crop. Make sure the files "
+                "hold the recorded movie."
             )
         preprocessing = replace(preprocessing, low=low, high=high)
-    return PreparedSession(session, preprocessing, tuple(runs))
+    return PreparedSession(session, preprocessing, runs), [seen for _, seen in found]
 
 
 def prepared_bytes(session: Session, crop: tuple[int, int] | None, downscale: int) -> int:
@@ -258,22 +290,25 @@ def prepared_bytes(session: Session, crop: tuple[int, int] | None, downscale: in
 
 
 def chunk_ranges(movie: Movie, n_frames: int) -> list[tuple[int, int]]:
-    """Return the ranges in which `n_frames` frames of a movie are read: about 32 MiB each."""
+    """Return the ranges for reading `n_frames` frames of a movie: about 32 MiB each."""
     step = max(1, CHUNK_BYTES // max(prod(movie.shape[1:]) * movie.dtype.itemsize, 1))
     return [(start, min(start + step, n_frames)) for start in range(0, n_frames, step)]
 
 
 class _Chunks:
-    """The prepared frames of one run, one chunk after the other; what was learnt of them along the way."""
+    """The prepared frames of one run, chunk by chunk, with their measures."""
 
     def __init__(
         self,
         run: Run,
         preprocessing: Preprocessing,
         nan: NaN,
+        watch: Callable[[Run], Watcher] | None = None,
         on_frames: Callable[[int], None] = _ignore,
     ) -> None:
         self.run = run
+        self.watch = watch
+        self.seen: Any = None
         self.preprocessing = preprocessing
         self.nan = nan
         self.on_frames = on_frames
@@ -285,8 +320,12 @@ class _Chunks:
         return self.run.n_frames, *self.preprocessing.frame_shape
 
     def __iter__(self) -> Iterator[Frames]:
+        watcher = None if self.watch is None else self.watch(self.run)
         for start, stop in chunk_ranges(self.run.movie, self.run.n_frames):
-            frames = self.preprocessing.cut(self.run.read(start, stop))
+            whole = self.run.read(start, stop)
+            if watcher is not None:
+                watcher.add(whole)
+            frames = self.preprocessing.cut(whole)
             if frames.dtype.kind == "f":
                 frames = self._treat_nonfinite(frames, start)
             seen = frames[~self.missing[start:stop]] if self.missing[start:stop].any() else frames
@@ -295,6 +334,7 @@ class _Chunks:
                 self._require_exact(start)
             self.on_frames(stop - start)
             yield np.ascontiguousarray(self.preprocessing.shrink(frames))
+        self.seen = None if watcher is None else watcher.finish()
         if self.missing.all():
             raise LarscopeError(
                 f"A run must have frames without NaN: {self.run.label} has none. Drop the run from the session table."
@@ -303,9 +343,9 @@ class _Chunks:
     def _require_exact(self, start: int) -> None:
         if max(-self.low, self.high) > LARGEST:
             raise LarscopeError(
-                f"Pixels must be at most {LARGEST:.0f} in size, beyond which numbers lose digits: {self.run.label} "
-                f"has one of {max(-self.low, self.high):g}, in the frames from {start} on. Check how the file was "
-                "written; `larscope check` names the frame."
+                f"Pixels must be at most {LARGEST:.0f} in size, or they lose digits: {self.run.label} has one of "
+                f"{max(-self.low, self.high):g}, in the frames from {start} on. Find out how the file was written; "
+                "`larscope check` names the frame."
             )
 
     def _treat_nonfinite(self, frames: Frames, start: int) -> Frames:
@@ -346,23 +386,25 @@ class _Chunks:
         own = around[first - before : last - before]
         return np.where(np.isfinite(own), own, line).astype(self.run.movie.dtype)
 
-    def keep_in_memory(self) -> PreparedRun:
+    def keep_in_memory(self) -> tuple[PreparedRun, Any]:
         frames = np.concatenate(list(self))
-        return PreparedRun(ArrayMovie(frames), self.missing, self.low, self.high)
+        return PreparedRun(ArrayMovie(frames), self.missing, self.low, self.high), self.seen
 
 
 FACTS, FRAMES = "facts.json", "frames.npy"
 
 
-def _find_or_store(chunks: _Chunks, folder: Path) -> PreparedRun:
+def _find_or_store(chunks: _Chunks, folder: Path) -> tuple[PreparedRun, Any]:
     """Return a run's prepared frames from the cache, after putting them there unless they are there already.
+
+    With them, what has watched the frames as they were read, if they were.
 
     A movie without a file has no content to address it by before it is read: its frames are written anew.
     """
     files = chunks.run.files
     if files and (found := _load(folder / _address(chunks))) is not None:
         chunks.on_frames(chunks.run.n_frames)
-        return found
+        return found, None
     before = fingerprint(files)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -383,11 +425,11 @@ def _find_or_store(chunks: _Chunks, folder: Path) -> PreparedRun:
     stored = _load(entry)
     if stored is None:
         raise LarscopeError(f"Prepared frames must stay in {entry} while they are used; they are gone. Start again.")
-    return stored
+    return stored, chunks.seen
 
 
 def _address(chunks: _Chunks) -> str:
-    """Return a digest of everything that decides the prepared frames of a run that has files."""
+    """Return the digest of a run's prepared frames: everything they depend on."""
     run, preprocessing = chunks.run, chunks.preprocessing
     contents = [(entry["bytes"], entry["sha256"]) for entry in describe_inputs(run.files)]
     movie = [list(run.movie.shape), run.movie.dtype.str, run.dataset, run.channel, run.plane, run.start, run.stop]
@@ -400,47 +442,59 @@ def _address(chunks: _Chunks) -> str:
         _code(),
         describe_home(run.movie),
     ]
-    return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:32]
+    return _digest(decisive)
 
 
 @cache
 def _code() -> str:
-    """Return a digest of the code that reads and prepares frames: this file, the readers and their libraries."""
+    """Return a digest of the code behind prepared frames: this file, the readers and their libraries."""
     here = Path(__file__)
     sources = (here, here.with_name("session.py"), *sorted((here.parent / "readers").glob("*.py")))
     return digest_code(sources, LIBRARIES)
 
 
 def _store(chunks: _Chunks, filling: Path) -> str:
-    """Write a run's prepared frames and what is known of them; return a digest of the frames."""
-    digest = hashlib.sha256()
+    """Write a run's prepared frames and their measures, with digests; return one digest of all."""
+    dtype, header, written = chunks.run.movie.dtype, io.BytesIO(), hashlib.sha256()
+    described = {"descr": dtype.str, "fortran_order": False, "shape": chunks.shape}
+    np.lib.format.write_array_header_1_0(header, described)
     with (filling / FRAMES).open("wb") as file:
-        dtype = chunks.run.movie.dtype
-        header = {"descr": dtype.str, "fortran_order": False, "shape": chunks.shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        for frames in chunks:
-            pixels = np.asarray(frames, dtype).tobytes()
-            file.write(pixels)
-            digest.update(pixels)
+        for part in chain([header.getvalue()], (np.asarray(frames, dtype).tobytes() for frames in chunks)):
+            file.write(part)
+            written.update(part)
         file.flush()
         os.fsync(file.fileno())
-    facts = {"low": chunks.low, "high": chunks.high, "missing": np.flatnonzero(chunks.missing).tolist()}
-    text = json.dumps(facts)
-    write_text(filling / FACTS, text)
-    digest.update(text.encode())
-    return digest.hexdigest()[:32]
+    facts = {
+        "low": chunks.low,
+        "high": chunks.high,
+        "missing": np.flatnonzero(chunks.missing).tolist(),
+        "frames": written.hexdigest(),
+    }
+    digest = _digest(facts)
+    write_text(filling / FACTS, json.dumps({**facts, "facts": digest}))
+    return digest
 
 
 def _load(entry: Path) -> PreparedRun | None:
-    """Return what a cache entry holds; None where there is none, or a damaged one."""
+    """Return the content of a cache entry; None if missing, or damaged, with a warning."""
+    if not entry.exists():
+        return None
     try:
         facts = json.loads((entry / FACTS).read_text(encoding="utf-8"))
+        whole = facts.pop("facts") == _digest(facts) and facts["frames"] == digest_file(entry / FRAMES)
         movie = NpyMovie(entry / FRAMES)
-    except (OSError, ValueError):  # LarscopeError is one
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        whole = False
+    if not whole:
+        warnings.warn(f"Prepared frames in {entry} are damaged: they are prepared again.", UserWarning, stacklevel=2)
         return None
     missing = np.zeros(movie.shape[0], dtype=np.bool_)
     missing[facts["missing"]] = True
     return PreparedRun(movie, missing, facts["low"], facts["high"])
+
+
+def _digest(decisive: Any) -> str:
+    return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:32]
 
 
 def _move(filling: Path, entry: Path) -> None:
@@ -473,7 +527,7 @@ def true_ranges(which: Bool[NDArray[np.bool_], " n"]) -> list[tuple[int, int]]:
 
 
 def resolve_crop(frame_shape: tuple[int, int], crop: tuple[int, int] | None, downscale: int) -> tuple[int, int]:
-    """Return the crop for frames of a given size: the one asked for, or the largest that three poolings allow.
+    """Return the given crop, or the largest that three poolings allow.
 
     >>> resolve_crop((100, 70), None, downscale=2)
     (96, 64)

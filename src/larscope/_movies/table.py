@@ -37,7 +37,7 @@ class Row(BaseModel):
 
 @dataclass(frozen=True)
 class BrokenRun:
-    """A row of a session table whose movie cannot be opened, and why."""
+    """A row of a session table with an unreadable movie, and the reason."""
 
     name: str
     error: LarscopeError
@@ -87,7 +87,7 @@ def read_session(path: str | Path, *, on_truncated: OnTruncated = "error") -> Se
 
 
 def read_runs(path: str | Path, *, on_truncated: OnTruncated = "error") -> tuple[Run | BrokenRun, ...]:
-    """Read a session table row by row, so that one broken movie hides nothing of the others.
+    r"""Read a session table row by row, so one broken movie hides none of the others.
 
     Parameters
     ----------
@@ -98,6 +98,16 @@ def read_runs(path: str | Path, *, on_truncated: OnTruncated = "error") -> tuple
     ------
     LarscopeError
         The table itself cannot be read, or a column is missing or unknown.
+
+    Examples
+    --------
+    >>> import numpy as np, tempfile, pathlib
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> np.save(folder / "day1.npy", np.zeros((100, 16, 16), np.uint16))
+    >>> table = folder / "session.csv"
+    >>> _ = table.write_text("path,condition\nday1.npy,familiar\nday2.npy,novel\n")
+    >>> [type(run).__name__ for run in read_runs(table)]  # the second movie is missing
+    ['Run', 'BrokenRun']
     """
     path = Path(path)
     runs: list[Run | BrokenRun] = []
@@ -172,7 +182,7 @@ def _parse_row(path: Path, number: int, row: dict[Any, Any]) -> Row:
 
 
 def is_plain(text: str) -> bool:
-    r"""Return whether a text is free of control characters, which would steer a terminal.
+    r"""Whether a text is free of control characters, a danger to terminals.
 
     >>> is_plain("novel object"), is_plain("\x1b[2J")
     (True, False)

@@ -1,1 +1,1 @@
-"""The network: encoder, decoder, skip connection, and the state that training starts from."""
+"""The network: encoder, decoder, skip connection, linear start."""

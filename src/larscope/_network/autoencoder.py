@@ -5,25 +5,29 @@ tensors of images are (frames, channels, height, width); `Indices` are what unpo
 the encoder found it.
 """
 
+import math
 from itertools import chain
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from larscope._network.layers import SLOPE, convolve_and_pool, unpool_and_convolve
 from larscope._network.linear_start import Shortcut
+from larscope._statistics.maps import latent_positions
 
 CHANNELS = 32
 
 Indices = tuple[UInt8[Tensor, "frames channels h w"], ...]
-"""For each encoder block, which of the four pixels of its square every maximum was: 0 and 1 above, 2 and 3 below."""
+"""For each encoder block, the place of every maximum in its square of four pixels: 0 and 1 above, 2 and 3 below."""
 
 
 class Convolution(nn.Conv2d):
-    """3 x 3 convolution; in training it may compute in bfloat16, but takes and returns what the others do."""
+    """3 x 3 convolution; may compute in bfloat16 in training, with float32 input and output."""
 
     low_precision = False
 
@@ -181,8 +185,19 @@ class Autoencoder(nn.Module):
         return height // self.patch, width // self.patch
 
     @property
+    def n_latents(self) -> int:
+        """K, the number of latents."""
+        return math.prod(self.latent_shape)
+
+    @property
+    def positions(self) -> Float[NDArray[np.float64], "K 2"]:
+        """Row and column of the centre of each latent's patch, in pixels of the prepared frames."""
+        height, width = self.mean_frame.shape
+        return latent_positions(self.latent_shape, (height, width))
+
+    @property
     def patch(self) -> int:
-        """Side of the square of pixels that a latent stands for."""
+        """Pixels per latent, along each side."""
         return 1 << len(self.encoder.blocks)
 
     def encode(self, frames: Float[Tensor, "t height width"]) -> tuple[Float[Tensor, "t K"], Indices]:
@@ -193,7 +208,7 @@ class Autoencoder(nn.Module):
         return latent if self.shortcut is None else latent + self.shortcut.encode(x), indices
 
     def decode(self, latent: Float[Tensor, "t K"], indices: Indices) -> Float[Tensor, "t height width"]:
-        """Return the frames that latent vectors stand for."""
+        """Return the frames of latent vectors."""
         image = self.decode_residual(latent, indices)
         return (image + 1) * self.mean_frame if self.skip else image
 

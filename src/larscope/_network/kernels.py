@@ -80,7 +80,7 @@ def _unpooled(value, place, zero):
 
 @compiled
 def _largest(sign, a, b, d, e):
-    """Return which of four values is the largest after multiplication with the sign, and its place."""
+    """Return the largest of four values after multiplication with the sign, and its place."""
     a, b, d, e = sign * a, sign * b, sign * d, sign * e
     top, bottom = max(a, b), max(d, e)
     top_place = np.uint8(1) if b > a else np.uint8(0)
@@ -90,7 +90,7 @@ def _largest(sign, a, b, d, e):
 
 @compiled
 def _change(value, passed, slope, constant, linear):
-    """Gradient of a value before leaky ReLU and batch norm, from that of its maximum."""
+    """Gradient of a value before leaky ReLU and batch norm, from the gradient of its maximum."""
     change = passed + constant + linear * _leaky(value, slope)
     return change if value > 0 else slope * change
 
@@ -119,7 +119,7 @@ def spread_pool(start, stop, image, weight, bias, slope, sign, pooled, which, to
 def spread_pool_backward(
     start, stop, image, weight, bias, gradient, which, slope, scale, constant, linear, weight_gradient, bias_gradient
 ):
-    """From the gradient of the maxima to that of the convolution's weights, one a frame."""
+    """From the gradient of the maxima to the gradient of the convolution's weights, one per frame."""
     zero = gradient.dtype.type(0)
     _, height, width, channels = gradient.shape
     row_weights, row_biases = np.empty_like(weight), np.empty_like(bias)
@@ -148,7 +148,7 @@ def spread_pool_backward(
 
 @compiled
 def unpool_gather(start, stop, x, which, weight, out):
-    """3 x 3 convolution to one channel of what was unpooled; the answer has a border, which means nothing."""
+    """3 x 3 convolution to one channel of unpooled input; ignore the border of the answer."""
     zero = x.dtype.type(0)
     _, height, width, channels = x.shape
     for t in range(start, stop):
@@ -240,7 +240,7 @@ def pool(start, stop, y, slope, sign, pooled, which, total, squares):
 
 @compiled
 def pool_backward(start, stop, y, gradient, which, slope, scale, constant, linear, out):
-    """From the gradient of the maxima to that of what was pooled."""
+    """From the gradient of the maxima to the gradient of the pooled input."""
     zero = y.dtype.type(0)
     _, height, width, channels = gradient.shape
     for t in range(start, stop):
@@ -256,7 +256,7 @@ def pool_backward(start, stop, y, gradient, which, slope, scale, constant, linea
 
 @compiled
 def unpool(start, stop, x, which, out):
-    """Every maximum where `which` says, zeros elsewhere."""
+    """Every maximum at its place in `which`, zeros elsewhere."""
     zero = x.dtype.type(0)
     _, height, width, channels = x.shape
     for t in range(start, stop):

@@ -53,7 +53,7 @@ def unpool_and_convolve(
 
 
 def unpool(x: Float[Tensor, "t c h w"], which: UInt8[Tensor, "t c h w"]) -> Float[Tensor, "t c height width"]:
-    """Put every maximum where `which` says, zeros elsewhere."""
+    """Put every maximum at its place in `which`, zeros elsewhere."""
     if _compiled(x):
         plane: Tensor = _apply(_Unpool, x, which)
         return plane
@@ -220,7 +220,7 @@ def _taps(weight: Tensor) -> Float[Tensor, "9 channels"]:
 
 
 def _over_frames(kernel: Callable[..., None], first: Tensor, *others: Any) -> None:
-    """Run a kernel, which releases the GIL, over the frames, which share no number that they write."""
+    """Run a kernel over the frames, in threads: it releases the GIL, and frames share no written number."""
     arrays = [
         value.detach().numpy() if isinstance(value, Tensor) else first.new_tensor(value).numpy()[()]
         for value in (first, *others)

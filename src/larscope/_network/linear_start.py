@@ -1,4 +1,4 @@
-"""What latents and images begin as before the network learns the rest: linear, patch by patch. Not in the paper.
+"""The linear start of latents and images, patch by patch, before the network learns the residual. Not in the paper.
 
 A patch is the square of pixels that a latent stands for; K of them, in row-major order, make a frame.
 """
@@ -13,16 +13,16 @@ from torch.nn import functional as F
 from larscope._movies.preprocessing import PreparedSession
 
 DARKEST = 1e-6
-"""Intensity, in [0, 1] of the session, below which an image has nothing to show relative to."""
+"""Lowest usable intensity, in [0, 1] of the session, for changes relative to an image."""
 
 BRIGHT = 0.05
-"""Share of the movie's mean intensity that a latent of 1 stands for: latents are neither small nor large numbers."""
+"""A latent of 1 in units of the movie's mean intensity: latents are neither small nor large numbers."""
 
 RIDGE = 0.01
-"""Penalty of the least squares that draw images, as a share of the latents' mean square."""
+"""Ridge penalty of the images' least squares, as a share of the latents' mean square."""
 
 NEAR = 3
-"""Rows and columns of the latents that a patch is drawn from: its own, and the eight around it."""
+"""Rows and columns of latents for drawing a patch: its own, and the eight around it."""
 
 CHUNK = 64
 """Frames read at once."""
@@ -90,7 +90,7 @@ class Shortcut(nn.Module):
             self.readout /= self._patches(self.decode(means)).clamp(min=DARKEST)
 
     def encode(self, x: Float[Tensor, "t height width"]) -> Float[Tensor, "t K"]:
-        """Return the latents of what the network sees of frames."""
+        """Return the latents of the network's input."""
         return (self._patches(x) * self.filters).sum(1)
 
     def decode(self, latent: Float[Tensor, "t K"]) -> Float[Tensor, "t height width"]:
@@ -142,7 +142,7 @@ class Shortcut(nn.Module):
         seen: Callable[[Float[Tensor, "t height width"]], Float[Tensor, "t s K"]],
         on_frames: Callable[[int], None],
     ) -> Float[Tensor, "K s s"]:
-        """Return the sums over frames of all products of what is seen of a patch, about its run's mean."""
+        """Return sums over frames of all products within a patch, about its run's mean."""
         total: Tensor = torch.zeros(())
         for run, about in enumerate(prepared.runs):
             n_frames, products, sums = 0, torch.zeros(()), torch.zeros(())

@@ -1,4 +1,4 @@
-"""What a comparison found: in sentences, and as figures. From its record alone."""
+"""Section "Do conditions differ?": a comparison in sentences and figures, from its record alone."""
 
 import shlex
 from collections.abc import Callable, Iterator, Mapping
@@ -31,16 +31,18 @@ from larscope._report.style import (
 from larscope._results.comparison import LEVEL, ComparisonRecord
 from larscope._results.folder import Result
 
-TESTS = {"swap": "Coefficient swap", "influence": "Influence"}
+TESTS = {"coupling": "Couplings", "swap": "Coefficient swap", "influence": "Influence"}
+"""The primary test first; results of before version 6 have the other two alone."""
+
 SIDES = ("first", "second")
 N_EDGES = 10
-"""Edges that are drawn where none differs."""
+"""Edges in the figure if none differs."""
 
 FIRST, SECOND, BETWEEN = BLUE, VERMILION, BLACK
 
 
 def conditions_section(result: Result, folder: Path, records: Mapping[Path, ComparisonRecord]) -> Section:
-    """Say whether conditions differ, or which command finds out."""
+    """Say whether conditions differ, or give the command to compare them."""
     simulated = result.dataset.attrs["simulated"]
     title = "Do conditions differ?"
     if not records:
@@ -63,26 +65,27 @@ def conditions_section(result: Result, folder: Path, records: Mapping[Path, Comp
 
 
 HOW_TO_READ = (
-    "Two tests, each with two p-values. That by permuting labels counts how many ways of naming the runs separate them "
-    "as well as the true names do, and respects blocks; the paper's rank-sum test takes pairs of runs as independent, "
-    "which they are not, and may reject far too often, or hardly ever. A p-value can be no smaller than the number of "
-    "ways allows."
+    "The answer is that of the test of couplings: whether couplings between latents differ, whatever the latents' "
+    "activity. The paper's two, coefficient swap and influence, ask whether coefficients or activity differ. Condition "
+    "labels are shuffled between runs, or between whole blocks, and p is the share of shuffles with conditions as far "
+    "apart as the real ones. So the number of possible shuffles limits p. The paper's rank-sum test treats pairs of "
+    "runs as independent. They are not, so it may reject far too often, or hardly ever."
 )
 
 
 def _advice(result: Result) -> dict[str, str | None]:
     names = list(conditions_of(result.dataset))
     if len(names) < 2:
-        return {"text": "All runs are of one condition: there is nothing to compare.", "command": None}
+        return {"text": "All runs have one condition: there is nothing to compare.", "command": None}
     return {
         # a page is written before its result gets its place, and results are moved: it cannot know its folder's name
-        "text": "Nothing was compared yet. This does it, and writes this page anew; `result` is this result's folder:",
+        "text": "Nothing was compared yet. This command compares, and updates this page (`result` is your folder):",
         "command": shlex.join(["larscope", "compare", "result", *names[:2]]),
     }
 
 
 def _numbers(record: ComparisonRecord) -> dict[str, Any]:
-    """Return headings and rows of the table of both tests."""
+    """Return headings and rows of the table of all tests."""
     headings = ["test", "effect, %", "95 % interval", "p, permuted labels", "smallest possible p"]
     headings += ["p, rank-sum", "ANOSIM R"]
     rows = []
@@ -103,53 +106,69 @@ def pictures_of(record: ComparisonRecord, at: str) -> dict[str, Picture]:
 
 
 def describe_comparison(record: ComparisonRecord) -> list[str]:
-    """Return sentences: who was compared, what both tests say, how large it is, where it is, and what limits it."""
-    return [_design(record), *_tests(record), _pixels(record), _edges(record), *warnings_of(record)]
+    """Return sentences on the groups, the answer, all tests with effect sizes, the places, and warnings."""
+    return [_design(record), *_answer(record), *_tests(record), _pixels(record), _edges(record), *warnings_of(record)]
 
 
 def summarise_comparison(record: ComparisonRecord) -> str:
-    """Return one sentence: how likely both tests would find such a difference by chance, and what limits that."""
+    """Return one sentence: the p-values of all tests, the smallest possible one, and the number of warnings."""
     summary = record.summary
     tests = " and ".join(f"p = {_p(test['pvalue'])} ({TESTS[name].lower()})" for name, test in summary["tests"].items())
-    least = _p(summary["tests"]["swap"]["min_pvalue"])
+    least = _p(_primary(record)["min_pvalue"])
     limits = f"; {counted(warned, 'warning')}, see below" if (warned := warnings_of(record)) else ""
     return (
-        f"{summary['first']} against {summary['second']}, by permuting labels: {tests}; the smallest that this design "
-        f"can reach is {least}{limits}."
+        f"{summary['first']} against {summary['second']}, by permuting labels: {tests}; the smallest p of this design "
+        f"is {least}{limits}."
     )
 
 
 def warnings_of(record: ComparisonRecord) -> list[str]:
-    """Return each warning of both tests and of the maps, once, named after the test where only one gave it."""
+    """Return each warning of the tests and maps once; a warning of one test alone begins with its name."""
     found: dict[str, list[str]] = {}
     for name, test in record.summary["tests"].items():
         for text in test["warnings"]:
             found.setdefault(text, []).append(TESTS[name])
-    said = [text if len(names) == len(TESTS) else f"{names[0]}: {text}" for text, names in found.items()]
+    n_tests = len(record.summary["tests"])
+    said = [text if len(names) == n_tests else f"{names[0]}: {text}" for text, names in found.items()]
     return [f"Warning. {text}" for text in (*said, *record.summary["warnings"])]
 
 
 def _design(record: ComparisonRecord) -> str:
     summary = record.summary
     sides = " against ".join(f"{summary[side]} ({counted(summary['runs'][summary[side]], 'run')})" for side in SIDES)
-    test = summary["tests"]["swap"]
+    test = _primary(record)
     kind = "Simulated data: " if summary["simulated"] else ""
-    return (
-        f"{kind}{sides}. {test['units']} The smallest p-value that this design can reach is {_p(test['min_pvalue'])}."
-    )
+    return f"{kind}{sides}. {test['units']} The smallest possible p-value of this design is {_p(test['min_pvalue'])}."
+
+
+def _primary(record: ComparisonRecord) -> Mapping[str, Any]:
+    tests = record.summary["tests"]
+    primary: Mapping[str, Any] = tests.get("coupling", tests["swap"])
+    return primary
+
+
+def _answer(record: ComparisonRecord) -> Iterator[str]:
+    """Say whether couplings differ, in one sentence."""
+    test = record.summary["tests"].get("coupling")
+    if test is None:
+        return
+    first, second = (record.summary[side] for side in SIDES)
+    if test["pvalue"] <= LEVEL:
+        yield f"Couplings differ between {first} and {second} (p = {_p(test['pvalue'])})."
+    else:
+        yield (
+            f"Couplings of {first} and {second} are not distinguishable from no difference (p = {_p(test['pvalue'])}): "
+            "differences of this size come about when labels are shuffled."
+        )
 
 
 def _tests(record: ComparisonRecord) -> Iterator[str]:
     for name, test in record.summary["tests"].items():
         low, high = test["effect_interval"]
         size = (
-            "Forecast errors under coefficients from the other group exceed those under another run of the same group, "
-            f"by {test['effect_size']:.1f} % of the run's own error"
+            _swapped(record, test["effect_size"])
             if name == "swap"
-            else "Influence vectors within the groups are all alike, so that distances between the groups have no scale"
-            if test["effect_size"] is None
-            else "Squared distances of influence vectors between the groups exceed those within them, "
-            f"by {test['effect_size']:.1f} %"
+            else _further_apart(test["effect_size"], {"coupling": "couplings", "influence": "influence"}[name])
         )
         interval = "" if low is None else f" (95 % interval {low:.1f} to {high:.1f} %; 0: no difference)"
         spread = (
@@ -158,30 +177,58 @@ def _tests(record: ComparisonRecord) -> Iterator[str]:
             else f"; difference in spread, PERMDISP: p = {_p(test['permdisp_pvalue'])}"
         )
         yield (
-            f"{TESTS[name]}: {size}{interval}. p = {_p(test['pvalue'])} by permuting labels, "
-            f"{_p(test['pvalue_ranksum'])} by the paper's rank-sum test, which takes pairs of runs as independent; "
-            f"ANOSIM R = {test['anosim_r']:.2f} (0: no separation, 1: complete){spread}."
+            f"{TESTS[name]}: {size}{interval}. {_shuffled(record, name)} The paper's rank-sum test gives "
+            f"p = {_p(test['pvalue_ranksum'])}, as if pairs of runs were independent. ANOSIM "
+            f"R = {test['anosim_r']:.2f} (0: no separation, 1: complete){spread}."
         )
+
+
+def _swapped(record: ComparisonRecord, effect: float) -> str:
+    first, second = (record.summary[side] for side in SIDES)
+    worse = f"{abs(effect):.1f} % {'worse' if effect >= 0 else 'better'}"
+    return (
+        f"{first} runs are forecast {worse} with the couplings of {second} runs than with those of other {first} runs, "
+        "and vice versa, on average"
+    )
+
+
+def _further_apart(effect: float | None, what: str) -> str:
+    if effect is None:
+        return f"{what} of all runs of a group are the same, so distances between the groups have no scale"
+    return (
+        f"squared distances of {what} are {abs(effect):.1f} % {'larger' if effect >= 0 else 'smaller'} between the "
+        "groups than within them"
+    )
+
+
+def _shuffled(record: ComparisonRecord, name: str) -> str:
+    """Say how many ways to shuffle the labels separate the runs as well as the real ones."""
+    p, n = record.summary["tests"][name]["pvalue"], len(record.dataset[f"{name}_permuted"])
+    ways = f"all {n:,}" if n == record.summary["tests"][name]["n_labelings"] else f"{n:,} random"
+    return (
+        f"Of {ways} ways to shuffle the labels, {round(p * n):,} separate the groups as well as the real ones "
+        f"(p = {_p(p)})."
+    )
 
 
 def _pixels(record: ComparisonRecord) -> str:
     found = record.summary["map"]
     return (
-        f"Contribution maps: {found['n_different']} of {found['n_pixels']} pixels differ at p <= {LEVEL}, corrected "
-        f"for their number (smallest p: {_p(found['smallest_pvalue'])})."
+        f"Contribution maps: {found['n_different']} of {found['n_pixels']} pixels differ (p <= {LEVEL}, corrected for "
+        f"their number; smallest p: {_p(found['smallest_pvalue'])})."
     )
 
 
 def _edges(record: ComparisonRecord) -> str:
     found = record.summary["edges"]
     if not found["n_tested"]:
-        return "Edges: none is present in two runs, so none can be compared."
+        return "Edges: no edge is present in two runs, so none can be compared."
     first = record.edges.iloc[0]
     return (
-        f"Edges: {found['n_different']} of {found['n_tested']} coefficients present in two runs or more differ at "
-        f"p <= {LEVEL}, corrected for their number. The one that differs most has p = {_p(first['pvalue'])}: from "
-        f"{_place(first, 'source')} to {_place(first, 'target')} (row, column in input pixels), "
-        f"lag {int(first['lag'])}, difference {first['difference']:+.2g}."
+        f"Edges: {found['n_different']} of {found['n_tested']} coefficients differ (p <= {LEVEL}, corrected for their "
+        "number), among those present in two runs or more. The most significant difference, "
+        f"{first['difference']:+.2g} at lag {int(first['lag'])}, has p = {_p(first['pvalue'])} and leads from "
+        f"{_place(first, 'source')} to {_place(first, 'target')} (row, column in input pixels)."
     )
 
 
@@ -203,8 +250,10 @@ def _p(value: float) -> str:
 
 def plot_null(record: ComparisonRecord) -> Figure:
     """Draw the statistic under every permuted labeling, and the observed one."""
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    for axes, (name, title) in zip(figure.subplots(1, 2), TESTS.items(), strict=True):
+    tests = record.summary["tests"]
+    figure = Figure(figsize=(5 * len(tests), 4), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(tests)), tests, strict=True):
+        title = TESTS[name]
         test = record.summary["tests"][name]
         permuted = record.dataset[f"{name}_permuted"].to_numpy()
         observed, n = permuted[0], len(permuted)
@@ -233,10 +282,12 @@ def plot_null(record: ComparisonRecord) -> Figure:
 
 
 def plot_pairs(record: ComparisonRecord) -> Figure:
-    """Draw every pair of runs: those within either group, and those between the two."""
+    """Draw every pair of runs, within and between the groups."""
     rng = np.random.default_rng(0)
-    figure = Figure(figsize=(10, 4.4), layout="constrained")
-    for axes, (name, title) in zip(figure.subplots(1, 2), TESTS.items(), strict=True):
+    tests = record.summary["tests"]
+    figure = Figure(figsize=(5 * len(tests), 4.4), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(tests)), tests, strict=True):
+        title = TESTS[name]
         inter, intra, where = (
             record.dataset[f"{name}_{part}"].to_numpy() for part in ("inter", "intra", "intra_condition")
         )
@@ -263,7 +314,7 @@ def plot_pairs(record: ComparisonRecord) -> Figure:
 
 
 def plot_maps(record: ComparisonRecord) -> Figure:
-    """Draw the contribution map of either group, and their difference with the outline of where it is significant."""
+    """Draw the contribution map of each group, and their difference with an outline of its significant pixels."""
     data = record.dataset
     extent = _extent(record)
     wide = (extent[1] - extent[0]) / (extent[2] - extent[3])
@@ -288,13 +339,13 @@ def plot_maps(record: ComparisonRecord) -> Figure:
         else f"no pixel differs at p <= {LEVEL} (smallest p = {_p(found['smallest_pvalue'])})"
     )
     figure.supxlabel(f"Difference: {said}, corrected for {found['n_pixels']} pixels", fontsize="medium")
-    title = f"Where couplings come from: {data['difference'].attrs['units']}"
+    title = f"How strongly each place drives others: {data['difference'].attrs['units']}"
     figure.suptitle(titled(record.summary["simulated"], title))
     return figure
 
 
 def plot_edges(record: ComparisonRecord) -> Figure:
-    """Draw the edges that differ, as arrows from source to target on the mean frame."""
+    """Draw the different edges, as arrows from source to target on the mean frame."""
     extent = _extent(record)
     wide = (extent[1] - extent[0]) / (extent[2] - extent[3])
     figure = Figure(figsize=(max(6 * wide + 1, 5.2), 7), layout="constrained")
@@ -323,7 +374,7 @@ def plot_edges(record: ComparisonRecord) -> Figure:
         f"{len(differs)} of {len(record.edges)} edges differ at p <= {LEVEL}, corrected"
         if len(differs)
         else f"none of {len(record.edges)} edges differs at p <= {LEVEL}, corrected;\n"
-        f"dotted: the {len(drawn)} that differ most"
+        f"dotted: the {len(drawn)} smallest p-values"
     )
     axes.set_title(f"{said}\n(arrow: source to target; circle: own past)", fontsize="medium")
     figure.suptitle(titled(record.summary["simulated"], f"Edges, {first} - {second}"))
@@ -333,23 +384,23 @@ def plot_edges(record: ComparisonRecord) -> Figure:
 COMPARISON_FIGURES: dict[str, tuple[Callable[[ComparisonRecord], Figure], str]] = {
     "null": (
         plot_null,
-        "The statistic under every permuted labeling (grey) and as observed (blue). It is the mean over pairs between "
-        "the groups minus the average of the groups' own means, over pairs of runs that only chance and condition can "
-        "set apart: with groups of different sizes, or blocks, not the difference of two pooled means.",
+        "The statistic under every shuffle of the labels (grey) and as observed (blue). It is the mean over pairs of "
+        "runs between the groups, minus the average of the two groups' own means. Only comparable pairs count.",
     ),
     "pairs": (
         plot_pairs,
-        "Every pair of runs. Swap: how much worse one run is forecast under the other's coefficients. Influence: how "
-        "far apart their influence vectors are. If the groups differ, pairs between them lie higher.",
+        "Every pair of runs. Couplings: distance of their couplings. Swap: excess error of one run under the other's "
+        "coefficients. Influence: distance of their influence vectors. If the groups differ, pairs between them lie "
+        "higher.",
     ),
     "maps": (
         plot_maps,
-        "Where in the image the couplings come from, on average over the runs of each group, and the difference (where "
-        "labels trade within blocks or subjects, that within them).",
+        "How strongly the cells at each pixel drive others: mean over the runs of each group, and the difference "
+        "(within blocks or subjects, if their runs trade labels).",
     ),
-    "edges": (plot_edges, "Coefficients that differ, drawn from their source to their target on the mean frame."),
+    "edges": (plot_edges, "Different coefficients, from source to target on the mean frame."),
 }
-"""Every figure of a comparison by the name of its file, with its caption."""
+"""Figures of a comparison by file name, with their captions."""
 
 
 def _diverging(axes: Axes, image: NDArray[np.floating[Any]], limit: float, extent: tuple[float, ...]) -> AxesImage:
@@ -367,13 +418,13 @@ def _extent(record: ComparisonRecord) -> tuple[float, float, float, float]:
 
 
 def _unit(record: ComparisonRecord, test: str) -> str:
-    if test == "influence":
+    if test != "swap":
         return "squared distance"
     return "relative $\\Delta$" if record.summary["options"]["relative"] else "$\\Delta$, squared latent units"
 
 
 def _pair_label(record: ComparisonRecord, test: str) -> str:
-    if test == "influence":
-        return "squared distance of influence vectors"
+    if test != "swap":
+        return f"squared distance of {'couplings' if test == 'coupling' else 'influence vectors'}"
     relative = record.summary["options"]["relative"]
     return "$\\Delta$: excess error, " + ("% of the run's own error" if relative else "squared latent units")

@@ -1,4 +1,4 @@
-"""What data: runs, frames, conditions, and what the check of the movies complained of."""
+"""Section "What data?": runs, frames, conditions, and problems found in the movies."""
 
 import math
 from typing import Any
@@ -23,13 +23,13 @@ COLUMNS = {
     "frame_rate": "frames a second",
     "pixel_size": "pixel size, µm",
 }
-"""Columns of the table of runs with their headings; those that no run has a value for are left out."""
+"""Columns of the table of runs with their headings; empty columns are left out."""
 
 TEXT = ("run", "condition", "block", "subject", "dataset", "channel", "plane")
 
 
 def data_section(result: Result) -> Section:
-    """Say what was analysed."""
+    """Describe the analysed movies."""
     return Section(
         "data",
         "What data?",
@@ -38,7 +38,7 @@ def data_section(result: Result) -> Section:
             Picture(
                 "figures/mean_frame.png",
                 plot_mean_frame(result),
-                "The static image, mean over runs of each run's mean over time; the skip connection carries it past "
+                "The static image: mean over runs of each run's mean over time. The skip connection carries it past "
                 "the network.",
             )
         ],
@@ -76,29 +76,30 @@ def _sentence(result: Result) -> str:
     height, width = (int(size) for size in data.attrs["crop"])
     step = int(data.attrs["downscale"])
     rows, columns = data["mean_frame"].shape
-    small = "" if step == 1 else f", one in {step} of them in both directions ({rows} x {columns})"
+    small = "" if step == 1 else f", one pixel in {step} along each side ({rows} x {columns})"
     low, high = (data.attrs[f"intensity_{end}"] for end in ("low", "high"))
     return (
-        f"The centre {height} x {width} pixels of each frame were analysed{small}, with "
-        f"intensities from {low:g} to {high:g} scaled to [0, 1], once for the session. Rows and columns on this page "
-        "are those of the recorded movie, counted from 0."
+        f"The analysis used the centre {height} x {width} pixels of each frame{small}. Intensities from {low:g} to "
+        f"{high:g} were scaled to [0, 1], once for the session. Rows and columns on this page are those of the "
+        "recorded movie, counted from 0."
     )
 
 
 def describe_checks(result: Result) -> str:
-    """Say whether the check of the movies complained."""
+    """Say whether the check found problems in the movies."""
     if result.provenance.get("checks") is None:
-        return "The movies' quality was not recorded with this result: `larscope check` measures it."
+        return "The movies' quality was not recorded with this result. Run `larscope check` to measure it."
     complaints = complaints_of(result)
     if not complaints:
-        return "The check of the movies had nothing to complain of."
+        return "No problems were found in the movies."
     runs = {run for complaint in complaints for run in complaint["runs"]}
     of_all = f" in {len(runs)} of {counted(result.dataset['run'], 'run')}" if runs else ""
-    return f"The check of the movies complained of {listed(c['check'] for c in complaints)}{of_all}: see its warnings."
+    found = listed(complaint["check"] for complaint in complaints)
+    return f"Problems were found in the movies{of_all}: {found}. See the quality warnings."
 
 
 def complaints_of(result: Result) -> list[dict[str, Any]]:
-    """Return what the check complained of, once for each check: how gravely, in which runs, and in what words."""
+    """Return the problems found, one per check: level, runs, message and advice."""
     found = [finding for finding in result.provenance.get("checks") or [] if finding["level"] != "pass"]
     grouped = {finding["check"]: [other for other in found if other["check"] == finding["check"]] for finding in found}
     return [

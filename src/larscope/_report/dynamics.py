@@ -1,4 +1,4 @@
-"""What dynamics: which place forecasts which, over the mean frame and as a matrix, and how sparse that is."""
+"""Section "What dynamics?": couplings over the mean frame, coefficient matrices, sparsity."""
 
 import base64
 import io
@@ -34,21 +34,21 @@ from larscope._report.style import (
 from larscope._results.folder import Result
 
 MAX_EDGES = 6000
-"""Coefficients that the page holds, the largest of each condition; as many again of latents' own past."""
+"""Most couplings on the page, the largest of each condition; as many again of latents' own past."""
 
 DRAWN = 40
-"""Couplings of a condition that the static figure draws."""
+"""Couplings per condition in the static figure."""
 
 
 def dynamics_section(result: Result, sentences: list[str]) -> Section:
-    """Show the couplings; `sentences` say how many there are."""
+    """Show the couplings."""
     data = result.dataset
     edges = mean_edges(data)
     pictures = [
         Picture(
             "figures/network.png",
             plot_network(result, edges),
-            f"The {DRAWN} largest couplings between different latents, at most, mean over the runs of a condition.",
+            f"The largest couplings between different latents (up to {DRAWN}), mean over the runs of a condition.",
         ),
         Picture(
             "figures/coefficients.png",
@@ -58,7 +58,7 @@ def dynamics_section(result: Result, sentences: list[str]) -> Section:
         Picture(
             "figures/sparsity.png",
             plot_sparsity(result),
-            "How many coefficients are not zero: in each run, and at each lag, mean over all runs.",
+            "Number of non-zero coefficients in each run, and at each lag (mean over runs).",
         ),
     ]
     return Section(
@@ -74,7 +74,7 @@ def dynamics_section(result: Result, sentences: list[str]) -> Section:
 def mean_edges(data: xr.Dataset) -> dict[str, pd.DataFrame]:
     """Return the coefficients of each condition, mean over its runs, largest first.
 
-    Columns are lag, target, source, coef, and `runs`: in how many runs the coefficient is not zero.
+    Columns are lag, target, source, coef, and `runs`: the number of runs with a non-zero coefficient.
     """
     names = ("lag", "target", "source")
     table = pd.DataFrame({name: data[f"coef_{name}"].to_numpy() for name in ("run", *names)})
@@ -194,7 +194,7 @@ def plot_coefficients(result: Result, edges: dict[str, pd.DataFrame]) -> Figure:
 
 
 def plot_sparsity(result: Result) -> Figure:
-    """Draw how many coefficients each run has, and how many there are at each lag."""
+    """Draw the number of coefficients in each run and at each lag."""
     data = result.dataset
     groups = conditions_of(data)
     order, n_runs = int(data.attrs["order"]), data.sizes["run"]

@@ -1,4 +1,4 @@
-"""Where in the image: contribution maps of the conditions, and where two conditions differ."""
+"""Section "Where in the image?": contribution maps of the conditions and their differences."""
 
 import base64
 from collections.abc import Sequence
@@ -9,8 +9,11 @@ import xarray as xr
 from jaxtyping import Float
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from scipy.spatial import KDTree
 
+from larscope._report.cells import has_cells
 from larscope._report.section import Picture, Section
+from larscope._report.sentences import FDR
 from larscope._report.style import (
     conditions_of,
     counted,
@@ -25,18 +28,18 @@ from larscope._results.comparison import LEVEL, ComparisonRecord
 from larscope._results.folder import Result
 
 MAX_MAPS = 8
-"""Maps that the page holds: those of the conditions first, then differences."""
+"""Most maps on the page: of the conditions first, then differences."""
 
 MAX_PIXELS = 128 * 192
-"""Maps of more pixels are averaged over blocks until they have no more."""
+"""Most pixels of a map; larger ones are averaged over blocks."""
 
 
 def where_section(result: Result, records: Sequence[ComparisonRecord]) -> Section:
-    """Show where couplings come from; what differs is that of comparisons."""
+    """Show the contribution maps, with the differences found by comparisons."""
     picture = Picture(
         "figures/maps.png",
         plot_maps(result),
-        "Where in the image the couplings come from, mean over the runs of each condition.",
+        "How strongly the cells at each pixel drive others, mean over the runs of each condition.",
     )
     return Section(
         "where",
@@ -49,18 +52,26 @@ def where_section(result: Result, records: Sequence[ComparisonRecord]) -> Sectio
 
 
 def _sentence(result: Result) -> str:
+    if has_cells(result.dataset):
+        return (
+            "A contribution map shows how strongly each cell acts on others: its influence is the sum of its absolute "
+            "couplings over lags and targets, its own past left out, drawn in its footprint. Couplings are between "
+            "latents of unit variance, selected on all runs together and measured in each. A coupling is a forecast, "
+            "not a synapse."
+        )
     patch = result.settings["patch"]
     squares = (
-        f" Edges of squares of {patch} x {patch} pixels, where a map shows them, are those of a latent's patch, "
-        "not of the tissue."
+        f" Squares of {patch} x {patch} pixels in a map are the latents' patches, not tissue."
         if result.settings["shortcut"]
         else ""
     )
+    empty = not result.dataset["contribution_map"].to_numpy().any()
+    none = " Here there are none beyond chance, so the maps are empty." if empty else ""
     return (
-        "A contribution map shows how strongly each place acts on others: each latent's influence is the sum of its "
-        "absolute couplings over lags and targets, its own past left out, and each pixel has the mean influence of the "
-        "latents that the decoder shows there. Couplings are between latents of unit variance, selected on all runs "
-        f"together and measured in each. A coupling is a forecast, not a synapse.{squares}"
+        "A contribution map shows how strongly the cells at each pixel drive others. A latent's influence is the sum "
+        "of its absolute couplings to others, over lags and targets. A pixel has the mean influence of the latents "
+        "shown there by the decoder. Maps use a separate fit: unit-variance latents, couplings beyond chance in all "
+        f"runs together (q <= {FDR}), measured in each run. A coupling is a forecast, not a synapse.{none}{squares}"
     )
 
 
@@ -68,8 +79,8 @@ def _difference(record: ComparisonRecord) -> str:
     found, first, second = record.summary["map"], record.summary["first"], record.summary["second"]
     if found["n_different"]:
         return (
-            f"{first} - {second}: {found['n_different']:,} of {found['n_pixels']:,} pixels differ at p <= {LEVEL}, "
-            "corrected for their number; they are outlined in green."
+            f"{first} - {second}: {found['n_different']:,} of {found['n_pixels']:,} pixels differ (p <= {LEVEL}, "
+            "corrected for their number). They have a green outline."
         )
     return (
         f"{first} - {second}: no pixel differs at p <= {LEVEL}, corrected for their number (smallest p: "
@@ -107,13 +118,18 @@ def maps_of(data: xr.Dataset, records: Sequence[ComparisonRecord]) -> dict[str, 
         for name in {"values", "pvalue"} & panel.keys():
             # of a block of pixels the smallest p-value is kept, lest a significant one vanish
             panel[name] = _packed(_blocks(panel[name], step, np.min if name == "pvalue" else np.mean))
-    latent = np.arange(data.sizes["latent"])
-    across = len(np.unique(data["latent_column"]))
+    row, column = _blocks_of(places.row, step), _blocks_of(places.column, step)
+    if has_cells(data):
+        pixels = np.stack(np.meshgrid(row, column, indexing="ij"), axis=-1)
+        tree = KDTree(np.stack([places.latent_row, places.latent_column], axis=1))
+        latent_at = tree.query(pixels)[1]
+    else:
+        latent_at = np.arange(data.sizes["latent"]).reshape(-1, len(np.unique(data["latent_column"])))
     return {
-        "row": _blocks_of(places.row, step).tolist(),
-        "column": _blocks_of(places.column, step).tolist(),
+        "row": row.tolist(),
+        "column": column.tolist(),
         "latents": {
-            "index": latent.reshape(-1, across).tolist(),
+            "index": latent_at.tolist(),
             "row": places.latent_row.tolist(),
             "column": places.latent_column.tolist(),
         },

@@ -1,10 +1,11 @@
-"""How it was made: settings, versions, inputs, the command that repeats it, and a methods paragraph to paste."""
+"""Section "How was it made?": settings, versions, inputs, the command, and a methods paragraph to paste."""
 
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from larscope._report.cells import has_cells
 from larscope._report.section import Section
 from larscope._report.sentences import choices_of
 from larscope._report.style import conditions_of, counted
@@ -25,9 +26,7 @@ WESTFALL = "Westfall & Young (1993) Resampling-based multiple testing. Wiley."
 
 TRAINED = {
     "sequential": "The autoencoder was trained alone, and the autoregression fitted afterwards",
-    "embedded": (
-        "The decoder was trained to render the autoregression's forecasts, whose coefficients were taken as constants"
-    ),
+    "embedded": ("The decoder was trained to render the autoregression's forecasts, with coefficients held constant"),
     "end-to-end": (
         "The decoder was trained to render the autoregression's forecasts, and gradients flowed through the fit of its "
         "coefficients"
@@ -36,7 +35,7 @@ TRAINED = {
 
 
 def methods_section(result: Result, records: Sequence[ComparisonRecord]) -> Section:
-    """Say how a result was made, so that another can repeat and describe it."""
+    """Say how a result was made, for others to repeat and describe it."""
     return Section(
         "made",
         "How was it made?",
@@ -53,7 +52,7 @@ def methods_section(result: Result, records: Sequence[ComparisonRecord]) -> Sect
 
 
 def command_of(provenance: Mapping[str, Any]) -> str:
-    """Return the command that made a result, as it can be typed again.
+    """Return the command of a result, ready to type again.
 
     >>> command_of({"command": ["/usr/bin/larscope", "fit", "my movies.csv", "--out", "result"]})
     "larscope fit 'my movies.csv' --out result"
@@ -65,13 +64,13 @@ def command_of(provenance: Mapping[str, Any]) -> str:
 
 
 def repetition(result: Result) -> str:
-    """Return what makes a result again; a refit begins with the result whose network it has."""
+    """Return the command or code to repeat a result; a refit begins with the trained result."""
     if "refitted_from" not in result.provenance:
         return "larscope fit <session table> --config <result>/config.toml --out <new folder>"
     trained = result.provenance["refitted_from"]["settings"]
     changed = [name for name in (*trained, *result.settings) if trained.get(name) != result.settings.get(name)]
     how = "".join(f", {name}={result.settings.get(name)!r}" for name in dict.fromkeys(changed))
-    return f"larscope.load(<the result that trained the network>).refit(<session>{how})"
+    return f"larscope.load(<the trained result>).refit(<session>{how})"
 
 
 def describe_methods(result: Result, records: Sequence[ComparisonRecord]) -> str:
@@ -80,7 +79,7 @@ def describe_methods(result: Result, records: Sequence[ComparisonRecord]) -> str
 
 
 def references(records: Sequence[ComparisonRecord]) -> list[str]:
-    """Return the works that the methods paragraph cites."""
+    """Return the works cited in the methods paragraph."""
     return [EFRON, PAPER, KINGMA, *([PHIPSON, WESTFALL] if records else [])]
 
 
@@ -104,26 +103,14 @@ def _recordings(result: Result) -> list[str]:
 
 def _model(result: Result) -> list[str]:
     data, chosen = result.dataset, result.settings
-    rows, columns = data["mean_frame"].shape
-    down = len(set(data["latent_row"].to_numpy().tolist()))
-    across = len(set(data["latent_column"].to_numpy().tolist()))
-    skip = " with a skip connection for the mean frame" if chosen["skip"] else ""
-    begin = (
-        ", each of which begins as the first principal component of its patch's changes, with images by ridge "
-        "regression on the nearest nine latents"
-        if chosen["shortcut"]
-        else ""
-    )
     centred = "centred and " if chosen["center"] else ""
     scaled = "unit variance each" if chosen["scale"] == "latent" else "unit variance as a series"
-    epochs = 1 + max(row["epoch"] for row in result.log)
     n_latents = data.sizes["latent"]
     penalty = {
         "mean": f"{result.penalty:.4g} ({result.penalty * n_latents:.4g} for each target latent",
         "target": f"{result.penalty:.4g} (for each target latent",
         "noise": f"{result.penalty:.4g} sqrt(2 log({chosen['order'] * n_latents}) / n) (for a fit to n frames",
     }[chosen["penalty_scale"]]
-    begun = ", begun anywhere and anew each epoch" if chosen["window_starts"] == "random" else ""
     fitted = (
         "Afterwards coefficients were fitted to each whole run, for couplings, maps and comparisons, and one matrix of "
         "coefficients to all runs of a condition, for forecasts and errors."
@@ -131,27 +118,64 @@ def _model(result: Result) -> list[str]:
         else "Afterwards coefficients were fitted to each whole run."
     )
     return [
-        f"A convolutional autoencoder{skip} compressed each frame of {rows} x {columns} pixels to a map of "
-        f"{down} x {across} = {n_latents} latents{begin}. The latents of a run, {centred}scaled to {scaled}, were "
+        f"{_latents(result)} The latents of a run, {centred}scaled to {scaled}, were "
         f"modelled by a vector autoregression of order {chosen['order']} with an l1 penalty of {penalty}, "
         "in units of 1/(2n) squared error), the solution "
-        f"that least angle regression leads to (Efron et al. 2004), computed exactly{_restrictions(chosen)}.",
-        f"{TRAINED[chosen['training']]} ({counted(result.log, 'step')} of Adam, Kingma & Ba 2015, in "
-        f"{counted(range(epochs), 'epoch')}; learning rate {chosen['learning_rate']:g}; "
-        f"{counted(range(chosen['batch_size']), 'window')} of {chosen['window']} frames a step{begun}; seed "
-        f"{chosen['seed']}).{_training(result)} {fitted}{_choice(result)}",
+        f"of least angle regression (Efron et al. 2004), computed exactly{_restrictions(chosen)}.",
+        f"{_optimisation(result)}{fitted}{_choice(result)}",
     ]
 
 
+def _latents(result: Result) -> str:
+    data, chosen = result.dataset, result.settings
+    rows, columns = data["mean_frame"].shape
+    n_latents = data.sizes["latent"]
+    if has_cells(data):
+        return (
+            f"Latents of each frame of {rows} x {columns} pixels were the brightness of {n_latents} cells of about "
+            f"{chosen['cell_diameter']:g} pixels, read by ridge least squares beside haze that cells share and fading "
+            "or movement of the static image; the footprints were found in the covariance of frames with the frames "
+            "after them."
+        )
+    down = len(set(data["latent_row"].to_numpy().tolist()))
+    across = len(set(data["latent_column"].to_numpy().tolist()))
+    skip = " with a skip connection for the mean frame" if chosen["skip"] else ""
+    begin = (
+        ", starting from a linear model (first principal component of each patch's changes; images by ridge regression "
+        "on the nearest nine latents)"
+        if chosen["shortcut"]
+        else ""
+    )
+    return (
+        f"A convolutional autoencoder{skip} compressed each frame of {rows} x {columns} pixels to a map of "
+        f"{down} x {across} = {n_latents} latents{begin}."
+    )
+
+
+def _optimisation(result: Result) -> str:
+    """Say how the network was trained, if it was."""
+    if has_cells(result.dataset):
+        return ""
+    chosen = result.settings
+    epochs = 1 + max(row["epoch"] for row in result.log)
+    begun = ", begun anywhere and anew each epoch" if chosen["window_starts"] == "random" else ""
+    return (
+        f"{TRAINED[chosen['training']]} ({counted(result.log, 'step')} of Adam, Kingma & Ba 2015, in "
+        f"{counted(range(epochs), 'epoch')}; learning rate {chosen['learning_rate']:g}; "
+        f"{counted(range(chosen['batch_size']), 'window')} of {chosen['window']} frames a step{begun}; seed "
+        f"{chosen['seed']}).{_training(result)} "
+    )
+
+
 def _training(result: Result) -> str:
-    """Say which settings of the dynamics were others in training than in the fits after it."""
+    """Name the settings of the dynamics with another value in training than in the final fits."""
     others = result.trained_otherwise.items()
     said = ", ".join(f"{name.replace('_', ' ')} {'none' if value is None else value}" for name, value in others)
     return f" In training, other settings of the autoregression were used: {said}." if said else ""
 
 
 def _choice(result: Result) -> str:
-    """Say how penalties were chosen, where they were."""
+    """Say how chosen penalties were chosen."""
     return "".join(
         (f" The penalty of that matrix, {choice.penalty:.4g}," if choice.shared else " The penalty of these fits")
         + f" was chosen among {len(choice.tried)} by the squared error of forecasts, one frame ahead, of "
@@ -162,7 +186,7 @@ def _choice(result: Result) -> str:
 
 
 def _restrictions(chosen: Mapping[str, Any]) -> str:
-    """Say what else the fit of the coefficients was told; results of earlier versions lack some settings."""
+    """Name further restrictions of the coefficients; results of earlier versions lack some settings."""
     near, own = chosen.get("max_distance"), chosen.get("own_weight", 1.0)
     local = f", with couplings only between latents at most {near:g} latent pixels apart" if near is not None else ""
     if own == 0:
@@ -172,9 +196,7 @@ def _restrictions(chosen: Mapping[str, Any]) -> str:
 
 def _found(result: Result) -> list[str]:
     data = result.dataset
-    explained, heldout, active = (
-        data[name].to_numpy().astype(float) for name in ("var_explained", "var_error_heldout", "n_active")
-    )
+    explained, heldout = (data[name].to_numpy().astype(float) for name in ("var_explained", "var_error_heldout"))
     said = []
     if (known := explained[explained == explained]).size:
         said.append(
@@ -186,7 +208,9 @@ def _found(result: Result) -> list[str]:
             "on the last fifth of each run, with coefficients from the rest, the squared error was "
             f"{known.mean():.2f} of the squared signal"
         )
-    said.append(f"a run had {active.mean():.0f} non-zero coefficients on average")
+    own = data["coef_target"].to_numpy() == data["coef_source"].to_numpy()
+    by_chance = f" ({data['n_chance'].to_numpy().mean():.0f} by chance)" if "n_chance" in data else ""
+    said.append(f"a run had {(~own).sum() / data.sizes['run']:.0f} couplings between latents on average{by_chance}")
     text = "; ".join(said) + "."
     return [text[0].upper() + text[1:]]
 
@@ -195,20 +219,21 @@ def _compared(records: Sequence[ComparisonRecord]) -> list[str]:
     if not records:
         return []
     sentences = [
-        "Conditions were compared by swapping coefficients between runs and by the distance of influence vectors, "
-        "with p-values from restricted permutations of the labels (Phipson & Smyth 2010); differences of contribution "
-        f"maps and of single coefficients were corrected by max-T at {LEVEL} (Westfall & Young 1993)."
+        "Conditions were compared by the squared distance of couplings (found in all runs together, those beyond "
+        "chance measured in each run by least squares, in units of their standard errors), and by the paper's two "
+        "tests, swapped coefficients and distances of influence vectors, with p-values from restricted permutations "
+        "of the labels (Phipson & Smyth 2010); differences of contribution maps and of single coefficients were "
+        f"corrected by max-T at {LEVEL} (Westfall & Young 1993)."
     ]
     for record in records:
         summary = record.summary
-        swap, influence = summary["tests"]["swap"], summary["tests"]["influence"]
+        ps = {name: f"p = {test['pvalue']:.2g}" for name, test in summary["tests"].items()}
+        couplings = f"couplings: {ps['coupling']}; " if "coupling" in ps else ""
         members = {summary[side]: summary["runs"][summary[side]] for side in ("first", "second")}
         sizes = " against ".join(f"{name} ({counted(runs, 'run')})" for name, runs in members.items())
         sentences.append(
-            f"{sizes}: errors under the other group's coefficients exceeded those under another run of the same "
-            f"group by {swap['effect_size']:.1f}% (p = {swap['pvalue']:.2g}; rank-sum over pairs, not independent: "
-            f"p = {swap['pvalue_ranksum']:.2g}); influence vectors: p = {influence['pvalue']:.2g} (rank-sum: "
-            f"p = {influence['pvalue_ranksum']:.2g}); smallest p that this design can reach: {swap['min_pvalue']:.2g}; "
+            f"{sizes}: {couplings}coefficient swap: {ps['swap']}; influence vectors: {ps['influence']}; smallest p of "
+            f"this design: {summary['tests']['swap']['min_pvalue']:.2g}; "
             f"{summary['map']['n_different']:,} of {summary['map']['n_pixels']:,} pixels and "
             f"{summary['edges']['n_different']:,} of {summary['edges']['n_tested']:,} coefficients differed."
         )

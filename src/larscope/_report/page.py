@@ -1,4 +1,4 @@
-"""`report.html`: one file that needs no server, no network and no Python."""
+"""Writes `report.html`: one file without server, network or Python."""
 
 import base64
 import hashlib
@@ -34,7 +34,7 @@ from larscope._storage import replacing, require_inside, write_text
 DPI = 110
 
 IMAGE_BYTES = 1_600_000
-"""Static figures take up to this much of the page. Those of further comparisons are named and left in the folder."""
+"""Most bytes of static figures on the page. Further figures stay in the folder, and the page names them."""
 
 
 def write_report(folder: str | Path) -> Path:
@@ -58,7 +58,7 @@ def write_report(folder: str | Path) -> Path:
 
 
 def _sections(result: Result, folder: Path, records: Mapping[Path, ComparisonRecord]) -> Iterator[Section]:
-    """Answer a reader's questions, in the order in which they come up."""
+    """Answer the reader's questions in their natural order."""
     yield data_section(result)
     yield training_section(result, describe_training(result))
     yield dynamics_section(result, describe_dynamics(result))
@@ -104,13 +104,13 @@ def _render(result: Result, summary: Sequence[str], sections: Sequence[Section],
 
 
 def _flow(text: str) -> Markup:
-    """Return a text that a page may break into lines, but not before a unit; what is between backticks is code."""
+    """Return a text for the page: no line break before a unit, code for text between backticks."""
     pieces = (escape(piece) for piece in text.replace(" %", "\u00a0%").split("`"))
     return Markup().join(Markup("<code>{}</code>").format(piece) if i % 2 else piece for i, piece in enumerate(pieces))
 
 
 def _embedding(images: Mapping[str, bytes]) -> Any:
-    """Return a filter that gives a picture's image as a data URI, or nothing once the page is full."""
+    """Return a filter from a picture to its data URI, or to nothing once the page is full."""
     left = IMAGE_BYTES
 
     @cache
@@ -126,13 +126,13 @@ def _embedding(images: Mapping[str, bytes]) -> Any:
 
 
 def _json(content: Any) -> Markup:
-    """Return data as JSON that no text in it can break out of a script element."""
+    """Return data as JSON, safe inside a script element."""
     text = json.dumps(_finite(content), allow_nan=False, ensure_ascii=True, separators=(",", ":"))
     return Markup(text.replace("<", "\\u003c"))
 
 
 def _finite(content: Any) -> Any:
-    """Replace numbers that JSON does not know by null."""
+    """Replace numbers unknown to JSON by null."""
     if isinstance(content, Mapping):
         return {name: _finite(value) for name, value in content.items()}
     if isinstance(content, list | tuple):

@@ -1,4 +1,4 @@
-"""How it depends on the penalty: coefficients, and what they explain, refitted with others."""
+"""Section "How does it depend on the penalty?": coefficients and explained variance under other penalties."""
 
 import warnings
 from typing import Any
@@ -18,19 +18,19 @@ MEASURES = {
     "explained": "explained, in sample",
     "explained_heldout": "explained, held out",
 }
-"""What is drawn over the penalty; the latter two share their axes."""
+"""Curves over the penalty; the latter two share their axes."""
 
 
 def penalty_section(result: Result) -> Section:
-    """Show what other penalties would have given."""
+    """Show the outcome of other penalties."""
     data = result.dataset
     title = "How does it depend on the penalty?"
     if "curve_run" not in data:
-        return Section("penalty", title, ["This result holds no curves over the penalty: fit again to have them."])
+        return Section("penalty", title, ["This result holds no curves over the penalty. Fit again to get them."])
     picture = Picture(
         "figures/penalty.png",
         plot_curves(result),
-        "The VAR of single runs, refitted with other penalties (bold: mean; dashed line: the penalty of the fits).",
+        "The VAR of single runs, refitted with other penalties. Bold: mean. Dashed line: the penalty of the fits.",
     )
     return Section("penalty", title, _sentences(result), [picture], explored={"curves": curves_of(result)})
 
@@ -57,7 +57,7 @@ def curves_of(result: Result) -> dict[str, Any]:
 
 
 def plot_curves(result: Result) -> Figure:
-    """Draw active coefficients, and what is explained in sample and held out, over the penalty."""
+    """Draw active coefficients and explained variance, in sample and held out, over the penalty."""
     data = result.dataset
     figure = Figure(figsize=(11, 3.8), layout="constrained")
     panels = figure.subplots(1, 3)
@@ -113,19 +113,19 @@ def _sentences(result: Result) -> list[str]:
     sentences = [
         *(_describe_choice(choice) for choice in choices_of(result)),
         f"The VAR of {of_runs} was refitted with {len(penalties)} penalties, from {penalties[0]:.3g} to "
-        f"{penalties[-1]:.3g}; each point is an exact fit of a run's own coefficients. The latents stay those that "
-        f"were learned at {result.training['penalty']:g}: training with another penalty would have given others.",
-        f"At {chosen:.3g}, the penalty of the fits: {active[at]:.0f} active coefficients, {percent(explained[at])} of "
-        f"the latents' variance explained in sample and {percent(heldout[at])} on the last fifth of a run, unseen by "
-        "the fit (means over these runs).",
+        f"{penalties[-1]:.3g}. Each point is an exact fit of a run's own coefficients. The latents were "
+        f"learned at {result.training['penalty']:g}; training with another penalty gives other latents.",
+        f"At {chosen:.3g}, the penalty of the fits, there are {active[at]:.0f} active coefficients. They explain "
+        f"{percent(explained[at])} of the latents' variance in sample, and {percent(heldout[at])} on the last fifth of "
+        "a run, which was not fitted (means over these runs).",
     ]
     if np.isfinite(heldout).any():
         best = int(np.nanargmax(heldout))
         sentences.append(
-            f"Held out, {penalties[best]:.3g} explains most of those tried: {percent(heldout[best])}, with "
+            f"Held out, {penalties[best]:.3g} explains most: {percent(heldout[best])}, with "
             f"{active[best]:.0f} active coefficients."
             if heldout[best] > 0
-            else "Held out, none of the penalties forecasts better than the mean of the frames that it was fitted to."
+            else "Held out, no penalty forecasts better than the mean of the fitted frames."
         )
     return sentences
 
@@ -133,20 +133,22 @@ def _sentences(result: Result) -> list[str]:
 def _describe_choice(choice: Choice) -> str:
     """Say how a penalty was chosen."""
     tried, explained, penalty = choice.tried, choice.explained, f"{choice.penalty:.3g}"
-    what = "The penalty of the coefficients that runs share" if choice.shared else "The penalty"
+    what = "The penalty of the coefficients shared by runs" if choice.shared else "The penalty"
     if not tried.size:
-        return f"{what} was not chosen, since no frames could be held out: it stayed at that of training, {penalty}."
+        return (
+            f"{what} was not chosen, because no frames could be held out. It stayed at the training penalty, {penalty}."
+        )
     share = percent(explained[int(np.argmin(np.abs(tried - choice.penalty)))])
     if explained.max() > explained[0]:
         return (
-            f"{what} was chosen after training, among {len(tried)} from {tried[0]:.3g}, where no coupling is "
-            f"left, to {tried[-1]:.3g}: exact fits at {penalty} best forecast {choice.held_out}, and explain {share} "
-            "of their signal."
+            f"{what} was chosen after training, among {len(tried)} from {tried[0]:.3g} (no coupling left) "
+            f"to {tried[-1]:.3g}. Exact fits at {penalty} best forecast {choice.held_out}, and explain {share} of "
+            "their signal."
         )
     return (
         f"{what}: of {len(tried)} tried, none was better than no couplings at all at forecasting {choice.held_out}. "
-        f"{penalty} was taken, the best of those that leave every run couplings. It explains {share} of the held-out "
-        "signal: trust no single coupling."
+        f"{penalty} was taken, the best with couplings in every run. It explains {share} of the held-out signal: trust "
+        "no single coupling."
     )
 
 

@@ -1,4 +1,4 @@
-"""A section of the page: one question of its reader, and what answers it."""
+"""A section of the page: one question of the reader and its answer."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,16 +13,16 @@ BROAD = 7.5
 
 @dataclass(frozen=True)
 class Picture:
-    """A static figure, as it lies in the result folder and on the page.
+    """A static figure of the result folder and the page.
 
     Attributes
     ----------
     path
-        Of its file in the result folder.
+        Path of its file in the result folder.
     figure
-        What is drawn.
+        The drawing.
     caption
-        What it shows, in a sentence: also what is read aloud in its place.
+        Its content in a sentence, read aloud by screen readers.
     """
 
     path: str
@@ -36,18 +36,18 @@ class Picture:
 
     @property
     def is_broad(self) -> bool:
-        """Whether it has panels side by side, which a narrow screen would make illegible."""
+        """Whether it has panels side by side, too small on a narrow screen."""
         return bool(self.figure.get_figwidth() > BROAD)
 
 
 @dataclass(frozen=True)
 class Section:
-    """One question, and what answers it.
+    """One question and its answer.
 
     Attributes
     ----------
     name
-        Of its place in the page and of its template.
+        Name of its place in the page and of its template.
     title
         The reader's question.
     sentences
@@ -55,9 +55,9 @@ class Section:
     pictures
         Static figures. The template shows some always, and some only in print or without scripts.
     explored
-        What the page's script draws, by name.
+        Data of the interactive figures, by name.
     shown
-        Whatever else the template needs.
+        Further values for the template.
     """
 
     name: str

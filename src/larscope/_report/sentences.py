@@ -1,19 +1,23 @@
-"""What a result says, in plain sentences."""
+"""A result in plain sentences."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from larscope._report.cells import describe_cells, has_cells
 from larscope._report.style import percent
 from larscope._results.folder import SHARED, Result
 
+FDR = 0.1
+"""Couplings with a q-value up to this are beyond chance."""
+
 SETTLED = 0.05
-"""A loss that fell by less than this share over the last fifth of training counts as levelled off."""
+"""Largest change of the loss, over the last fifth of training, to count as levelled off."""
 
 
 def describe(result: Result) -> list[str]:
-    """Return sentences that say what the data were, whether training worked, and what dynamics were found."""
+    """Return sentences on the data, the training and the dynamics."""
     return [_data(result), *describe_training(result), *describe_dynamics(result)]
 
 
@@ -26,13 +30,13 @@ def describe_dynamics(result: Result) -> list[str]:
     """Return sentences on the coefficients."""
     shared = (
         [
-            "Couplings, maps and comparisons use coefficients of each run; forecasts, errors and the number of active "
-            "coefficients are those of one matrix that all runs of a condition share."
+            "Couplings, maps and comparisons use each run's own coefficients. Forecasts, errors and the number of "
+            "active coefficients use one matrix, shared by all runs of a condition."
         ]
         if result.settings.get("coefficients") == "condition"
         else []
     )
-    return [_dynamics(result), *shared]
+    return [*_dynamics(result), *shared]
 
 
 def _data(result: Result) -> str:
@@ -48,11 +52,13 @@ def _data(result: Result) -> str:
 
 
 def _training(result: Result) -> str:
+    if has_cells(result.dataset):
+        return describe_cells(result)
     change = loss_change(result)
     settled = "has levelled off" if abs(change) < SETTLED else "is still moving: train longer"
     return (
-        f"Training ({result.settings['training']}, {len(result.log)} steps): the loss changed by {change:+.1%} over "
-        f"the last fifth of the steps; it {settled}."
+        f"Training ({result.settings['training']}, {len(result.log)} steps): the loss {settled}. It changed by "
+        f"{change:+.1%} over the last fifth of the steps."
     )
 
 
@@ -78,29 +84,54 @@ def _errors(result: Result) -> str:
         if len(explained)
         else f"{forecasts} have nothing to explain: no run's latents vary"
     )
-    held_out = (
-        f"; on the last fifth of each run, unseen by the fit, their squared error is {heldout.mean():.2f} of the "
-        "signal's energy, frame by frame."
-        if len(heldout)
-        else "; no run could be held out."
-    )
-    return in_sample + held_out
+    return f"{in_sample}; {_held_out(float(heldout.mean()) if len(heldout) else None)}."
 
 
-def _dynamics(result: Result) -> str:
+def _held_out(error: float | None) -> str:
+    """Say how much of held-out frames is forecast; an error of 1 is as good as no forecast."""
+    if error is None:
+        return "no run could be held out"
+    kept = "on the last fifth of each run, which was not fitted, they"
+    if error >= 1:
+        return f"{kept} explain nothing: their squared error is {error:.2f} of the signal, mean over frames"
+    return f"{kept} explain {percent(1 - error)}, mean over frames"
+
+
+def _dynamics(result: Result) -> list[str]:
+    """Count own pasts and couplings apart, each beside chance where the result knows it."""
     data = result.dataset
-    active = data["n_active"].to_numpy()
-    possible = int(data.attrs["order"]) * data.sizes["latent"] ** 2
-    own = float((data["coef_target"].to_numpy() == data["coef_source"].to_numpy()).mean()) if active.sum() else 0.0
-    return (
-        f"A run has {active.mean():.0f} active coefficients of {possible} ({active.mean() / possible:.2%}; "
-        f"from {active.min()} to {active.max()}); {own:.0%} of them link a latent to its own past."
+    n_latents, order = data.sizes["latent"], int(data.attrs["order"])
+    own = data["coef_target"].to_numpy() == data["coef_source"].to_numpy()
+    of_run = np.bincount(data["coef_run"].to_numpy()[~own], minlength=data.sizes["run"])
+    possible = order * n_latents * (n_latents - 1)
+    sentence = (
+        f"A run has {of_run.mean():.0f} couplings between latents of {possible:,} possible (from {of_run.min()} to "
+        f"{of_run.max()})"
     )
+    if "n_chance" in data:
+        sentence += f"; {data['n_chance'].to_numpy().mean():.0f} are expected by chance"
+    sentence += f". Coefficients of a latent's own past: {own.sum() / data.sizes['run']:.0f} of {order * n_latents:,}."
+    return [sentence, *_beyond_chance(result)]
+
+
+def _beyond_chance(result: Result) -> list[str]:
+    """Say how many couplings of each condition are beyond chance, over all of its runs."""
+    data = result.dataset
+    if "coupling_qvalue" not in data:
+        return []
+    kept = data["coupling_condition"].to_numpy()[data["coupling_qvalue"].to_numpy() <= FDR]
+    counts = {name: int((kept == name).sum()) for name in dict.fromkeys(data["condition"].to_numpy().tolist())}
+    said = ", ".join(f"{name} {count or 'none beyond chance'}" for name, count in counts.items())
+    meaning = "a tenth of these is expected to be chance. " if any(counts.values()) else ""
+    return [
+        f"Couplings beyond chance over all runs of a condition (q <= {FDR}): {said}. {meaning.capitalize()}"
+        "A coupling is a forecast, not a synapse, and common input can make one."
+    ]
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A penalty that was chosen, for which fits, from which, and by the forecasts of what."""
+    """A penalty chosen after training: its candidates, its fits, and the held-out frames used to choose."""
 
     penalty: float
     tried: NDArray[np.float64]
@@ -110,7 +141,7 @@ class Choice:
 
 
 def choices_of(result: Result) -> list[Choice]:
-    """Return the penalties that were chosen after training: of the fits to single runs, of those that runs share."""
+    """Return the penalties chosen after training: for single runs, and for coefficients shared by runs."""
     choices = []
     for begin, penalty in (("", result.penalty), (SHARED, result.shared_penalty)):
         if penalty is None or f"{begin}tried_penalty" not in result.dataset:
@@ -119,7 +150,8 @@ def choices_of(result: Result) -> list[Choice]:
         # before version 5 one penalty was chosen, for both
         together = result.settings.get("coefficients") == "condition" and result.shared_penalty is None
         held_out = (
-            "runs by coefficients of others of their condition (of fewer than three, the last fifth of each)"
+            "left-out runs by coefficients of other runs of their condition (with fewer than three, the last fifth of "
+            "each)"
             if begin or together
             else "the last fifth of each run by coefficients of the rest"
         )

@@ -1,10 +1,12 @@
-"""What training again with other seeds found: in sentences, and as a figure. From `stability.nc` alone."""
+"""Section "Would another training find the same?", from `stability.nc` alone."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from larscope._report.section import Picture, Section
 from larscope._report.style import open_axes, plain_text, titled
@@ -12,19 +14,19 @@ from larscope._results.folder import read_dataset
 
 
 def read_stability(result: str | Path) -> xr.Dataset | None:
-    """Read what other seeds found; None where a result has only one."""
+    """Read the trainings with other seeds; None for a result with one."""
     path = Path(result) / "stability.nc"
     return read_dataset(path) if path.is_file() else None
 
 
 def stability_section(data: xr.Dataset) -> Section:
-    """Say what other trainings found too."""
+    """Say how often other trainings find the same."""
     picture = Picture("figures/stability.png", plot_stability(data), STABILITY_CAPTION)
     return Section("stability", "Would another training find the same?", describe_stability(data), [picture])
 
 
 def describe_stability(data: xr.Dataset) -> list[str]:
-    """Return a sentence on how often the same was found, for each condition, after one on what counts as found."""
+    """Return the definition of a found edge and pixel, then a sentence for each condition."""
     n_seeds = data.sizes["seed"]
     sentences = [f"Trained {n_seeds} times. An edge is found: {data.attrs['edge']}. A pixel: {data.attrs['pixel']}."]
     for name in data["condition"].to_numpy():
@@ -32,15 +34,25 @@ def describe_stability(data: xr.Dataset) -> list[str]:
         found = one["edges_found"].to_numpy()
         always = float((one["pixel_frequency"] >= 1 - 1e-6).mean())
         sentences.append(
-            f"{name}: each training finds {found.min()} to {found.max()} edges between different latents; "
-            f"{int(one['edges_in_all'])} are found by all {n_seeds} "
-            f"(by chance: {float(one['edges_in_all_by_chance']):.2g}). {always:.1%} of the pixels are found by all."
+            f"{name}: {_in_every_training(found)} between different latents. All {n_seeds} find the same "
+            f"{int(one['edges_in_all'])} (by chance: {float(one['edges_in_all_by_chance']):.2g}), and {always:.1%} of "
+            "the pixels."
         )
     return sentences
 
 
+def _in_every_training(found: NDArray[np.integer[Any]]) -> str:
+    """Say how many edges trainings find.
+
+    >>> _in_every_training(np.array([51, 51])), _in_every_training(np.array([48, 51]))
+    ('51 edges in every training', '48 to 51 edges per training')
+    """
+    low, high = found.min(), found.max()
+    return f"{low} edges in every training" if low == high else f"{low} to {high} edges per training"
+
+
 def plot_stability(data: xr.Dataset) -> Figure:
-    """Draw how often each pixel is found, and how many edges are found how often, in each condition."""
+    """Draw how often trainings find each pixel and each edge, in each condition."""
     names = data["condition"].to_numpy()
     n_seeds = data.sizes["seed"]
     figure = Figure(figsize=(9, 3.8 * len(names)), layout="constrained")
@@ -59,16 +71,16 @@ def plot_stability(data: xr.Dataset) -> Figure:
         drawn_bars = bars.bar(np.arange(1, n_seeds + 1), counts, color="#0072B2")
         bars.bar_label(drawn_bars)
         bars.set_xticks(np.arange(1, n_seeds + 1))
-        bars.set_xlabel(f"trainings that find the edge, of {n_seeds}")
+        bars.set_xlabel(f"number of trainings with the edge, of {n_seeds}")
         bars.set_ylabel("edges between different latents")
         chance = float(one["edges_in_all_by_chance"])
-        bars.set_title(f"by chance, {chance:.2g} edges would be found by all {n_seeds}", fontsize="medium")
+        bars.set_title(f"by chance, all {n_seeds} share {chance:.2g} edges", fontsize="medium")
         open_axes(bars)
-    figure.suptitle(titled(data.attrs["simulated"], f"What {n_seeds} trainings with different seeds agree on"))
+    figure.suptitle(titled(data.attrs["simulated"], f"Agreement of {n_seeds} trainings with different seeds"))
     return figure
 
 
 STABILITY_CAPTION = (
-    "The same analysis with other training seeds. Left: how often each pixel is among the highest of the contribution "
-    "map. Right: how many edges are found how often."
+    "The same analysis with other training seeds. Left: share of trainings with the pixel among the highest of the "
+    "map. Right: number of edges by the number of trainings with them."
 )

@@ -1,4 +1,4 @@
-"""What all figures share: colours, labels, places in the image, and how a name from a stranger is printed."""
+"""Shared by all figures: colours, labels, places in the image, safe printing of names."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -15,17 +15,17 @@ from numpy.typing import NDArray
 BLACK, BLUE, VERMILION, GREEN = "#000000", "#0072B2", "#D55E00", "#009E73"
 RAISES, LOWERS = VERMILION, BLUE
 ON_IMAGE = {True: VERMILION, False: "#56B4E9"}
-"""Colours of couplings that raise and that do not, seen on black and on grey."""
+"""Colours of raising and lowering couplings, visible on black and on grey."""
 CONDITIONS = (BLUE, VERMILION, GREEN, "#CC79A7", "#E69F00", "#56B4E9")
 """Colours of the conditions, in order of their first appearance."""
 
 MAX_NAME = 24
-"""Characters of a name that a figure shows."""
+"""Longest name in a figure, in characters."""
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where pixels and latents lie in the recorded movie, in input pixels, whose centres are whole numbers.
+    """Places of pixels and latents in the recorded movie, in input pixels (centres are whole numbers).
 
     Attributes
     ----------
@@ -90,7 +90,7 @@ def plain_text(name: object) -> str:
 
 
 def name_ticks(axes: Axes, names: Iterable[str]) -> None:
-    """Name the places 0, 1, ... of an axis; slanted where the names are too long to stand side by side."""
+    """Label the ticks 0, 1, ... of an axis; long names are slanted."""
     texts = [plain_text(name) for name in names]
     slanted: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
     axes.set_xticks(range(len(texts)), texts, **(slanted if sum(map(len, texts)) > MAX_NAME else {}))
@@ -98,7 +98,7 @@ def name_ticks(axes: Axes, names: Iterable[str]) -> None:
 
 
 def titled(simulated: object, text: str) -> str:
-    """Say in a figure's title that its data are simulated, if they are."""
+    """Mark the title of a figure of simulated data."""
     return f"{text} (simulated)" if simulated else text
 
 
@@ -122,7 +122,7 @@ def listed(items: Iterable[str]) -> str:
 
 
 def percent(value: float) -> str:
-    """Write a share; one that could not be measured is said to be so.
+    """Write a share in percent, or "not measurable".
 
     >>> percent(0.123), percent(float("nan"))
     ('12 %', 'not measurable')
@@ -152,7 +152,7 @@ def largest(values: Any) -> float:
 
 
 def map_range(maps: Sequence[NDArray[Any]]) -> tuple[float, float]:
-    """Return the limits of one colour scale for several contribution maps, from zero; those of old results go below it.
+    """Return the limits of one colour scale for several maps, from zero; maps of old results go below.
 
     >>> map_range([np.array([0.2, 1.0]), np.array([0.5, np.nan])]), map_range([np.array([-0.5, 1.0])])
     ((0.0, 1.0), (-0.5, 1.0))
@@ -163,7 +163,7 @@ def map_range(maps: Sequence[NDArray[Any]]) -> tuple[float, float]:
 def draw_arrow(
     axes: Axes, source: tuple[float, float], target: tuple[float, float], colour: str, strength: float, line: str = "-"
 ) -> None:
-    """Draw a coupling from one (column, row) to another, or a circle where both are the same.
+    """Draw a coupling from one (column, row) to another, or a circle if both are the same.
 
     `strength`, from 0 to 1, widens the line.
     """

@@ -1,4 +1,4 @@
-"""Did training work: the loss, each run's errors, latents beside forecasts, and a movie beside its reconstruction."""
+"""Section "Did training work?": the loss, errors of each run, latents and forecasts, a movie and its reconstruction."""
 
 import base64
 import io
@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
+from larscope._report.cells import cells_picture, has_cells
 from larscope._report.section import Picture, Section
 from larscope._report.style import (
     BLACK,
@@ -28,58 +29,44 @@ from larscope._report.style import (
     plain_text,
     titled,
 )
-from larscope._results.folder import Result, split_runs
+from larscope._results.folder import SCORES, Result, split_runs
 
 N_TRACES = 6
 SMOOTHING = 20
-"""Steps that the training curve's moving average spans."""
+"""Steps in the training curve's moving average."""
 
 MAX_COLUMNS = 3
-"""Conditions that get a column in the figure of latents, or a row in that of frames."""
-
-MEASURES = {
-    "reconstruction_error": ("reconstruction error", "mean squared difference, intensities in [0, 1]"),
-    "forecast_error": ("forecast error", "mean squared difference of decoded forecasts, intensities in [0, 1]"),
-    "var_error": ("VAR error", "squared forecast error / squared signal of the latents, mean over frames, in sample"),
-    "var_explained": ("VAR explained", "1 - squared error / variance of the latents, pooled, in sample"),
-    "var_error_heldout": ("VAR error, held out", "VAR error on the last 20 % of the run, fitted to the first 80 %"),
-    "n_active": ("active coefficients", "coefficients of the run's VAR that are not zero"),
-}
-"""Measures of a run: heading and meaning."""
+"""Most conditions in the figures of latents (columns) and of frames (rows)."""
 
 MOVIE_BYTES = 1_200_000
-"""All movies of a page take less than this; their quality gives way first, then their number."""
+"""Largest size of all movies of a page. To stay below, first their quality falls, then their number."""
 
 MOVIE_SIDE = 256
-"""Longer sides of a movie are shrunk to this."""
+"""Longest side of a movie, in pixels; larger ones shrink."""
 
 QUALITIES = (85, 70, 50, 30)
 
 
 def training_section(result: Result, sentences: list[str]) -> Section:
-    """Show whether training worked; `sentences` say it."""
+    """Show whether training worked."""
     data = result.dataset
     pictures = [
-        Picture(
-            "figures/training.png",
-            plot_training(result),
-            "The loss of every training step, and its moving average: it should have levelled off.",
-        ),
+        cells_picture(result) if has_cells(data) else loss_picture(result),
         Picture("figures/errors.png", plot_errors(result), "Each run's errors, by condition (bar: mean)."),
         Picture(
             "figures/reconstruction.png",
             plot_reconstruction(result),
-            "The frame of a run in which the latents moved most, what the network makes of it, and what is left.",
+            "The run's frame with the most latent change, its reconstruction, and the difference.",
         ),
         Picture(
             "figures/latents.png",
             plot_latents(result),
-            "The latents that vary most, beside their forecasts one frame ahead, in sample. Gaps are masked frames.",
+            "The most variable latents and their forecasts one frame ahead, in sample. Gaps are masked frames.",
         ),
     ]
     return Section(
         "training",
-        "Did training work?",
+        "Which cells, and how well are they forecast?" if has_cells(data) else "Did training work?",
         sentences,
         pictures,
         explored={"errors": errors_of(data), "movies": movies_of(data)},
@@ -87,11 +74,20 @@ def training_section(result: Result, sentences: list[str]) -> Section:
     )
 
 
+def loss_picture(result: Result) -> Picture:
+    """Show the loss."""
+    return Picture(
+        "figures/training.png",
+        plot_training(result),
+        "The loss of every training step, and its moving average. It should level off.",
+    )
+
+
 def _rendered(result: Result) -> str:
-    if result.settings["training"] == "sequential":
+    if result.settings["training"] == "sequential" and not has_cells(result.dataset):
         return "The reconstruction decodes the frame's own latents."
     order = result.dataset.attrs["order"]
-    return f"The reconstruction decodes the forecast from the {order} frames before: what could be foreseen."
+    return f"The reconstruction decodes the forecast from the {order} frames before."
 
 
 def errors_of(data: xr.Dataset) -> dict[str, Any]:
@@ -101,7 +97,7 @@ def errors_of(data: xr.Dataset) -> dict[str, Any]:
         "conditions": data["condition"].to_numpy().tolist(),
         "measures": [
             {"label": label, "meaning": meaning, "values": data[name].to_numpy().tolist()}
-            for name, (label, meaning) in MEASURES.items()
+            for name, (label, meaning) in SCORES.items()
             if name in data
         ],
     }
@@ -109,20 +105,20 @@ def errors_of(data: xr.Dataset) -> dict[str, Any]:
 
 def score_table(data: xr.Dataset) -> dict[str, Any]:
     """Return headings and rows of the table of errors."""
-    names = [name for name in MEASURES if name in data]
+    names = [name for name in SCORES if name in data]
     columns = [data[name].to_numpy().tolist() for name in ("run", "condition")]
     columns += [[_cell(name, value) for value in data[name].to_numpy().tolist()] for name in names]
     return {
-        "headings": ["run", "condition", *(MEASURES[name][0] for name in names)],
+        "headings": ["run", "condition", *(SCORES[name][0] for name in names)],
         "rows": list(zip(*columns, strict=True)),
-        "meanings": [MEASURES[name] for name in names],
+        "meanings": [SCORES[name] for name in names],
     }
 
 
 def _cell(name: str, value: float) -> str:
     if not math.isfinite(value):
         return ""
-    if name == "n_active":
+    if name.startswith("n_"):
         return f"{value:.0f}"
     return f"{value:.2e}" if name in ("reconstruction_error", "forecast_error") else f"{value:.3f}"
 
@@ -215,7 +211,7 @@ def plot_training(result: Result) -> Figure:
 def plot_errors(result: Result) -> Figure:
     """Draw every measure of every run, by condition."""
     data = result.dataset
-    names = [name for name in MEASURES if name in data]
+    names = [name for name in SCORES if name in data]
     groups = conditions_of(data)
     rng = np.random.default_rng(0)
     figure = Figure(figsize=(11, 2.9 * -(-len(names) // 3)), layout="constrained")
@@ -228,7 +224,7 @@ def plot_errors(result: Result) -> Figure:
             if np.isfinite(values).any():
                 axes.plot([position - 0.3, position + 0.3], [np.nanmean(values)] * 2, color=colour, linewidth=2)
         name_ticks(axes, groups)
-        axes.set_ylabel(MEASURES[name][0])
+        axes.set_ylabel(SCORES[name][0])
         axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 4), useMathText=True)
         open_axes(axes)
     for axes in panels[len(names) :]:
@@ -239,7 +235,7 @@ def plot_errors(result: Result) -> Figure:
 
 
 def plot_latents(result: Result) -> Figure:
-    """Draw the latents that vary most, each beside its one-step-ahead forecast, in one run of each condition."""
+    """Draw the most variable latents with their one-step-ahead forecasts, in one run of each condition."""
     data = result.dataset
     order = int(data.attrs["order"])
     lengths = data["n_frames"].to_numpy()
@@ -272,7 +268,7 @@ def plot_latents(result: Result) -> Figure:
 
 
 def plot_reconstruction(result: Result) -> Figure:
-    """Draw the liveliest frame of one run of each condition, its reconstruction, and what is left."""
+    """Draw the liveliest frame of one run of each condition, its reconstruction, and the difference."""
     data = result.dataset
     places = places_of(data)
     runs = _one_run_per_condition(data)

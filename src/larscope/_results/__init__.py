@@ -1,1 +1,1 @@
-"""What a fit and its comparisons leave on disk, and how it is read again."""
+"""The result folder and everything in it: written, read, migrated, exported."""

@@ -1,4 +1,4 @@
-"""What an unfinished fit leaves beside its result folder, and never inside it: checkpoints, and the next result."""
+"""The unfinished fit beside its result folder: checkpoints, and the next result."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ from larscope._storage import describe_inputs, locked, write_text
 
 
 def identify_fit(settings: Settings, session: Session, n_seeds: int = 1) -> str:
-    """Return a digest of all that decides a fit's numbers, so that none goes on from another one's checkpoint.
+    """Return the digest of a fit: everything its numbers depend on, so no fit resumes another's checkpoint.
 
     Settings, run table, contents of the movies, and versions. Not on which devices, by how many of them and how many
     threads, though the last bits of a sum depend on that: a fit that was interrupted may go on elsewhere.
@@ -42,7 +42,7 @@ def _digest(decisive: list[Any]) -> str:
 
 @contextmanager
 def open_checkpoints(out: Path, fit: str) -> Iterator[Path]:
-    """Give a folder for what a fit has to keep until its result is whole; hold every other process off `out`.
+    """Give a folder for the unfinished fit, and lock `out` against other processes.
 
     Parameters
     ----------

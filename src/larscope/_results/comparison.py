@@ -1,7 +1,7 @@
-"""The outcome of one comparison as files: `result/comparisons/<first>-<second>/`. No torch, no pickle.
+"""The outcome of one comparison as files: `result/comparisons/<first>-<second>/`. No pickle.
 
 ====================  ==================================================================
-`comparison.json`     both tests: p-values, effect sizes, who traded labels, warnings
+`comparison.json`     all tests: p-values, effect sizes, who traded labels, warnings
 `comparison.nc`       contribution maps and their difference; permuted statistics; pairs of runs; edges
 `edges.csv`           every tested coefficient with its image positions, most significant first
 `*.png`               figures (`larscope._report.comparison`)
@@ -32,23 +32,23 @@ from larscope._statistics.permutation import MaxT
 from larscope._storage import replacing, require_inside
 
 LEVEL = 0.05
-"""p-value up to which a pixel or an edge counts as different."""
+"""Largest p-value of a different pixel or edge."""
 
 ARRAYS = ("permuted", "inter", "intra", "intra_condition")
-"""What of a `Comparison` goes into `comparison.nc`; the rest goes into `comparison.json`."""
+"""Arrays of a `Comparison` for `comparison.nc`; the rest goes into `comparison.json`."""
 
 FILES = ("comparison.json", "comparison.nc", "edges.csv")
 
 
 @dataclass(frozen=True)
 class ComparisonRecord:
-    """What the folder of a comparison holds.
+    """The content of a comparison's folder.
 
     Attributes
     ----------
     summary
         `first` and `second`, the groups' names; `runs`, those in each; `tests`, the numbers and warnings of the
-        `swap` and the `influence` test; `simulated`.
+        `coupling`, the `swap` and the `influence` test; `simulated`.
     dataset
         Arrays: see `docs/result.md`.
     edges
@@ -76,7 +76,7 @@ def build_record(
     options: Mapping[str, Any],
     warnings: Sequence[str] = (),
 ) -> ComparisonRecord:
-    """Name and describe everything that a comparison found.
+    """Name and describe all findings of a comparison.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ def build_record(
     runs
         Names of the runs of each group.
     tests
-        `"swap"` and `"influence"`.
+        `"coupling"`, the primary one, `"swap"` and `"influence"`.
     maps
         Mean contribution map of each group.
     difference, edges
@@ -163,8 +163,8 @@ def write_record(record: ComparisonRecord, result: str | Path) -> Path:
             record.edges.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
     except OSError as error:
         raise LarscopeError(
-            f"The comparison must be written to {folder}: {error}. Free some space, or copy the result to a folder "
-            "that can be written."
+            f"The comparison must be written to {folder}: {error}. Free some space, or copy the result to a writable "
+            "folder."
         ) from error
     return folder
 
@@ -205,7 +205,7 @@ def find_records(result: str | Path) -> list[Path]:
 
 
 def record_folder(result: str | Path, first: str, second: str) -> Path:
-    """Return where the comparison of two groups is kept: always inside the result, whatever the groups are called.
+    """Return the folder of a comparison, always inside the result, whatever the groups' names.
 
     Letters, digits, `_` and spaces of the names are kept; where others had to go, a digest of both names is
     added, so that no two comparisons share a folder.
@@ -223,7 +223,7 @@ def record_folder(result: str | Path, first: str, second: str) -> Path:
 
 
 def _scalars(test: Comparison) -> dict[str, Any]:
-    """Return what of a comparison is not an array, as JSON knows it."""
+    """Return the numbers of a comparison except arrays, as JSON."""
     values = {field.name: getattr(test, field.name) for field in fields(test) if field.name not in ARRAYS}
     return {name: _for_json(value) for name, value in values.items()}
 
@@ -235,5 +235,5 @@ def _for_json(value: Any) -> Any:
 
 
 def _column(name: str, first: str, second: str) -> str:
-    """Name an edge's variable without the groups' names, which NetCDF may not take."""
+    """Name an edge's variable without the groups' names: NetCDF may not allow them."""
     return {f"mean_{first}": "mean_first", f"mean_{second}": "mean_second"}.get(name, name)

@@ -1,4 +1,4 @@
-"""`config.toml`: read with the line of everything that is wrong in it, and its JSON schema for editors. No torch."""
+"""`config.toml`: errors with their line, and a JSON schema for editors."""
 
 import json
 import tomllib
@@ -14,7 +14,7 @@ from larscope._settings import PRESET, PRESETS, Settings, expand_preset, explain
 
 
 def read_config(path: str | Path, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Read the settings in a TOML file, those that its `preset` stands for included, and put `options` over them.
+    """Read settings from a TOML file, its `preset` included; `options` override them.
 
     Values are not converted: a number in quotes is text, and refused.
 
@@ -52,7 +52,7 @@ def read_config(path: str | Path, options: Mapping[str, Any] | None = None) -> d
 
 
 def config_schema() -> dict[str, Any]:
-    """Return the JSON schema of `config.toml`, with which editors complete and check it.
+    """Return the JSON schema of `config.toml`, for completion and checks in editors.
 
     >>> config_schema()["properties"]["order"]["minimum"]
     1
@@ -76,7 +76,7 @@ def config_schema() -> dict[str, Any]:
 
 
 def _lines(text: str) -> dict[str, int]:
-    r"""Return the line on which each key of a valid TOML file begins.
+    r"""Return the first line of each key of a valid TOML file.
 
     >>> _lines("# settings\n'order' = 3\ncrop = [\n  64,\n  64]\nseed=1\n")
     {'order': 2, 'crop': 3, 'seed': 6}

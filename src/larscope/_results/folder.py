@@ -1,4 +1,4 @@
-"""The result folder: written once, read by report, viewer and export alike. No torch, no pickle.
+"""The result folder: written once, read by report, viewer and export alike. No pickle.
 
 ====================  ==================================================================
 `config.toml`         the settings, as `larscope fit --config` reads them
@@ -10,16 +10,14 @@
 """
 
 import json
-import math
 import os
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import tomli_w
 import xarray as xr
 from numpy.typing import NDArray
@@ -27,28 +25,39 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from larscope._errors import LarscopeError
-from larscope._movies.preprocessing import Preprocessing
 from larscope._results.schema import SCHEMA_VERSION, migrate
 from larscope._settings import DEFAULT_PENALTY, REFITTED, Settings
 from larscope._storage import put_in_place, reading_hdf5, unfinished, write_text
 
 PACKED = ("clip_observed", "clip_reconstruction")
-"""Images that are for looking at: kept with 16 bits."""
+"""Images for viewing, kept with 16 bits."""
 
 FILES = ("config.toml", "provenance.json", "log.jsonl", "model.safetensors", "results.nc")
 
 MAP_UNITS = "influence (sum of absolute couplings)"
 
+SCORES = {
+    "reconstruction_error": ("reconstruction error", "mean squared difference, intensities in [0, 1]"),
+    "forecast_error": ("forecast error", "mean squared difference of decoded forecasts, intensities in [0, 1]"),
+    "var_error": ("VAR error", "squared forecast error / squared signal of the latents, mean over frames, in sample"),
+    "var_explained": ("VAR explained", "1 - squared error / variance of the latents, pooled, in sample"),
+    "var_error_heldout": ("VAR error, held out", "VAR error on the last 20 % of the run, fitted to the first 80 %"),
+    "n_active": ("active coefficients", "non-zero coefficients of the run's VAR"),
+    "n_couplings": ("couplings", "non-zero coefficients between different latents, of the run's own fit"),
+    "n_chance": ("by chance", "the same, after shifting each latent in time"),
+}
+"""What is measured of each run: heading and meaning."""
+
 SHARED = "shared_"
-"""Begins the names of what is said of the coefficients that runs share."""
+"""Prefix of names about coefficients shared by runs."""
 
 ATTRIBUTES = ("title", "simulated", "order", "crop", "crop_offset", "downscale", "intensity_low", "intensity_high")
-"""Attributes that `results.nc` has had in every version."""
+"""Attributes of `results.nc` in every version."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a result folder holds.
+    """The content of a result folder.
 
     Attributes
     ----------
@@ -72,26 +81,26 @@ class Result:
 
     @property
     def penalty(self) -> float:
-        """The penalty of the fits to single runs: a setting, or the number that `penalty="auto"` chose."""
+        """The penalty of the fits to single runs: a setting, or the choice of `penalty="auto"`."""
         attributes = self.dataset.attrs
         # results of earlier versions have the setting alone
         return float(attributes["penalty"] if "penalty" in attributes else self.settings["penalty"])
 
     @property
     def shared_penalty(self) -> float | None:
-        """The penalty that was chosen for the coefficients that the runs of a condition share, if one was."""
+        """The penalty chosen for coefficients shared by the runs of a condition, if any."""
         penalty = self.dataset.attrs.get("shared_penalty")
         return None if penalty is None else float(penalty)
 
     @property
     def training(self) -> Mapping[str, Any]:
-        """The settings that the network was trained with: of a refit, those of another result."""
+        """The settings of the training; for a refit, those of another result."""
         trained = dict(self.provenance.get("refitted_from", {}).get("settings", self.settings))
         return trained | ({"penalty": DEFAULT_PENALTY} if trained.get("penalty", "auto") == "auto" else {})
 
     @property
     def trained_otherwise(self) -> dict[str, Any]:
-        """What settings of the dynamics were in training that are others in the fits after it."""
+        """Settings of the dynamics with another value in training than in the final fits."""
         trained, fitted = self.training, {**self.settings, "penalty": self.penalty}
         # a training fits each window by itself, whatever `coefficients` says
         names = [name for name in REFITTED if name != "coefficients" and trained.get(name) != fitted.get(name)]
@@ -147,7 +156,7 @@ def read_result(folder: str | Path) -> Result:
     if missing:
         raise LarscopeError(
             f"Expected a result folder at {folder}; it lacks {', '.join(missing)}. "
-            "Pass the folder that `larscope fit --out` wrote."
+            "Pass a folder written by `larscope fit --out`."
         )
     try:
         return _read_files(folder)
@@ -190,7 +199,7 @@ def _require_whole(dataset: xr.Dataset, path: Path) -> xr.Dataset:
 
 
 def publish_result(finished: Path, folder: Path) -> None:
-    """Give a finished result folder its place, in one step: where there was nothing, or an empty folder.
+    """Move a finished result folder to its place, new or empty, in one step.
 
     Raises
     ------
@@ -208,7 +217,7 @@ def publish_result(finished: Path, folder: Path) -> None:
 
 
 def find_fit(folder: Path) -> str | None:
-    """Return which fit made the result in a folder (`identify_fit`); None without a result."""
+    """Return the fit behind a result folder (`identify_fit`); None without a result."""
     try:
         found: str | None = json.loads((folder / "provenance.json").read_text(encoding="utf-8")).get("fit")
     except (OSError, ValueError, AttributeError):
@@ -226,7 +235,7 @@ def require_free(folder: str | Path) -> None:
         )
     if os.path.ismount(folder):
         raise LarscopeError(
-            f"The result needs a folder that can be renamed; {folder} is a mount point. Pass one in it."
+            f"The result needs a folder it can rename; {folder} is a mount point. Pass a folder inside it."
         )
     if folder.exists() and not folder.is_dir():
         raise LarscopeError(f"The result needs a folder; {folder} is a file. Pass another `--out`.")
@@ -237,7 +246,7 @@ def require_free(folder: str | Path) -> None:
 
 
 def write_dataset(dataset: xr.Dataset, path: Path) -> None:
-    """Write NetCDF with compressed arrays, which says its version."""
+    """Write NetCDF with compressed arrays and its version."""
     encoding = {
         name: {"zlib": True, "complevel": 4, **(_packing(variable) if name in PACKED else {})}
         for name, variable in dataset.data_vars.items()
@@ -275,119 +284,11 @@ def _packing(images: xr.DataArray) -> dict[str, Any]:
     return {"dtype": "uint16", "scale_factor": scale, "add_offset": low, "_FillValue": levels}
 
 
-def build_dataset(
-    *,
-    runs: pd.DataFrame,
-    scores: pd.DataFrame,
-    latents: Sequence[NDArray[Any]],
-    forecasts: Sequence[NDArray[Any]],
-    coef_shape: tuple[int, int, int, int],
-    coef_index: NDArray[Any],
-    coef_value: NDArray[Any],
-    mean_frame: NDArray[Any],
-    examples: Mapping[str, NDArray[Any]],
-    clips: Mapping[str, NDArray[Any]],
-    curves: Mapping[str, NDArray[Any]],
-    contribution_maps: NDArray[Any],
-    penalty: float,
-    shared_penalty: float | None,
-    tried: Mapping[str, NDArray[Any]],
-    preprocessing: Preprocessing,
-    crop_offset: tuple[int, int],
-    simulated: bool,
-) -> xr.Dataset:
-    """Name and describe everything that `results.nc` holds.
-
-    Parameters
-    ----------
-    runs, scores
-        One row a run.
-    latents, forecasts
-        Series of each run, (T, K) and (T - order, K); joined along time in the file.
-    coef_shape, coef_index, coef_value
-        The non-zero coefficients of all runs: (runs, order, K, K); run, lag - 1, target and source of each; values.
-    mean_frame
-        (height, width).
-    examples
-        `example_frame` (runs,) and images (runs, height, width) by name.
-    clips
-        Consecutive frames of some runs: `clip_run` and `clip_frame` say whose, images (frames, height, width).
-    curves
-        `penalty`, `curve_run`, and measures of these runs at these penalties, (runs, penalties).
-    contribution_maps
-        (runs, height, width).
-    penalty, shared_penalty, tried
-        The penalty of the fits to single runs, and the one that was chosen for coefficients that runs share, kept as
-        attributes; where one was chosen, `tried_penalty` and `tried_explained`, or the same after `SHARED`.
-    preprocessing, crop_offset, simulated
-        Kept as attributes; `crop_offset` is the row and column of the crop's first pixel.
-    """
-    latent = np.arange(latents[0].shape[1])
-    patch = math.isqrt(mean_frame.size // len(latent))
-    latents_across = mean_frame.shape[1] // patch
-    per_run = {name: ("run", _for_netcdf(runs[name])) for name in runs.columns if name != "run"}
-    per_run |= {name: ("run", scores[name].to_numpy()) for name in scores.columns if name not in runs.columns}
-    images = {name: (("run", "row", "column")[: image.ndim], image) for name, image in examples.items()}
-    # the centre of a latent's patch, in pixels of the preprocessed frame
-    centre = {"latent_row": latent // latents_across, "latent_column": latent % latents_across}
-    coefficients = dict(zip(("coef_run", "coef_lag", "coef_target", "coef_source"), coef_index, strict=True))
-    coefficients["coef_lag"] = coefficients["coef_lag"] + 1
-    dataset = xr.Dataset(
-        {
-            **per_run,
-            **images,
-            **{name: (("clip", "row", "column")[: value.ndim], value) for name, value in clips.items()},
-            **{
-                name: (("curve", "penalty")[: value.ndim], value) for name, value in curves.items() if name != "penalty"
-            },
-            **{name: (name.rpartition("_")[0], value) for name, value in tried.items()},
-            "latent_series": (("frame", "latent"), np.concatenate(latents), {"long_name": "latents of all runs"}),
-            "forecast_series": (("forecast_frame", "latent"), np.concatenate(forecasts)),
-            "mean_frame": (("row", "column"), mean_frame),
-            "contribution_map": (("run", "row", "column"), contribution_maps),
-            **{name: ("entry", value) for name, value in coefficients.items()},
-            "coef": ("entry", coef_value, {"long_name": "effect of latent coef_source on coef_target at coef_lag"}),
-            **{name: ("latent", index * patch + (patch - 1) / 2) for name, index in centre.items()},
-        },
-        coords={"run": _for_netcdf(runs["run"]), "latent": latent}
-        | ({"penalty": curves["penalty"]} if "penalty" in curves else {}),
-        attrs={
-            "title": "larscope result" + (" of a simulated session" if simulated else ""),
-            "simulated": int(simulated),
-            "order": coef_shape[1],
-            "penalty": penalty,
-            **({} if shared_penalty is None else {"shared_penalty": shared_penalty}),
-            "crop": list(preprocessing.crop),
-            "crop_offset": list(crop_offset),
-            "downscale": preprocessing.downscale,
-            "intensity_low": preprocessing.low,
-            "intensity_high": preprocessing.high,
-        },
-    )
-    for name in ("reconstruction_error", "forecast_error"):
-        dataset[name].attrs["units"] = "mean squared difference, intensities in [0, 1]"
-    dataset["contribution_map"].attrs["units"] = MAP_UNITS
-    for name in clips.keys() & set(PACKED):
-        dataset[name].attrs["units"] = "intensity, [0, 1] of the session"
-    for name in ("latent_row", "latent_column"):
-        dataset[name].attrs["units"] = "pixels of the preprocessed frame"
-    return dataset
-
-
 def split_runs(joined: NDArray[Any], lengths: NDArray[Any]) -> list[NDArray[Any]]:
-    """Cut series that were joined along time into those of the runs."""
+    """Cut joined series into those of the runs."""
     return np.split(joined, np.cumsum(lengths)[:-1])
 
 
-def _for_netcdf(column: pd.Series) -> NDArray[Any]:
-    """NetCDF has no missing text: an absent cell becomes empty, an absent number NaN."""
-    if column.dtype.kind in "iuf":
-        return np.asarray(column)
-    if all(value is None or isinstance(value, float) for value in column):
-        return np.asarray(column, dtype=np.float64)
-    return np.array(["" if pd.isna(value) else str(value) for value in column], dtype=object)
-
-
 def write_json(content: Mapping[str, Any], path: Path) -> None:
-    """Write JSON that a person can read too."""
+    """Write readable JSON."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

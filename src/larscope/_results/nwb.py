@@ -1,4 +1,4 @@
-"""A result as NWB: coefficients, latents, forecasts, maps and tests in one processing module. No torch.
+"""A result as NWB: coefficients, latents, forecasts, maps and tests in one processing module.
 
 What a recording was is copied from its NWB file, or told by whoever exports; nothing is made up. So series are tables
 of frames rather than of seconds: nothing in a session says when one run began after another.
@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from larscope._errors import LarscopeError, suggest
 from larscope._results.comparison import ComparisonRecord, find_records, read_record
-from larscope._results.folder import Result, read_result, split_runs
+from larscope._results.folder import SCORES, Result, read_result, split_runs
 from larscope._storage import creating, reading_hdf5
 
 REQUIRED = ("session_description", "identifier", "session_start_time")
-"""What NWB asks of every file."""
+"""Fields required by NWB."""
 
 FIELDS = (
     *REQUIRED,
@@ -32,13 +32,13 @@ FIELDS = (
     *("keywords", "notes", "pharmacology", "protocol", "related_publications", "slices", "data_collection"),
     *("surgery", "virus", "stimulus_notes"),
 )
-"""What is copied from an input, or taken from a metadata file."""
+"""Fields copied from an input, or taken from a metadata file."""
 
 TIMES = ("session_start_time", "date_of_birth")
-"""Times without their distance from UTC would be given that of this machine."""
+"""Times; without a distance from UTC they would get this machine's."""
 
 OBJECTS = ("device_models", "devices", "imaging_planes")
-"""What else is copied from an input; each may refer to those before it."""
+"""Objects copied from an input; each may refer to earlier ones."""
 
 AXES = ("row", "column")
 
@@ -55,13 +55,13 @@ def write_nwb(result: str | Path, path: str | Path, metadata: str | Path | None 
     path
         The file to write; it must not exist, and end with `.nwb`.
     metadata
-        A TOML file of NWB's general fields (`identifier`, `session_start_time`, `session_description`,
-        `experimenter`, ... and a table `[subject]`). It is needed where the inputs were not NWB, and wins over them.
+        A TOML file of NWB's general fields (`identifier`, `session_start_time`, `session_description`, `experimenter`,
+        ... and a table `[subject]`). Needed if the inputs were not NWB; overrides them.
 
     Raises
     ------
     LarscopeError
-        A field that NWB requires was given by nobody, inputs contradict each other, or the file exists already.
+        A field required by NWB is missing, inputs contradict each other, or the file exists already.
     """
     path = Path(path)
     if path.suffix != ".nwb":
@@ -73,7 +73,7 @@ def write_nwb(result: str | Path, path: str | Path, metadata: str | Path | None 
         import pynwb
     except ImportError as error:
         raise LarscopeError(
-            "Writing NWB needs pynwb, which is not installed. Run: pip install 'larscope[nwb]'"
+            "Writing NWB needs pynwb, but it is not installed. Run: pip install 'larscope[nwb]'"
         ) from error
     with _new_file(path) as filling:
         file = _describe_session(found, given)
@@ -87,7 +87,7 @@ def write_nwb(result: str | Path, path: str | Path, metadata: str | Path | None 
 
 
 def _describe_session(result: Result, given: Mapping[str, Any]) -> Any:
-    """Make an NWB file that has the metadata of the inputs, overruled by those given, and no data."""
+    """Make an NWB file without data, with the metadata of the inputs, overridden by given ones."""
     from pynwb import NWBFile
     from pynwb.file import Subject
 
@@ -101,8 +101,8 @@ def _describe_session(result: Result, given: Mapping[str, Any]) -> Any:
     if missing:
         raise LarscopeError(
             f"NWB requires {', '.join(f'`{name}`' for name in missing)}: "
-            f"{'the inputs do not say' if inputs else 'the inputs were not NWB'}, and it is never made up. Write it "
-            f"into a TOML file, such as {EXAMPLE}, and pass that as `--metadata`."
+            f"{'the inputs do not say' if inputs else 'the inputs were not NWB'}, and we never make it up. Write it "
+            f"into a TOML file, such as {EXAMPLE}, and pass the file as `--metadata`."
         )
     for name, time in {**fields, **subject}.items():
         if name in TIMES and time is not None and (not isinstance(time, datetime) or time.tzinfo is None):
@@ -131,13 +131,13 @@ def _describe_session(result: Result, given: Mapping[str, Any]) -> Any:
 
 
 def _nwb_inputs(result: Result) -> list[Path]:
-    """Return those inputs that are NWB, by what is in them."""
+    """Return the inputs with NWB content."""
     paths = [Path(described["path"]) for described in result.provenance["inputs"]]
     for path in paths:
         if path.suffix == ".nwb" and not path.is_file():
             raise LarscopeError(
-                f"The input {path} was NWB, and its metadata are copied; it is not there any more. Restore it, or "
-                "export from the folder in which it was fitted."
+                f"The input {path} was NWB, so its metadata are copied, but the file is gone. Restore it, or export "
+                "from the folder of the fit."
             )
     return [path for path in paths if path.is_file() and h5py.is_hdf5(path) and _is_nwb(path)]
 
@@ -164,7 +164,7 @@ def _read_input(path: Path) -> dict[str, Any]:
 
 
 def _agree(inputs: Mapping[Path, Mapping[str, Any]], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return every field as given, or as all inputs say that have it; of the subject and objects, all that any says."""
+    """Return every field: given, or agreed by all inputs with it; subject and objects are combined over inputs."""
     agreed: dict[str, Any] = {}
     apart = []
     for name in (*FIELDS, "subject", *OBJECTS):
@@ -182,13 +182,13 @@ def _agree(inputs: Mapping[Path, Mapping[str, Any]], given: Mapping[str, Any]) -
     if apart:
         raise LarscopeError(
             f"An NWB file is of one session; the inputs {', '.join(map(str, inputs))} differ in {', '.join(apart)}. "
-            "Say in `--metadata` what is right for all of them, or fit and export them separately."
+            "Give one value for all in `--metadata`, or fit and export them separately."
         )
     return agreed
 
 
 def _subject_of_runs(result: Result) -> dict[str, Any]:
-    """Return the one subject that the session table names; with several, the table of runs says whose each is."""
+    """Return the one subject of the session table; with several, the table of runs names each."""
     names = set(_texts(result.dataset, "subject"))
     return {"subject_id": names.pop()} if len(names) == 1 and "" not in names else {}
 
@@ -210,7 +210,7 @@ def _read_metadata(path: Path) -> dict[str, Any]:
 
 
 def _describe(held: Any) -> tuple[type, dict[str, Any]]:
-    """Return the class of an NWB object and what to call it with for another one like it."""
+    """Return the class of an NWB object and the arguments for another one like it."""
     names = [argument["name"] for argument in type(held).__init__.__docval__["args"]]
     values = {name: _plain(getattr(held, name, None)) for name in names}
     return type(held), {name: value for name, value in values.items() if value is not None}
@@ -231,7 +231,7 @@ def _plain(value: Any) -> Any:
 
 
 def _build(described: tuple[type, dict[str, Any]], made: dict[tuple[type, str], Any]) -> Any:
-    """Make an NWB object from its description: those of `made` only once, the others are parts of one object alone."""
+    """Make an NWB object from its description: those of `made` once, others as parts of one object."""
     kind, values = described
     key = _key(described)
     if made.get(key) is None:
@@ -261,7 +261,7 @@ def _add_results(file: Any, result: Result, comparisons: Sequence[ComparisonReco
     settings = ", ".join(f"{name}={value}" for name, value in result.settings.items())
     module = file.create_processing_module(
         name="ophys",
-        description=f"Sparse dynamics that larscope {version('larscope')} found in {simulated} (arXiv 2603.02899): "
+        description=f"Sparse dynamics found by larscope {version('larscope')} in {simulated} (arXiv 2603.02899): "
         f"{settings}.",
     )
     data, runs = result.dataset, _runs_table(result)
@@ -286,12 +286,7 @@ RUN_COLUMNS = {
     "n_frames": "number of frames",
     "frame_rate": "frames a second",
     "pixel_size": "micrometres",
-    "reconstruction_error": "mean squared difference of frames, intensities in [0, 1]",
-    "forecast_error": "mean squared difference of frames forecast one step ahead, intensities in [0, 1]",
-    "var_error": "mean over frames of squared forecast error / squared signal of the latents, in sample",
-    "var_explained": "1 - squared forecast error / variance of the latents, in sample",
-    "var_error_heldout": "as var_error, on the last fifth of the run, fitted on the rest",
-    "n_active": "number of non-zero coefficients",
+    **{name: meaning for name, (_, meaning) in SCORES.items()},
 }
 
 EDGE_TESTS = "Permutation test of each coefficient for a difference between two groups, corrected by max-T."
@@ -300,8 +295,8 @@ EDGE_COLUMNS = {
     "first": "name of the first group",
     "second": "name of the second group",
     "lag": "frames",
-    "source": "the latent that acts: row of LarscopeLatents",
-    "target": "the latent that is acted on: row of LarscopeLatents",
+    "source": "source latent: row of LarscopeLatents",
+    "target": "target latent: row of LarscopeLatents",
     **{f"{end}_{axis}": "in pixels of the recorded movie" for end in ("source", "target") for axis in AXES},
     "mean_first": "mean coefficient in the first group",
     "mean_second": "mean coefficient in the second group",
@@ -316,16 +311,16 @@ TEST_COLUMNS = {
     "test": "swap: do forecasts get worse with the other group's coefficients; influence: do influence vectors differ",
     "statistic": "mean between groups - mean within groups",
     "pvalue": "by permuting labels",
-    "pvalue_ranksum": "one-sided rank-sum test over pairs of runs, which are not independent",
-    "min_pvalue": "the smallest p-value that this design can reach",
-    "n_labelings": "number of labelings that the design allows",
+    "pvalue_ranksum": "one-sided rank-sum test over pairs of runs, as if these were independent",
+    "min_pvalue": "smallest possible p-value of this design",
+    "n_labelings": "number of labelings of this design",
     "effect_size": "percent",
     "effect_low": "lower end of the 95 % bootstrap interval, percent",
     "effect_high": "upper end of the 95 % bootstrap interval, percent",
     "anosim_r": "ANOSIM R",
     "permdisp_pvalue": "permutation test for a difference in spread",
     "units": "what traded labels",
-    "warnings": "what limits the comparison",
+    "warnings": "limits of the comparison",
 }
 
 
@@ -346,7 +341,7 @@ def _positions(data: xr.Dataset) -> dict[str, NDArray[np.float64]]:
 
 def _latents_table(data: xr.Dataset) -> Any:
     described = dict.fromkeys(AXES, "centre of the latent's field, in pixels of the recorded movie")
-    return _table("LarscopeLatents", "Where in the image the latents are.", _positions(data), described)
+    return _table("LarscopeLatents", "Places of the latents in the image.", _positions(data), described)
 
 
 def _series_tables(data: xr.Dataset, runs: Any) -> Iterator[Any]:
@@ -431,13 +426,15 @@ def _images(data: xr.Dataset, comparisons: Sequence[ComparisonRecord]) -> Any:
     added = data["contribution_map"].attrs["units"]
     images = [("mean_frame", "Mean over runs of each run's mean over time, [0, 1]", data["mean_frame"])]
     for number, (run, found) in enumerate(zip(_texts(data, "run"), data["contribution_map"], strict=True)):
-        images.append((f"contribution_map_{number}", f"Where the couplings of run {run} come from: {added}", found))
+        images.append(
+            (f"contribution_map_{number}", f"How strongly each place of run {run} drives others: {added}", found)
+        )
     for number, record in enumerate(comparisons):
         pair = record.summary["first"], record.summary["second"]
         for name, what in (
             ("map_first", f"Mean contribution map of {pair[0]}: {added}"),
             ("map_second", f"Mean contribution map of {pair[1]}: {added}"),
-            ("difference", f"Contribution map of {pair[0]} minus that of {pair[1]}: {added}"),
+            ("difference", f"Contribution map of {pair[0]} minus the map of {pair[1]}: {added}"),
             ("difference_pvalue", f"p-value of the difference of {pair[0]} and {pair[1]}, corrected by max-T"),
         ):
             images.append((f"comparison_{number}_{name}", what, record.dataset[name]))
@@ -449,7 +446,7 @@ def _images(data: xr.Dataset, comparisons: Sequence[ComparisonRecord]) -> Any:
 
 
 def _table(name: str, what: str, columns: Mapping[str, Any], described: Mapping[str, str]) -> Any:
-    """Make a table; a column is an array, or a table and the rows of it that are meant. Empty columns are left out."""
+    """Make a table; a column is an array, or a table with the rows meant. Empty columns are left out."""
     from hdmf.common import DynamicTable, DynamicTableRegion, VectorData
 
     made = []
@@ -477,7 +474,7 @@ def _packed(values: Any) -> Any:
 
 
 def _texts(data: xr.Dataset, name: str) -> list[str]:
-    """Return a column of text; one that nobody filled in is empty."""
+    """Return a column of text; empty if nobody filled it in."""
     values: NDArray[Any] = data[name].to_numpy()
     return ["" if pd.isna(value) else str(value) for value in values]
 

@@ -1,4 +1,4 @@
-"""What a result was made from, with and by. No torch."""
+"""The record of how a result was made."""
 
 import platform
 import subprocess
@@ -9,12 +9,12 @@ PACKAGES = ("larscope", "torch", "lightning", "numba", "numpy", "scipy", "tifffi
 
 
 def describe_versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that decide the numbers."""
+    """Return the versions of Python and of the packages behind the numbers."""
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
 def git_commit() -> str | None:
-    """Return the commit of larscope's own source, None where it is installed without its repository."""
+    """Return the commit of larscope's source, None without its repository."""
     source = Path(__file__).parent
     try:
         done = subprocess.run(

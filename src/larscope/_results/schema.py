@@ -14,7 +14,7 @@ from typing import Any
 
 from larscope._errors import LarscopeError
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 MIGRATIONS: dict[tuple[str, int], Callable[[Any], Any]] = {
     ("config.toml", 1): lambda settings: {
@@ -32,12 +32,13 @@ MIGRATIONS: dict[tuple[str, int], Callable[[Any], Any]] = {
         **settings,
     },
     ("config.toml", 2): lambda settings: {"shortcut": False, **settings},
+    ("config.toml", 5): lambda settings: {"latents": "grid", **settings},
 }
-"""For a file's name and the version that it was written in, what turns its content into that of the next version."""
+"""Migrations: for a file name and a version, the function to the next version."""
 
 
 def migrate(content: Any, found: Any, path: Path) -> Any:
-    """Return what a file holds as the newest version would have written it.
+    """Return the content of a file as in the newest version.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Who drives whom: couplings, what drifts from block to block, spikes and calcium."""
+"""Activity of the cells: couplings, drift between blocks, spikes and calcium."""
 
 from dataclasses import dataclass
 
@@ -10,25 +10,25 @@ from numpy.typing import NDArray
 from larscope._simulate.truth import CONDITIONS
 
 DRIVING_FRACTION = 0.25
-"""The minority of cells that drive others."""
+"""Share of driving cells."""
 
 TARGETS = 3
-"""Cells that one cell drives."""
+"""Cells driven by each driving cell."""
 
 STRENGTH = (0.5, 0.8)
 """Range of couplings in the familiar condition: spikes caused by one spike."""
 
 SPIKE_RATE = 0.06
-"""Mean spikes a frame of every cell in every condition: activity does not tell who drives whom."""
+"""Mean spikes per frame of every cell in every condition, so activity does not reveal drivers."""
 
 BURN_IN = 100
-"""Frames simulated and thrown away before a run, so that it begins in the stationary state."""
+"""Frames simulated and dropped before a run, so it begins in the stationary state."""
 
 
 def plant_couplings(
     rng: Generator, n_cells: int, order: int, novel_strength: float
 ) -> dict[str, Float[NDArray[np.float64], "order cells cells"]]:
-    """Deal the cells out to the driving ones, so that none is driven by two."""
+    """Deal cells to driving ones; no cell gets two drivers."""
     driving = rng.permutation(n_cells)[: max(2, round(DRIVING_FRACTION * n_cells))]
     familiar = np.zeros((order, n_cells, n_cells))
     for turn, driven in enumerate(rng.permutation(n_cells)[: TARGETS * len(driving)]):
@@ -41,7 +41,7 @@ def plant_couplings(
 
 @dataclass(frozen=True)
 class BlockState:
-    """What drifts from block to block."""
+    """Drifting quantities of a block."""
 
     couplings: Float[NDArray[np.float64], "order cells cells"]
     base: Float[NDArray[np.float64], "cells"]
@@ -51,7 +51,7 @@ class BlockState:
 def drift_block(
     rng: Generator, n_cells: int, couplings: Float[NDArray[np.float64], "order cells cells"], drift: float
 ) -> BlockState:
-    """Draw a block's rates, couplings and brightness about those that were planted."""
+    """Draw a block's rates, couplings and brightness around the planted ones."""
     rate = SPIKE_RATE * np.exp(drift * rng.standard_normal(n_cells))
     # below 1, or activity would never end
     drifted = np.minimum(couplings * np.exp(drift * rng.standard_normal(couplings.shape)), 0.95)
@@ -62,14 +62,14 @@ def drift_block(
 def run_cells(
     rng: Generator, state: BlockState, decay: Float[NDArray[np.float64], "cells"], n_frames: int
 ) -> tuple[UInt8[NDArray[np.uint8], "frames cells"], Float32[NDArray[np.float32], "frames cells"]]:
-    """Return spikes and calcium of a run that begins in the stationary state."""
+    """Return spikes and calcium of a run from the stationary state."""
     spikes = _fire(rng, state, n_frames + BURN_IN)
     traces = _filter_calcium(spikes, decay)
     return spikes[BURN_IN:], traces[BURN_IN:]
 
 
 def _fire(rng: Generator, state: BlockState, n_frames: int) -> UInt8[NDArray[np.uint8], "frames cells"]:
-    """Return spikes: Poisson, with a rate that the cells' past spikes raise."""
+    """Return Poisson spikes, at rates raised by the cells' past spikes."""
     order, n_cells, _ = state.couplings.shape
     spikes = np.zeros((order + n_frames, n_cells))
     effects = np.ascontiguousarray(state.couplings[::-1].transpose(1, 0, 2)).reshape(n_cells, -1)

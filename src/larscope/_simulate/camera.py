@@ -50,7 +50,7 @@ class Camera:
 def record(
     rng: Generator, tissue: Tissue, state: BlockState, n_frames: int, bleaching: float, motion: float
 ) -> Recording:
-    """Return all that varies in one run, drawn but not yet an image."""
+    """Return the varying parts of one run, not yet an image."""
     spikes, traces = run_cells(rng, state, tissue.decay, n_frames)
     return Recording(
         spikes=spikes,
@@ -112,7 +112,7 @@ def _render(
 def _move(
     frame: Float32[NDArray[np.float32], "height width"], shift: Float[NDArray[np.float64], "2"]
 ) -> Float32[NDArray[np.float32], "height width"]:
-    """Shift a frame down and right by fractions of a pixel; what comes in repeats the edge."""
+    """Shift a frame down and right by fractions of a pixel; new pixels repeat the edge."""
     for axis, distance in enumerate(shift):
         last = frame.shape[axis] - 1
         source = np.clip(np.arange(last + 1) - distance, 0, last)

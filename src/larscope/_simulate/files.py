@@ -22,7 +22,7 @@ UPSCALE, MARGIN = 4, 16
 """Full-size files: every pixel is repeated UPSCALE x UPSCALE times, and MARGIN pixels frame the whole."""
 
 CLASSIC_TIFF = 2**32 - 2**25
-"""Bytes of pixels from which on a file is written as BigTIFF."""
+"""Bytes of pixels from which a file becomes BigTIFF."""
 
 
 def write_session(folder: Path, session: Session, truth: Truth, full_size: bool) -> Path:
@@ -41,7 +41,9 @@ def _require_new(folder: Path) -> None:
     if folder.exists():
         raise LarscopeError(f"Expected a new folder; {folder} exists already. Choose another, or delete it.")
     if not folder.parent.is_dir():
-        raise LarscopeError(f"Expected to create {folder.name} in {folder.parent}, which does not exist. Create it.")
+        raise LarscopeError(
+            f"Expected to create {folder.name} in {folder.parent}, but this folder does not exist. Create it."
+        )
 
 
 def _write_movie(path: Path, run: Run, full_size: bool) -> None:
@@ -123,7 +125,7 @@ def _list_couplings(couplings: Float[NDArray[np.float64], "order cells cells"]) 
 
 
 def read_truth(folder: str | Path) -> Truth:
-    """Read the truth that `SimulatedSession.write` left in a folder.
+    """Read the truth written by `SimulatedSession.write`.
 
     Raises
     ------

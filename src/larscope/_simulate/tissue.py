@@ -1,4 +1,4 @@
-"""Everything that stays where it is: cells, the background behind them, and the haze over it."""
+"""Static tissue: cells, the background behind them, the haze over them."""
 
 from dataclasses import dataclass
 
@@ -25,12 +25,14 @@ class Tissue:
     haze: Float32[NDArray[np.float32], "patterns height width"]
 
 
-def grow_tissue(rng: Generator, shape: tuple[int, int], n_cells: int, diameter: float, overlapping: float) -> Tissue:
+def grow_tissue(
+    rng: Generator, shape: tuple[int, int], n_cells: int, diameter: float, overlapping: float, haze: float = 1.0
+) -> Tissue:
     """Draw cells, the background with its bystanders, and patterns of haze."""
     positions = _place_cells(rng, shape, n_cells, diameter, overlapping)
     bystanders = rng.uniform((0, 0), shape, (n_cells, 2))
     background = _draw_background(rng, shape, diameter, bystanders)
-    haze = [0.03 * background * _smooth_noise(rng, shape, max(shape) / 8) for _ in range(6)]
+    patterns = [0.03 * haze * background * _smooth_noise(rng, shape, max(shape) / 8) for _ in range(6)]
     return Tissue(
         background=background,
         positions=positions,
@@ -38,14 +40,14 @@ def grow_tissue(rng: Generator, shape: tuple[int, int], n_cells: int, diameter: 
         brightness=0.6 * np.exp(0.3 * rng.standard_normal(n_cells)),
         amplitude=rng.uniform(0.5, 0.9, n_cells),
         decay=np.exp(-1 / rng.uniform(4, 8, n_cells)),
-        haze=np.stack(haze).astype(np.float32),
+        haze=np.stack(patterns).astype(np.float32),
     )
 
 
 def _place_cells(
     rng: Generator, shape: tuple[int, int], n_cells: int, diameter: float, overlapping: float
 ) -> Float[NDArray[np.float64], "cells 2"]:
-    """Throw darts that keep 1.2 diameters apart, then lay the overlapping cells over some of them."""
+    """Throw darts 1.2 diameters apart, then lay the overlapping cells over some of them."""
     margin = diameter / 2 + 1
     low, high = (margin, margin), (shape[0] - 1 - margin, shape[1] - 1 - margin)
     n_apart = n_cells - min(round(overlapping * n_cells), n_cells // 2)
@@ -111,7 +113,7 @@ def _distance_to_vessel(rng: Generator, shape: tuple[int, int]) -> Image:
 
 
 def _smooth_noise(rng: Generator, shape: tuple[int, int], scale: float) -> Image:
-    """Return noise of mean 0 and variance 1 that is smooth over `scale` pixels."""
+    """Return noise of mean 0 and variance 1, smooth over `scale` pixels."""
     frequencies = np.fft.fftfreq(shape[0])[:, np.newaxis] ** 2 + np.fft.rfftfreq(shape[1]) ** 2
     spectrum = np.fft.rfft2(rng.standard_normal(shape)) * np.exp(-2 * (np.pi * scale) ** 2 * frequencies)
     smooth = np.fft.irfft2(spectrum, shape)

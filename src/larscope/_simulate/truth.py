@@ -1,4 +1,4 @@
-"""What was planted in a simulated session."""
+"""The planted truth of a simulated session."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ CONDITIONS = ("familiar", "novel")
 
 @dataclass(frozen=True)
 class Truth:
-    """What was planted in a simulated session.
+    """The planted truth of a simulated session.
 
     Parameters
     ----------
@@ -24,7 +24,7 @@ class Truth:
     footprints
         Each cell's image, 1 at its brightest.
     driving
-        The cells that drive others.
+        The driving cells.
     decay
         Share of each cell's calcium left after one frame.
     traces
@@ -50,7 +50,7 @@ class Truth:
         return self.footprints >= 0.5
 
     def trace_coef(self, condition: str) -> Float[NDArray[np.float64], "order cells cells"]:
-        """Return the coefficients of the VAR that the traces of a condition follow.
+        """Return the VAR coefficients of a condition's traces.
 
         With C the couplings and g the decay, `s[t, l] = c[t, l] - g[l] c[t-1, l]` gives
         `A_k[j, l] = C_k[j, l] - C_{k-1}[j, l] g[l]`, and g on the diagonal of A_1.

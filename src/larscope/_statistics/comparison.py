@@ -1,4 +1,4 @@
-"""The outcome of a comparison, from a number for every pair of runs: what all tests share."""
+"""The outcome of a comparison, from a number for every pair of runs; shared by all tests."""
 
 import warnings
 from collections.abc import Hashable, Sequence
@@ -23,7 +23,7 @@ from larscope._statistics.pitfalls import spread_differs, unreachable
 
 
 class ComparisonWarning(UserWarning):
-    """Something about the design or the data limits what a comparison can say."""
+    """A limit of the comparison, from its design or data."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Comparison:
     Attributes
     ----------
     conditions
-        Names of the conditions, that of the first run first.
+        Names of the conditions, starting with the first run's.
     statistic
         mean(inter) - mean(intra), every condition counting alike (see `larscope._statistics`). So with groups of
         different sizes it is not `inter.mean() - intra.mean()`.
@@ -43,9 +43,9 @@ class Comparison:
         The paper's: one-sided rank-sum test of inter against intra, as if pairs that share runs were independent: it
         may be far too small, or too large.
     min_pvalue
-        The smallest `pvalue` that this design can reach.
+        The smallest possible `pvalue` of this design.
     n_labelings
-        Number of labelings that the design allows.
+        Number of labelings of this design.
     effect_size
         In percent. Coefficient swap: how much worse forecasts get, in percent of the run's own error,
         under coefficients from the other condition than under those of another run of the same condition.
@@ -55,7 +55,7 @@ class Comparison:
     intra, inter
         The numbers of all pairs within a condition and between conditions, as the paper's test takes them.
     intra_condition
-        The condition that each pair of `intra` lies within, as an index into `conditions`.
+        The condition of each pair of `intra`, as an index into `conditions`.
     permuted
         The statistic under each labeling, the observed one first: `pvalue` is the share of these that reach the first.
     anosim_r
@@ -68,7 +68,7 @@ class Comparison:
     units
         Who traded labels with whom, in words.
     warnings
-        What limits the comparison, in words.
+        Limits of the comparison, in words.
     """
 
     conditions: tuple[str, ...]
@@ -132,7 +132,7 @@ def compare_pairs(
         )
     for run in np.flatnonzero(~np.isfinite(pairs.value).all(axis=1)):
         raise LarscopeError(
-            f"Pairs of runs must have finite numbers: got NaN or infinite ones for run {run}. Leave that run out."
+            f"Pairs of runs must have finite numbers: got NaN or infinite ones for run {run}. Leave this run out."
         )
     labelings = permute_labels(units, n_permutations, seed)
     intra, inter, intra_condition = split_pairs(pairs, units.label)
@@ -167,7 +167,7 @@ def compare_pairs(
 
 
 def warned(comparison: Comparison) -> Comparison:
-    """Warn of all that limits a comparison, in the name of the caller's caller."""
+    """Warn of all limits of a comparison, in the name of the caller's caller."""
     for message in comparison.warnings:
         warnings.warn(message, ComparisonWarning, stacklevel=3)
     return comparison

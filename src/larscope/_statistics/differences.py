@@ -13,7 +13,7 @@ from larscope._statistics.permutation import MaxT, exchangeable_units, max_t, pe
 
 @dataclass(frozen=True)
 class EdgeDifferences:
-    """Coefficients that could differ between two conditions, one entry an edge.
+    """Coefficients compared between two conditions, one entry per edge.
 
     Attributes
     ----------
@@ -72,7 +72,7 @@ def difference_map(
     n_permutations: int = 9999,
     seed: int = 0,
 ) -> MaxT:
-    """Difference of two conditions' mean contribution maps, and where it is significant.
+    """Difference of two conditions' mean contribution maps, with its significance.
 
     Parameters
     ----------
@@ -108,7 +108,7 @@ def difference_map(
 def edge_differences(
     coefs: Coefs,
     condition: Sequence[Hashable],
-    grid: tuple[int, int],
+    grid: tuple[int, int] | Float[np.ndarray, "K 2"],
     frame_shape: tuple[int, int],
     block: Sequence[Hashable] | None = None,
     subject: Sequence[Hashable] | None = None,
@@ -128,7 +128,8 @@ def edge_differences(
         As in `coefficient_swap_test`; exactly two conditions. The difference is that of the condition of the
         first run minus the other.
     grid
-        Height and width of the latent map.
+        Height and width of the latent map; or row and column of each latent, in input pixels, where they are not on a
+        grid.
     frame_shape, offset
         Height and width of the part of the frames that was analysed, and where it begins, in input pixels: see
         `latent_positions`.
@@ -157,7 +158,7 @@ def edge_differences(
     units = exchangeable_units(condition, block, subject)
     check_coefs(coefs, len(units.label))
     n_lags, n_latents, _ = coefs[0].shape
-    if grid[0] * grid[1] != n_latents:
+    if (grid[0] * grid[1] if isinstance(grid, tuple) else len(grid)) != n_latents:
         raise LarscopeError(
             f"`grid` must be the height and width of the map of {n_latents} latents: got {grid}. "
             "Pass the shape of the encoder's output."
@@ -165,7 +166,7 @@ def edge_differences(
     values, position = _values_by_edge(coefs, min_runs)
     lag, target, source = np.unravel_index(position, (n_lags, n_latents, n_latents))
     test = max_t(values, permute_labels(units, n_permutations, seed))
-    place = latent_positions(grid, frame_shape, offset)
+    place = latent_positions(grid, frame_shape, offset) if isinstance(grid, tuple) else np.asarray(grid)
     return EdgeDifferences(
         lag=lag + 1,
         source=source,
@@ -182,7 +183,7 @@ def edge_differences(
 
 
 def _values_by_edge(coefs: Coefs, min_runs: int) -> tuple[Float[np.ndarray, "runs edges"], Int[np.ndarray, " edges"]]:
-    """Coefficients that are non-zero in at least `min_runs` runs, and their place in the flattened array."""
+    """Coefficients non-zero in at least `min_runs` runs, and their place in the flattened array."""
     found = np.zeros(np.size(coefs[0]), int)
     for coef in coefs:
         found += np.ravel(coef) != 0

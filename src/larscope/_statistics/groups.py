@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from larscope._errors import LarscopeError, suggest
 
 Groups = Mapping[str, Sequence[bool] | Bool[NDArray[np.bool_], " runs"]]
-"""For each group's name, which runs are in it."""
+"""The runs of each group, by name."""
 
 MAX_LENGTH = 500
-"""Characters of an expression, so that none can be nested deeply enough to exhaust the parser."""
+"""Longest expression, so none is nested deeply enough to exhaust the parser."""
 
 COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
     ast.Eq: operator.eq,
@@ -133,7 +133,7 @@ def group_members(
                 f"{name!r}. Pass one entry a run, in the order of the runs."
             )
         if not np.any(groups[name]):
-            raise LarscopeError(f"A group needs at least one run: got none in {name!r}. Change what defines it.")
+            raise LarscopeError(f"A group needs at least one run: got none in {name!r}. Change its definition.")
     if first == second:
         raise LarscopeError(f"Two different {noun}s are compared: got {first!r} twice. Name another one.")
     inside = [np.flatnonzero(np.asarray(groups[name], bool)) for name in (first, second)]
@@ -141,7 +141,7 @@ def group_members(
     if shared.size:
         raise LarscopeError(
             f"The two groups of a contrast must not share runs: got {first!r} and {second!r} with runs "
-            f"{shared.tolist()} in both. Choose groups that exclude each other."
+            f"{shared.tolist()} in both. Choose groups without common runs."
         )
     return np.concatenate(inside), [first] * len(inside[0]) + [second] * len(inside[1])
 

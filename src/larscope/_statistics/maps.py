@@ -1,4 +1,4 @@
-"""Influence vectors and contribution maps: which latents drive others, where, and where conditions differ.
+"""Influence vectors and contribution maps: which latents drive others, and where.
 
 Section 2.4 of arXiv 2603.02899. Everything here works on arrays; the decoder comes in as a callable.
 """
@@ -21,7 +21,7 @@ def influence(
     coef: Float[np.ndarray, "order K K"],
     direction: Literal["outflow", "inflow"] = "outflow",
     exclude_radius: float = 0.0,
-    grid: tuple[int, int] | None = None,
+    grid: tuple[int, int] | Float[np.ndarray, "K 2"] | None = None,
 ) -> Float[np.ndarray, " K"]:
     r"""Sum the absolute couplings of each latent with the others, over lags.
 
@@ -43,7 +43,8 @@ def influence(
         covers two neighbouring latents looks like a coupling of the two; 1.5 leaves out the eight neighbours.
         The diagonal is always left out.
     grid
-        Height and width of the latent map, K = height * width; needed with `exclude_radius`.
+        Height and width of the latent map, K = height * width; or row and column of each latent, where they are not on
+        a grid. Needed with `exclude_radius`, which is in the same units.
 
     Returns
     -------
@@ -117,7 +118,7 @@ def decoder_response(
 def contribution_map(
     c: Float[np.ndarray, " K"], response: Float[np.ndarray, "9 height width"], grid: tuple[int, int]
 ) -> Float[np.ndarray, "height width"]:
-    r"""Show an influence vector as an image: in each pixel, the mean influence of the latents that it shows.
+    r"""Show an influence vector as an image: each pixel has the mean influence of its latents.
 
     .. math:: \text{map}(x) = \sum_l c_l r_l(x)^2 \Big/ \sum_l r_l(x)^2
 
@@ -153,13 +154,40 @@ def contribution_map(
     height, width = response.shape[1:]
     if len(response) != 9 or height % grid[0] or width % grid[1] or grid[0] * grid[1] != len(c):
         raise LarscopeError(
-            f"`response` must be nine images that {grid[0]} x {grid[1]} latents divide into patches, and `c` of as "
-            f"many latents: got shapes {response.shape} and {np.shape(c)}. Pass what `decoder_response` returned."
+            f"`response` must be nine images divided into patches by {grid[0]} x {grid[1]} latents, and `c` of as "
+            f"many latents: got shapes {response.shape} and {np.shape(c)}. Pass the response from `decoder_response`."
         )
     energy = np.square(response)
     total = energy.sum(axis=0)
     weighted = (np.asarray(c, float)[_reaching(grid, (height, width))] * energy).sum(axis=0)
     return np.asarray(np.divide(weighted, total, out=np.zeros_like(weighted), where=total > 0))
+
+
+def footprint_map(
+    c: Float[np.ndarray, " K"], footprints: Float[np.ndarray, "K height width"]
+) -> Float[np.ndarray, "height width"]:
+    r"""Show an influence vector as an image: in each pixel, that of the cell there.
+
+    .. math:: \text{map}(x) = \max_l c_l a_l(x) / \max_y a_l(y)
+
+    with the footprints :math:`a_l`; the maximum, lest two cells that overlap look like a stronger one.
+
+    Parameters
+    ----------
+    c
+        Influence vector, from `influence`.
+    footprints
+        Non-negative images.
+
+    Examples
+    --------
+    >>> footprint_map(np.array([1.0, 0.5]), np.array([[[0.0, 2.0, 1.0]], [[0.0, 0.0, 1.0]]]))
+    array([[0. , 1. , 0.5]])
+    """
+    image = np.zeros(footprints.shape[1:])
+    for influence_of_one, footprint in zip(c, footprints, strict=True):
+        np.maximum(image, influence_of_one * footprint / max(footprint.max(), 1e-12), out=image)
+    return image
 
 
 def printed_map(
@@ -245,18 +273,18 @@ def check_coefs(coefs: Coefs, n_runs: int = 1) -> None:
             )
         if not np.isfinite(coefs[run]).all():
             raise LarscopeError(
-                f"Coefficients must be finite: got NaN or infinite ones for run {run}. Leave that run out."
+                f"Coefficients must be finite: got NaN or infinite ones for run {run}. Leave this run out."
             )
 
 
 def _kind(grid: tuple[int, int]) -> Int[np.ndarray, " K"]:
-    """Return a number from 0 to 8 for each latent, such that those of one number are three apart."""
+    """Return a number from 0 to 8 for each latent; latents of one number are three apart."""
     row, column = np.divmod(np.arange(grid[0] * grid[1]), grid[1])
     return np.asarray(3 * (row % 3) + column % 3)
 
 
 def _reaching(grid: tuple[int, int], frame_shape: tuple[int, int]) -> Int[np.ndarray, "9 height width"]:
-    """Return, for each number of `_kind`, the latent of that number that reaches a pixel.
+    """Return, for each number of `_kind`, its latent reaching a pixel.
 
     Beyond the edges of the grid there is none: any will do, since none responds there.
     """
@@ -272,15 +300,28 @@ def _reaching(grid: tuple[int, int], frame_shape: tuple[int, int]) -> Int[np.nda
     return np.asarray(latent.reshape(9, *frame_shape))
 
 
-def is_near(n_latents: int, radius: float, grid: tuple[int, int] | None) -> Bool[np.ndarray, "K K"]:
-    """Pairs of latents at most `radius` apart on the latent map; the diagonal always."""
+def is_near(
+    n_latents: int, radius: float, grid: tuple[int, int] | Float[np.ndarray, "K 2"] | None
+) -> Bool[np.ndarray, "K K"]:
+    """Pairs of latents at most `radius` apart; the diagonal always."""
     if radius <= 0:
         return np.eye(n_latents, dtype=bool)
+    if isinstance(grid, np.ndarray):
+        return near(grid, radius)
     if grid is None or grid[0] * grid[1] != n_latents:
         raise LarscopeError(
             f"`exclude_radius` needs `grid`, height and width of the map of {n_latents} latents: "
             f"got grid={grid}. Pass the shape of the latent map, or exclude_radius=0."
         )
-    row, column = np.divmod(np.arange(n_latents), grid[1])
-    squared = (row[:, None] - row) ** 2 + (column[:, None] - column) ** 2
-    return np.asarray(squared <= radius**2)
+    return near(np.stack(np.divmod(np.arange(n_latents), grid[1]), axis=1).astype(float), radius)
+
+
+def near(positions: Float[np.ndarray, "K 2"], distance: float) -> Bool[np.ndarray, "K K"]:
+    """Say which places are at most so far apart.
+
+    >>> near(np.array([[0.0, 0.0], [0.0, 5.0]]), 3.0)
+    array([[ True, False],
+           [False,  True]])
+    """
+    squared = np.square(positions[:, None] - positions).sum(axis=2)
+    return np.asarray(squared <= distance**2)

@@ -12,7 +12,7 @@ from larscope._compute.workers import hand_out
 from larscope._statistics.permutation import ExchangeableUnits, Labelings, pvalue, resample_units
 
 LABELINGS_AT_ONCE = 1024
-"""Labelings that are one piece of work."""
+"""Labelings per piece of work."""
 
 N_RESAMPLES = 2000
 """Bootstrap samples behind an effect size's interval."""
@@ -47,7 +47,7 @@ class PairDistances:
 def split_pairs(
     pairs: PairDistances, label: Int[np.ndarray, " runs"]
 ) -> tuple[Float[np.ndarray, " intra"], Float[np.ndarray, " inter"], Int[np.ndarray, " intra"]]:
-    """Return the pairs within conditions, those between them, and which condition each of the former lies within."""
+    """Return the pairs within conditions, the pairs between them, and the condition of each pair within."""
     different = np.triu(np.ones_like(pairs.value, bool), 1) if pairs.symmetric else ~np.eye(len(label), dtype=bool)
     same = label[:, None] == label
     within = np.broadcast_to(label[:, None], same.shape)[different & same]
@@ -116,7 +116,7 @@ def effect_size(
 def effect_interval(
     pairs: PairDistances, comparable: Bool[np.ndarray, "runs runs"], units: ExchangeableUnits, seed: int
 ) -> tuple[float, float]:
-    """Percentile interval over bootstrap samples, without those that hold no pairs."""
+    """Percentile interval over bootstrap samples with pairs."""
     effects = effect_size(pairs, comparable, units.label[None], resample_units(units, N_RESAMPLES, seed))
     known = effects[np.isfinite(effects)]
     if not known.size:
@@ -126,7 +126,7 @@ def effect_interval(
 
 
 def ranksum_pvalue(inter: Float[np.ndarray, " inter"], intra: Float[np.ndarray, " intra"]) -> float:
-    """One-sided rank-sum test, which takes pairs for independent."""
+    """One-sided rank-sum test, as if pairs were independent."""
     test = scipy.stats.mannwhitneyu(inter, intra, alternative="greater")  # type: ignore[attr-defined]
     return float(test.pvalue)
 
@@ -136,7 +136,7 @@ def anosim_r(
     comparable: Bool[np.ndarray, "runs runs"],
     label: Int[np.ndarray, " runs"],
 ) -> float:
-    """Clarke's R over comparable pairs: mean rank between conditions minus that within them, scaled to [-1, 1]."""
+    """Clarke's R over comparable pairs: mean rank between minus within conditions, scaled to [-1, 1]."""
     first, second = np.nonzero(np.triu(comparable, 1))
     rank = scipy.stats.rankdata(distance[first, second])
     same = label[first] == label[second]

@@ -45,6 +45,8 @@ class ExchangeableUnits:
     n_symmetric
         How many of them are the observed one with its conditions renamed. A statistic that does not
         depend on the conditions' names cannot tell these apart.
+    noun
+        What a unit is: `"runs"`, `"blocks"` or `"subjects"`.
     description
         The above, in words.
     """
@@ -55,12 +57,13 @@ class ExchangeableUnits:
     stratum: Int[np.ndarray, " runs"]
     n_labelings: int
     n_symmetric: int
+    noun: str
     description: str
 
 
 @dataclass(frozen=True)
 class Labelings:
-    """Labelings that were all equally likely if conditions made no difference.
+    """Labelings of a design, equally likely if conditions made no difference.
 
     Attributes
     ----------
@@ -95,7 +98,7 @@ class MaxT:
         Probability, if nothing differed anywhere, that the *largest* statistic is at least this large:
         already corrected for the number of positions.
     min_pvalue
-        The smallest p-value that the design can reach.
+        The smallest possible p-value of the design.
     """
 
     difference: Float[np.ndarray, "*shape"]
@@ -109,7 +112,7 @@ def exchangeable_units(
     block: Sequence[Hashable] | None = None,
     subject: Sequence[Hashable] | None = None,
 ) -> ExchangeableUnits:
-    """Read off the design which runs may trade condition labels.
+    """Read the exchangeable units of a design: the runs, blocks or subjects that trade labels.
 
     The rule, from the inside out:
 
@@ -158,29 +161,30 @@ def exchangeable_units(
     if block is not None:
         blocks = _renumber(subjects, _codes("block", block, n_runs)[0])
         if _is_constant_within(blocks, label):
-            unit, noun = blocks, "whole blocks"
+            unit, noun = blocks, "blocks"
         else:
             stratum, where = blocks, f"each of {blocks.max() + 1} blocks"
     if subjects.any() and _is_constant_within(subjects, label):
-        unit, stratum, noun, where = subjects, np.zeros(n_runs, int), "whole subjects", ""
+        unit, stratum, noun, where = subjects, np.zeros(n_runs, int), "subjects", ""
 
     counts = _units_per_condition(label, unit, stratum, len(names))
     conditions = tuple(str(name) for name in names)
     n_labelings = math.prod(_multinomial(row) for row in counts)
     totals = ", ".join(f"{n} {name}" for n, name in zip(counts.sum(0), conditions, strict=True))
     description = (
-        f"Labels are permuted over {noun} ({totals}){' within ' + where if where else ''}: "
+        f"Labels are permuted over {'' if noun == 'runs' else 'whole '}{noun} ({totals})"
+        f"{' within ' + where if where else ''}: "
         f"{n_labelings:,} labeling{'s' if n_labelings > 1 else ''}."
     )
     columns = Counter(tuple(column) for column in counts.T)
     n_symmetric = math.prod(math.factorial(n) for n in columns.values())
-    return ExchangeableUnits(conditions, label, unit, stratum, n_labelings, n_symmetric, description)
+    return ExchangeableUnits(conditions, label, unit, stratum, n_labelings, n_symmetric, noun, description)
 
 
 def permute_labels(
     units: ExchangeableUnits, n_permutations: int = 9999, seed: int | np.random.Generator = 0
 ) -> Labelings:
-    """List all labelings of a design, or draw some where there are more than 10,000.
+    """List all labelings of a design, or draw some if there are more than 10,000.
 
     Drawn labelings are independent and come after the observed one, which counts as one of them; so
     `n_permutations` draws make `n_permutations + 1` rows, and no p-value is zero.
@@ -219,7 +223,7 @@ def permute_labels(
 
 
 def pvalue(statistic: Float[np.ndarray, " labelings"]) -> float:
-    """Share of labelings whose statistic is at least the observed one, which comes first.
+    """Share of labelings with a statistic at least as large as the observed one, the first.
 
     Values that differ from the observed one by rounding alone count as equal to it.
 
@@ -280,7 +284,7 @@ def max_t(values: Float[np.ndarray, "runs *shape"], labelings: Labelings, chunk:
         )
     flat, stratum = np.asarray(values, float).reshape(len(values), -1), labelings.units.stratum
     for run in np.flatnonzero(~np.isfinite(flat).all(axis=1)):
-        raise LarscopeError(f"`values` must be finite: got NaN or infinite ones for run {run}. Leave that run out.")
+        raise LarscopeError(f"`values` must be finite: got NaN or infinite ones for run {run}. Leave this run out.")
     flat = _centre_strata(flat, stratum)
     spread = flat.std(axis=0)
     offset = np.median(spread[spread > 0]) if spread.any() else 1.0
@@ -311,7 +315,7 @@ def _largest(
 
 
 def comparable_pairs(units: ExchangeableUnits) -> Bool[np.ndarray, "runs runs"]:
-    """Choose the pairs of runs that only chance and condition can set apart.
+    """Choose comparable pairs of runs: only chance and condition can separate them.
 
     Two runs of one block are alike because they share the block, and two runs of different subjects differ because
     of the subjects. Mixing such pairs with others would bias a comparison of pairs between conditions with
@@ -408,7 +412,7 @@ def _units_per_condition(
 
 
 def _multinomial(counts: Int[np.ndarray, " conditions"]) -> int:
-    """Count the ways to hand out the labels, in Python integers, which do not overflow."""
+    """Count the labelings, in Python integers, without overflow."""
     ways = math.factorial(int(counts.sum()))
     for count in counts:
         ways //= math.factorial(int(count))
@@ -467,7 +471,7 @@ def _centre_strata(
 def _mean_difference_weights(
     labels: Int[np.ndarray, "labelings runs"],
 ) -> Float[np.ndarray, "labelings runs"]:
-    """Weights whose product with values gives mean of condition 0 minus mean of condition 1."""
+    """Weights for the mean of condition 0 minus the mean of condition 1."""
     first: Bool[np.ndarray, "labelings runs"] = labels == 0
     n_first = first.sum(axis=1, keepdims=True)
     return np.asarray(np.where(first, 1 / n_first, -1 / (labels.shape[1] - n_first)))

@@ -1,4 +1,4 @@
-"""What makes a p-value mislead: shared coefficients are refused, all else is said in words."""
+"""Reasons for misleading p-values: shared coefficients are an error, all others a warning."""
 
 import hashlib
 from collections.abc import Hashable, Sequence
@@ -25,7 +25,7 @@ def condition_imbalances(
     block: Sequence[Hashable] | None = None,
     subject: Sequence[Hashable] | None = None,
 ) -> tuple[str, ...]:
-    """Say where conditions differ in run length or signal-to-noise, either of which changes lasso coefficients.
+    """Report run length or signal-to-noise differing by condition: both change lasso coefficients.
 
     Signal-to-noise of a run: power of the centred latents over their noise, minus one, where the noise is the
     power that the upper half of the frequencies would have if it filled the whole spectrum. It does not
@@ -45,8 +45,8 @@ def condition_imbalances(
     length = _mean_by_condition(np.array(n_there, float), units)
     if length.max() > 1.05 * length.min():
         found.append(
-            f"Runs differ in length by condition ({_by_name(units, length)} frames on average), and coefficients "
-            "fitted on more frames differ from those fitted on fewer. Fit every run on the same number of frames."
+            f"Runs differ in length by condition ({_by_name(units, length)} frames on average), and more frames give "
+            "other coefficients. Fit every run on the same number of frames."
         )
     ratio = np.array([np.log(_signal_to_noise(np.asarray(z, float))) for z in latents])
     mean = _mean_by_condition(ratio, units)
@@ -86,13 +86,13 @@ def unreachable(labelings: Labelings) -> tuple[str, ...]:
     counts = np.bincount(labelings.units.label[first])
     sides = " against ".join(f"{n} {c}" for n, c in zip(counts, labelings.units.conditions, strict=True))
     return (
-        f"With {sides} no p-value can be below {labelings.min_pvalue:.3g}, so this design cannot reach 0.05 "
-        f"whatever the data say. {labelings.units.description} Record more units that can trade labels.",
+        f"With {sides} no p-value can be below {labelings.min_pvalue:.3g}, so this design cannot reach 0.05, "
+        f"whatever the data. {labelings.units.description} Record more {labelings.units.noun} per condition.",
     )
 
 
 def spread_differs(shift: float, spread: float) -> tuple[str, ...]:
-    """Say where a small p-value for a shift may come from a difference in spread."""
+    """Report a difference in spread as a possible reason for a small p-value."""
     if not (shift <= 0.05 and spread <= 0.05):
         return ()
     return (
@@ -102,23 +102,23 @@ def spread_differs(shift: float, spread: float) -> tuple[str, ...]:
 
 
 def silent_runs(coefs: Coefs) -> tuple[str, ...]:
-    """Say which runs have no coefficients."""
+    """Name the runs without coefficients."""
     silent = [run for run, coef in enumerate(coefs) if not np.any(coef)]
     return _without("coefficients", "say nothing about dynamics", silent)
 
 
 def uncoupled_runs(coefs: Coefs) -> tuple[str, ...]:
-    """Say which runs have no couplings between latents."""
+    """Name the runs without couplings between latents."""
     uncoupled = [run for run, coef in enumerate(coefs) if not influence(coef).any()]
     return _without("couplings between latents", "have no influence", uncoupled)
 
 
 def _without(what: str, so: str, runs: list[int]) -> tuple[str, ...]:
-    return (f"Runs {runs} (counted from 0) have no {what}: they {so}. Lower the penalty.",) if runs else ()
+    return (f"Runs {runs} (counted from 0) have no {what}: they {so}.",) if runs else ()
 
 
 def check_fitted_separately(coefs: Coefs, units: ExchangeableUnits) -> None:
-    """Refuse coefficients that runs of one condition share."""
+    """Refuse coefficients shared by runs of one condition."""
     seen: dict[tuple[int, bytes], int] = {}
     for run, coef in enumerate(coefs):
         key = (int(units.label[run]), hashlib.sha256(np.ascontiguousarray(coef).tobytes()).digest())

@@ -1,1 +1,1 @@
-"""`larscope view`: the report's page, served on this machine with what a file cannot hold. Needs the extra `view`."""
+"""`larscope view`: the interactive viewer of a result, served on this machine. Needs the extra `view`."""

@@ -1,4 +1,4 @@
-"""Long computations, away from the page's thread, with a sign that they are under way."""
+"""Long computations outside the page's thread, with a sign of progress."""
 
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
@@ -12,7 +12,7 @@ from larscope._errors import LarscopeError
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """What to compute, what to call it meanwhile, and how to show it: the result, or a `LarscopeError`."""
+    """A computation, its name on the page, and the function to show its result or `LarscopeError`."""
 
     what: str
     compute: Callable[[], Any]
@@ -20,7 +20,7 @@ class Request:
 
 
 class Background:
-    """Computes for one page, one thing at a time; of requests that pile up meanwhile only the latest counts.
+    """Computes for one page, one thing at a time; among waiting requests only the latest counts.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ class Background:
         self._go_on()
 
     def forget(self) -> None:
-        """Show nothing of what was asked for: it is not wanted any more."""
+        """Drop all requests: nobody wants them any more."""
         self._wanted = None
 
     def _go_on(self) -> None:

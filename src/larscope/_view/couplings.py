@@ -1,4 +1,4 @@
-"""The couplings of one latent: those of the fit, and those at any penalty along the exact path."""
+"""The couplings of one latent: of the fit, and at any penalty along the exact path."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,11 +14,11 @@ from larscope.lasso import alpha_max, lasso_path
 from larscope.lasso._path import LassoPath
 
 DEPTH = 30
-"""A path ends at its largest penalty divided by this, or at a fifth of the fit's own penalty where that is lower."""
+"""A path ends at its largest penalty divided by this, or at a fifth of the fit's own penalty if that is lower."""
 
 
 def couplings_of(model: LatentVAR, run: int, latent: int) -> pd.DataFrame:
-    """Return the coefficients of a run that lead to or from a latent, strongest first.
+    """Return the coefficients from and to a latent in a run, strongest first.
 
     One row a coefficient: `coef` is the effect of latent `source` on latent `target`, `lag` frames later.
     """
@@ -34,7 +34,7 @@ def _table(source: Any, target: Any, lag: Any, coef: Any) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class LatentPath:
-    """The exact lasso path of what drives one latent in one run.
+    """The exact lasso path of one latent's sources in one run.
 
     Attributes
     ----------
@@ -56,7 +56,7 @@ class LatentPath:
 
     @property
     def penalties(self) -> Float[NDArray[np.float64], " knots"]:
-        """The knots, from the smallest penalty at which nothing that is penalised drives the latent down."""
+        """The knots, from the smallest penalty without any penalised source downwards."""
         penalties: NDArray[np.float64] = self.path.alphas.numpy() / self.alpha_per_penalty
         return penalties
 
@@ -68,7 +68,7 @@ class LatentPath:
         return _table(self.source[there], self.latent, self.lag[there], coef[there])
 
     def last_event(self, penalty: float) -> tuple[float, list[str]] | None:
-        """Return the last knot above a penalty and what happened there; None where nothing has yet."""
+        """Return the last knot above a penalty and its event; None before the first."""
         knot = int((self.penalties > penalty).sum()) - 1
         if knot < 0:
             return None
@@ -83,7 +83,7 @@ class LatentPath:
 
 
 def follow_path(model: LatentVAR, run: int, latent: int) -> LatentPath:
-    """Compute the exact path of the coefficients that lead to a latent: seconds, where latents are hundreds."""
+    """Compute the exact path of the coefficients to a latent: seconds, with hundreds of latents."""
     var, series = model.var_, torch.from_numpy(model.latents_[run]).double()
     rows = var._rows(series, series.isnan().any(1))
     target = rows.target[:, latent]
@@ -92,7 +92,7 @@ def follow_path(model: LatentVAR, run: int, latent: int) -> LatentPath:
     how: dict[str, Any] = {"mask": None if var.mask is None else var.mask[:, latent]}
     if var.own_weight != 1:
         how["weights"] = torch.where(feature % n_latents == latent, var.own_weight, 1.0).double()
-    alpha = var.alpha(n_latents, len(target))
+    alpha = float(var.alpha(rows.design, rows.target)[latent])
     path = lasso_path(rows.design, target, min(float(alpha_max(rows.design, target, **how)) / DEPTH, alpha / 5), **how)
     ever = path.active.any(-1)
     lag, source = np.divmod(feature[ever].numpy(), n_latents)

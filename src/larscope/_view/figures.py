@@ -1,4 +1,4 @@
-"""What the page draws: the movie beside its forecast, couplings as arrows, traces, and the lasso path."""
+"""Figures of the page: the movie beside its forecast, couplings as arrows, traces, and the lasso path."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,7 +21,7 @@ Positions = Float[NDArray[np.float64], "K 2"]
 
 OBSERVED, FORECAST = "#888888", "#D55E00"
 NOTHING = "#88888866"
-"""Where a frame has no forecast."""
+"""Text for a frame without forecast."""
 
 DIVERGING = interp_palette(RdBu11, 255)
 ARROW_GAP = 2.5
@@ -48,7 +48,7 @@ def _canvas(shape: tuple[int, int], name: str) -> Any:
 
 
 def _pick_latent(plot: Any, positions: Positions, pick: Callable[[int], object]) -> None:
-    """Tell which latent is nearest to a click."""
+    """Report the nearest latent to a click."""
 
     def picked(event: Tap) -> None:
         pick(int(np.hypot(*(positions - [event.y, event.x]).T).argmin()))
@@ -57,8 +57,9 @@ def _pick_latent(plot: Any, positions: Positions, pick: Callable[[int], object])
 
 
 def _outline_latent(plot: Any, place: ColumnDataSource, positions: Positions) -> None:
-    """Mark the patch of the chosen latent, so that it shows on dark and bright ground."""
-    side = 2 * positions[0, 0] + 1  # the first one's centre is half a patch from the edge
+    """Mark where the chosen latent is, so that it shows on dark and bright ground."""
+    apart = np.linalg.norm(positions[:, None] - positions, axis=2)
+    side = np.median(np.where(apart > 0, apart, np.inf).min(axis=1)) if len(positions) > 1 else 8.0
     for colour, width in (("white", 4), ("black", 1.5)):
         plot.rect("x", "y", side, side, source=place, fill_alpha=0, line_color=colour, line_width=width, line_alpha=0.9)
 
@@ -105,7 +106,7 @@ class MoviePanels:
             self._images.append(image)
 
     def on_pick(self, pick: Callable[[int], object]) -> None:
-        """Tell the latent that was clicked on."""
+        """Report the clicked latent."""
         for plot in self.plots:
             _pick_latent(plot, self._positions, pick)
 
@@ -172,7 +173,7 @@ class CouplingMap:
         plot.add_tools(_hover([("own past", "@coef{0.000}"), ("lag", "@lags")], [own]))
 
     def on_pick(self, pick: Callable[[int], object]) -> None:
-        """Tell the latent that was clicked on."""
+        """Report the clicked latent."""
         _pick_latent(self.plot, self._positions, pick)
 
     def show(self, couplings: pd.DataFrame, latent: int, most: int | None = None) -> tuple[int, int]:
@@ -249,7 +250,7 @@ def _chart(name: str, x_label: str, y_label: str, height: int, **how: Any) -> An
 
 
 class Trace:
-    """A latent over the frames of a run beside its forecast, and where in the movie the page is."""
+    """A latent over the frames of a run beside its forecast, with the movie's present frame."""
 
     def __init__(self) -> None:
         self.plot = _chart("trace", "frame", "latent", height=200)
@@ -261,7 +262,7 @@ class Trace:
         self.plot.add_layout(self._now)
 
     def on_pick(self, pick: Callable[[float], object]) -> None:
-        """Tell the frame that was clicked on."""
+        """Report the clicked frame."""
         self.plot.on_event(Tap, lambda event: pick(event.x))
 
     def show(self, latent: Float[NDArray[np.float32], " T"], forecast: Float[NDArray[np.float32], " n"]) -> None:
@@ -271,12 +272,12 @@ class Trace:
         self._forecast.data = {"frame": frame[len(latent) - len(forecast) :], "value": forecast}
 
     def mark(self, frame: int) -> None:
-        """Draw where the movie is."""
+        """Draw the movie's present frame."""
         self._now.location = frame
 
 
 class PathPlot:
-    """The lasso path of one latent: each coefficient over the penalty, which falls from left to right."""
+    """The lasso path of one latent: each coefficient over the penalty, high on the left and low on the right."""
 
     def __init__(self, fitted: float) -> None:
         self.plot = _chart(
@@ -296,7 +297,7 @@ class PathPlot:
         self.plot.add_layout(self._now)
 
     def on_pick(self, pick: Callable[[float], object]) -> None:
-        """Tell the penalty that was clicked on."""
+        """Report the clicked penalty."""
         self.plot.on_event(Tap, lambda event: pick(event.x))
 
     def show(self, path: LatentPath, penalties: tuple[float, float]) -> None:
@@ -314,5 +315,5 @@ class PathPlot:
         }
 
     def mark(self, penalty: float) -> None:
-        """Draw where the slider is."""
+        """Draw the slider's penalty."""
         self._now.location = penalty

@@ -28,18 +28,18 @@ from larscope._movies.table import read_session
 from larscope._storage import describe_inputs
 
 DECODED_FRAMES = 16
-"""Frames decoded at once: few, so that the first is soon there."""
+"""Frames decoded at once: few, for a quick first one."""
 
 KEPT_BYTES = 512 << 20
 """Decoded frames kept in memory, at most."""
 
-ELSEWHERE = "Pass `--session` with a table that says where the movies are now."
+ELSEWHERE = "Pass `--session` with a table of the movies' present places."
 
 Images = Float[NDArray[np.float32], "frames height width"]
 
 
 def find_runs(model: LatentVAR, folder: Path, table: Path | None = None) -> list[Run | LarscopeError]:
-    """Open the movie of each fitted run again; where that fails, return the error that says why.
+    """Open the movie of each fitted run again; for a failure, return the error.
 
     Movies are looked for in `table`, where a session table is given; else where they were when they were fitted,
     relative to the working folder and to the one that the result lies in; else in `movies/` of the result, where
@@ -64,7 +64,7 @@ def _choose(row: Mapping[Any, Any], listed: Mapping[str, Run]) -> Run:
     if row["run"] not in listed:
         raise LarscopeError(
             f"The session table must list every run of the fit: run {row['run']!r} is not among {', '.join(listed)}. "
-            "Name the runs as in the table that was fitted."
+            "Name the runs as in the table of the fit."
         )
     return listed[row["run"]]
 
@@ -82,21 +82,23 @@ def _reopen(row: Mapping[Any, Any], folder: Path) -> Run:
             return Run(name, row["condition"], movie, int(row["start"]), int(row["stop"]), place)
         except LarscopeError as error:
             errors.append(error)
-    raise LarscopeError(f"The movie of run {name!r} cannot be opened where it was fitted: {errors[0]} {ELSEWHERE}")
+    raise LarscopeError(
+        f"The movie of run {name!r} cannot be opened at its place during the fit: {errors[0]} {ELSEWHERE}"
+    )
 
 
 def _require_fitted(run: Run, model: LatentVAR, number: int) -> None:
-    """Raise unless a run has as many frames as were fitted, and among them the one that the result keeps."""
-    n_frames, frame = len(model.latents_[number]), int(model._examples["example_frame"][number])
+    """Raise unless a run has the fitted number of frames, among them the one kept by the result."""
+    n_frames, frame = len(model.latents_[number]), int(model.dataset_["example_frame"][number])
     if run.n_frames != n_frames:
-        raise LarscopeError(f"{run.label} must have the {n_frames} frames that were fitted; it has {run.n_frames}.")
-    kept = model._examples["example_observed"][number]
+        raise LarscopeError(f"{run.label} must have the {n_frames} frames of the fit; it has {run.n_frames}.")
+    kept = model.dataset_["example_observed"].to_numpy()[number]
     image = _preprocess(model, run, frame, frame + 1)[0]
     # pixels that are NaN in the file were bridged by the fit
     if image.shape != kept.shape or not np.allclose(np.where(np.isfinite(image), image, kept), kept, atol=1e-6):
         raise LarscopeError(
-            f"{run.label} must be the movie that was fitted: frame {frame} of the run is not the one that the result "
-            f"keeps of it. {ELSEWHERE}"
+            f"{run.label} must be the fitted movie: frame {frame} of the run is not the one kept by the result. "
+            f"{ELSEWHERE}"
         )
 
 
@@ -106,14 +108,14 @@ def _preprocess(model: LatentVAR, run: Run, start: int, stop: int) -> Images:
 
 
 def changed_files(runs: Sequence[Run | LarscopeError], inputs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a sentence about each file whose content is not among the inputs that a result was made from.
+    """Return a sentence about each file unlike all inputs of the result.
 
     Reads every file, so it may take as long as the fit took to read them.
     """
     fitted = {(entry["bytes"], entry["sha256"]) for entry in inputs}
     files = [path for run in runs if isinstance(run, Run) for path in run.files]
     return [
-        f"{entry['path']} has changed since the fit: its content is that of no file in provenance.json."
+        f"{entry['path']} has changed since the fit: its content is not in provenance.json."
         for entry in (describe_inputs(files) if fitted else [])
         if (entry["bytes"], entry["sha256"]) not in fitted
     ]
@@ -132,7 +134,7 @@ class Stretch:
 
 
 class Screen:
-    """Renders stretches of frames and keeps those rendered lately. Threads may share it.
+    """Renders stretches of frames and keeps the latest. Threads may share it.
 
     Parameters
     ----------
@@ -151,12 +153,12 @@ class Screen:
         self._lock = Lock()
 
     def range_of(self, run: int, frame: int) -> tuple[int, int]:
-        """Return the stretch that a frame is rendered in: its first frame, and the one after its last."""
+        """Return the stretch of a frame: its first frame, and the one after its last."""
         after = bisect_right(self._cuts[run], frame)
         return self._cuts[run][after - 1], self._cuts[run][after]
 
     def kept(self, run: int, frame: int) -> Stretch | None:
-        """Return the stretch that a frame is in, if it was rendered lately."""
+        """Return the stretch of a frame, if it was rendered lately."""
         with self._lock:
             key = run, self.range_of(run, frame)[0]
             if key in self._kept:
@@ -164,7 +166,7 @@ class Screen:
             return self._kept.get(key)
 
     def render(self, run: int, frame: int) -> Stretch:
-        """Return the stretch that a frame is in; reads and decodes it unless it is kept.
+        """Return the stretch of a frame; reads and decodes it if needed.
 
         Raises
         ------
@@ -207,7 +209,7 @@ class Screen:
 
 
 def _cuts(model: LatentVAR, run: int) -> list[int]:
-    """Return where the stretches of a run begin, and where the last ends: frames with and without forecast apart.
+    """Return the limits of the stretches of a run: frames with and without forecast apart.
 
     Where batch norm sees the frames at hand, they are cut as the fit's evaluation cut them.
     """

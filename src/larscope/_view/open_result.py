@@ -1,4 +1,4 @@
-"""What every page of one server shares: the result, its movies, and what was computed of them."""
+"""An open result, shared by all pages of one server: its movies and everything computed from them."""
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -6,16 +6,15 @@ from pathlib import Path
 
 from larscope._fit.estimator import load
 from larscope._report.page import write_report
-from larscope._statistics.maps import latent_positions
 from larscope._view.couplings import LatentPath, follow_path
 from larscope._view.frames import Screen, changed_files, find_runs
 
 KEPT_PATHS = 64
-"""Exact paths kept in memory: tens of megabytes each where latents are hundreds, at most."""
+"""Most exact paths in memory: tens of megabytes each with hundreds of latents."""
 
 
 class Exhibit:
-    """A result that is looked at.
+    """A result under inspection.
 
     Parameters
     ----------
@@ -43,19 +42,18 @@ class Exhibit:
         if not (folder / "report.html").is_file():
             write_report(folder)
         self.screen = Screen(self.model, find_runs(self.model, folder, table))
-        height, width = self.model.mean_frame_.shape
-        self.positions = latent_positions(self.model.network_.latent_shape, (height, width))
+        self.positions = self.model.network_.positions
         self.frame_thread = ThreadPoolExecutor(1, "frames")
         self.path_thread = ThreadPoolExecutor(1, "paths")
         self._follow = lru_cache(KEPT_PATHS)(lambda run, latent: follow_path(self.model, run, latent))
         self._changed = lru_cache(1)(lambda: changed_files(self.screen.runs, self.model.provenance_["inputs"]))
 
     def path_of(self, run: int, latent: int) -> LatentPath:
-        """Return the exact path of what drives a latent, followed once."""
+        """Return the exact path of a latent's sources, computed once."""
         return self._follow(run, latent)
 
     def changed_files(self) -> list[str]:
-        """Return a sentence about each movie that is not the one that was fitted, compared once."""
+        """Return a sentence about each movie unlike the fitted one, compared once."""
         return self._changed()
 
     def close(self) -> None:

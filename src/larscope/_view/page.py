@@ -33,7 +33,7 @@ def build_page(exhibit: Exhibit) -> Any:
 def build_explorer(exhibit: Exhibit) -> Any:
     """Return movie, couplings and penalty, on one choice of run, frame and latent."""
     # the first look is at the frame that the report shows too, and at a latent that has couplings
-    liveliest = int(exhibit.model._examples["example_frame"][0])
+    liveliest = int(exhibit.model.dataset_["example_frame"].to_numpy()[0])
     choice = Choice(frame=liveliest, latent=_most_coupled(exhibit))  # type: ignore[no-untyped-call]
     sections = [section(exhibit, choice).layout for section in (MovieSection, CouplingSection, PathSection)]
     return pn.Column(_warnings(exhibit), *sections, sizing_mode="stretch_width")
@@ -47,7 +47,7 @@ def _most_coupled(exhibit: Exhibit) -> int:
 
 
 def _warnings(exhibit: Exhibit) -> Any:
-    """Return a place that names the movies that are missing, and those that have changed since the fit."""
+    """Return a place for the names of missing movies, and of movies changed since the fit."""
     place, sign = text(), progress_sign()
 
     def warn(changed: list[str] | LarscopeError) -> None:
@@ -59,5 +59,5 @@ def _warnings(exhibit: Exhibit) -> Any:
     warn([])
     if any(isinstance(run, Run) for run in exhibit.screen.runs):
         work = background(exhibit.path_thread, sign)
-        work.ask("Checking that the movies are those that were fitted", exhibit.changed_files, warn)
+        work.ask("Checking that your movies are the fitted ones", exhibit.changed_files, warn)
     return pn.Column(place, pn.FlexBox(sign), sizing_mode="stretch_width")

@@ -22,7 +22,7 @@ TABLE_ROWS = 12
 """Couplings listed beside the image."""
 
 IMAGE_SIZE = 420
-"""Pixels that an image is high and wide, at most."""
+"""Largest height and width of an image, in pixels."""
 
 STYLE = """
   p, h2, ul { margin: .2rem 0; } h2 { font-size: 1.2rem; margin-top: 1.2rem; }
@@ -40,7 +40,7 @@ PRESSED = ".bk-btn.bk-active { background-color: #0072B2 !important; color: #fff
 
 
 class Choice(param.Parameterized):
-    """What a visitor looks at."""
+    """The visitor's present choices."""
 
     run = param.Integer(0)
     frame = param.Integer(0)
@@ -48,24 +48,24 @@ class Choice(param.Parameterized):
 
 
 def text(content: str = "") -> Any:
-    """Return a place for text; what comes from strangers must be escaped."""
+    """Return a place for text; escape names from files."""
     return pn.pane.HTML(content, stylesheets=[STYLE], sizing_mode="stretch_width", margin=(2, 10))
 
 
 def progress_sign() -> Any:
-    """Return a place that says what is being computed, while something is; it keeps its room."""
+    """Return a place for the name of the running computation; it keeps its room."""
     return pn.pane.HTML('<p role="status"></p>', stylesheets=[STYLE], styles={"flex": "1 1 200px"})
 
 
 def page_document() -> Document:
-    """Return the document of the page that is being made."""
+    """Return the document of the page in the making."""
     document = pn.state.curdoc
     assert document is not None  # pages are made for visitors only
     return document
 
 
 def background(exhibit_thread: Any, sign: Any) -> Background:
-    """Return where this page computes with one of the exhibit's threads, saying so on a sign."""
+    """Return this page's place in one of the shared threads, with a sign of progress."""
 
     def say(what: str | None) -> None:
         said = "" if what is None else f'<span class="spinner"></span> {escape(what)} …'
@@ -97,7 +97,7 @@ class MovieSection:
         self._player: Any = None
         self._ahead: tuple[int, int] | None = None
         self._make_controls()
-        mean_frame, examples = exhibit.model.mean_frame_, exhibit.model._examples["example_observed"]
+        mean_frame, examples = exhibit.model.mean_frame_, exhibit.model.dataset_["example_observed"].to_numpy()
         self._top = float(np.quantile(examples, 0.999))
         self._spread = float(np.quantile(np.abs(examples - mean_frame), 0.999))
         self._panels = MoviePanels(mean_frame, self._top, self._spread, exhibit.positions)
@@ -180,7 +180,7 @@ class MovieSection:
             self._read_ahead(self._choice.run, stretch.start + len(stretch.observed))
 
     def _read_ahead(self, run: int, frame: int) -> None:
-        """Decode the next stretch before it is asked for, so that scrubbing forward does not stop there."""
+        """Decode the next stretch ahead, for smooth scrubbing."""
         if frame <= self._last_frame() and (run, frame) != self._ahead:
             self._ahead = run, frame
             self._exhibit.frame_thread.submit(self._exhibit.screen.render, run, frame)
@@ -228,7 +228,7 @@ class MovieSection:
 
 
 class CouplingSection:
-    """What the chosen latent takes from others and gives to them, and its trace."""
+    """The couplings of the chosen latent, and its trace."""
 
     def __init__(self, exhibit: Exhibit, choice: Choice) -> None:
         self._exhibit = exhibit
@@ -248,11 +248,11 @@ class CouplingSection:
         self._trace = Trace()
         self._trace.on_pick(self._go_to)
         self._text, self._table = text(), text()
-        shared = " Couplings are the run's own; forecasts are from those of its condition."
+        shared = " Couplings are the run's own; forecasts use the matrix of its condition."
         if exhibit.model.coefficients == "run":
             shared = ""
         self.layout = pn.Column(
-            text("<h2>What a latent takes from others, and gives to them</h2>"),
+            text("<h2>The couplings of one latent</h2>"),
             text("<p>Click on any image to choose the nearest latent, or type its number.</p>"),
             _row(self._latent, self._direction, self._lag, self._arrows),
             self._text,
@@ -348,8 +348,8 @@ class PathSection:
         self.layout = pn.Column(
             text("<h2>How its incoming couplings depend on the penalty</h2>"),
             text(
-                "<p>The exact path: each coefficient of the chosen latent at every penalty, which falls from left to "
-                "right. Green: the slider. Dashed: the fit's own.</p>"
+                "<p>The exact path: each coefficient leading to the chosen latent, at every penalty, high on the "
+                "left and low on the right. Green: the slider. Dashed: the fit's own.</p>"
             ),
             self._slider,
             self._text,

@@ -4,18 +4,26 @@ from collections.abc import Callable
 from typing import Any
 
 import panel as pn
-from tornado.web import StaticFileHandler
+from tornado.web import HTTPError, RequestHandler, StaticFileHandler
 
 from larscope._errors import LarscopeError
 from larscope._view.open_result import Exhibit
 from larscope._view.page import build_page
 
+OTHER_HOSTS = r"(?!(localhost|127\.0\.0\.1|::1|\[::1\])$).*"
+"""Names by which no request for this machine comes: a page of a stranger may have its own name lead here."""
+
+
+class _Refuse(RequestHandler):
+    def prepare(self) -> None:
+        raise HTTPError(403, reason="Expected a request to localhost")
+
 
 def make_server(exhibit: Exhibit, port: int) -> Any:
-    """Return a server of an exhibit, bound to this machine; port 0 takes any that is free."""
+    """Return a server of a result, bound to this machine; port 0 takes any free one."""
     report = (r"/(report\.html)", StaticFileHandler, {"path": str(exhibit.folder.resolve())})
     try:
-        return pn.io.server.get_server(
+        server = pn.io.server.get_server(
             {"/": lambda: build_page(exhibit)},
             port=port,
             address="localhost",
@@ -26,9 +34,11 @@ def make_server(exhibit: Exhibit, port: int) -> Any:
         )
     except OSError as error:
         raise LarscopeError(
-            f"The page needs a port of its own: {port} cannot be had ({error}). Pass another `--port`; 0 takes any "
-            "that is free."
+            f"The page needs its own port: {port} is not available ({error}). Pass another `--port`; 0 takes any "
+            "free one."
         ) from error
+    server._tornado.add_handlers(OTHER_HOSTS, [(r".*", _Refuse)])
+    return server
 
 
 def serve(

@@ -48,8 +48,8 @@ def solve(problem: Problem, init: Tensor | None, engine: Engine, learning: bool)
         _warn_nothing_to_learn(coef)
     if not sizes.ordinary and not bool(coef.isfinite().all()):
         raise LarscopeError(
-            "Coefficients must be numbers that float64 can hold: got some above 1.8e308, since columns of `X` are so "
-            "much smaller than `y`. Rescale one of them."
+            "Coefficients must fit into float64: got some above 1.8e308, since columns of `X` are so much smaller "
+            "than `y`. Rescale one of them."
         )
     return coef
 

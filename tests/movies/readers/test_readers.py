@@ -7,6 +7,7 @@ from pathlib import Path
 import h5py
 import hypothesis.strategies as st
 import numpy as np
+import psutil
 import pytest
 import tifffile
 from hypothesis import HealthCheck, given, settings
@@ -425,7 +426,7 @@ def test_a_truncated_movie_is_named_with_its_row(folder: Path) -> None:
 
 
 def resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+    return psutil.Process().memory_info().rss
 
 
 def test_npy_frames_that_were_read_leave_the_memory(tmp_path: Path) -> None:

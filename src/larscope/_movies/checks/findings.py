@@ -1,4 +1,4 @@
-"""What a check found: one record, for tables, reports and JSON alike."""
+"""The finding of a check: one record for tables, reports and JSON."""
 
 import math
 from collections.abc import Iterable
@@ -8,29 +8,29 @@ from typing import Any, Literal
 Level = Literal["pass", "warn", "fail"]
 
 LEVELS: tuple[Level, ...] = ("pass", "warn", "fail")
-"""From harmless to grave: `fail` means that the run cannot be analysed, or that the analysis would be wrong."""
+"""From harmless to grave. `fail`: the run cannot be analysed, or the analysis would be wrong."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found in one run, or in the session as a whole.
+    """One finding of a check, in a run or in the whole session.
 
     Attributes
     ----------
     run
-        Name of the run; None where the finding is about several.
+        Name of the run; None for a finding about several.
     check
         Name of the check, as in `docs/check.md`.
     level
         `"pass"`, `"warn"` or `"fail"`.
     value, unit
-        The number that was measured, and what it counts; None where nothing could be measured.
+        The measured number and its unit; None if nothing could be measured.
     frame
-        The first frame of the run that is concerned, counted from 0; None where frames do not matter.
+        The first frame concerned, counted from 0; None if frames do not matter.
     message
         A sentence.
     advice
-        What to do about it; empty for a check that passed.
+        Your remedy; empty for a passed check.
     """
 
     run: str | None
@@ -43,7 +43,7 @@ class Finding:
     advice: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the finding as plain JSON knows it: a number that is not finite becomes None."""
+        """Return the finding as plain JSON; a number that is not finite becomes None."""
         plain = asdict(self)
         if self.value is not None and not math.isfinite(self.value):
             plain["value"] = None
@@ -53,6 +53,8 @@ class Finding:
 def describe_findings(findings: Iterable[Finding]) -> list[dict[str, Any]]:
     """Return findings as plain JSON: dictionaries of run, check, level, value, unit, frame, message and advice.
 
+    Examples
+    --------
     >>> found = Finding("F01", "motion", "warn", 2.5, "% of frames", 7, "It moves.", "Correct it.")
     >>> [entry["level"] for entry in describe_findings([found])]
     ['warn']
@@ -61,7 +63,7 @@ def describe_findings(findings: Iterable[Finding]) -> list[dict[str, Any]]:
 
 
 def worst_level(findings: Iterable[Finding]) -> Level:
-    """Return the gravest level of some findings; `"pass"` where there are none.
+    """Return the gravest level; `"pass"` without findings.
 
     >>> worst_level([])
     'pass'

@@ -1,8 +1,9 @@
-"""One pass over a run in bounded memory: everything that the checks of a run need. No judgement, no torch."""
+"""One pass over a run in bounded memory, for all measures of its checks."""
 
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -14,37 +15,37 @@ from larscope._movies.preprocessing import chunk_ranges
 from larscope._movies.session import Run
 
 SAMPLE_FRAMES = 500
-"""Frames of a run that are kept for what is estimated from a sample: motion, noise, clipped values."""
+"""Frames of a run in the sample for motion, noise and clipped values."""
 
 SAMPLE_BYTES = 32 << 20
-"""Size of that sample at most."""
+"""Largest size of the sample."""
 
 SAMPLE_SIDE = 256
-"""Pixels of the centre that the sample keeps, in both directions."""
+"""Pixels of the centre in the sample, along each side."""
 
 SAMPLE_PIXELS = 4_000_000
-"""Pixels of the sample whose values are counted."""
+"""Pixels of the sample for counting values."""
 
 AT_REST = 2.0
-"""Variance of the mean image, in units of that of the activity, that motion needs to be seen in movies below zero."""
+"""Least variance of the mean image, in units of the activity's, to see motion in movies below zero."""
 
 LARGEST = 2.0**53
 """Whole numbers beyond this lose digits as double-precision numbers; no detector counts so far."""
 
 SPIKE = 3.0
-"""A value is apart where it is this many times as frequent as each of the `NEIGHBOURS` values next to it."""
+"""A value stands apart if it is this many times as frequent as each of its `NEIGHBOURS` nearest values."""
 
 NEIGHBOURS = 5
 
 FEW = 20
-"""Pixels below which frequencies are not compared."""
+"""Fewest pixels for comparing frequencies."""
 
 Frames = Shaped[NDArray[np.generic], "frames height width"]
 
 
 @dataclass(frozen=True)
 class Measures:
-    """What one pass over a run measured.
+    """The measures of one pass over a run.
 
     Attributes
     ----------
@@ -115,13 +116,68 @@ class Measures:
 
     @property
     def brightness(self) -> float:
-        """What changes of the mean are measured against.
+        """Scale for changes of the mean.
 
         The mean itself; where pixels are negative, so that zero is not darkness, the pixels' standard deviation
         over time if that is larger.
         """
         mean = abs(float(np.nanmean(self.mean))) if np.isfinite(self.mean).any() else 0.0
         return max(mean, float(np.sqrt(self.variance))) if np.nanmin(self.low, initial=0) < 0 else mean
+
+
+class Measurement:
+    """Measures a run while its frames are read, whoever reads them: part by part, from the first on."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._sampled = _choose_sample(run)
+        self._parts: list[tuple[NDArray[Any], ...]] = []
+        self._sample: list[NDArray[Any]] = []
+        self._lowest: NDArray[Any] | None = None
+        self._highest: NDArray[Any] | None = None
+        self._top, self._brightest, self._n_frames = -np.inf, 0, 0
+
+    def add(self, frames: Frames) -> None:
+        """Measure the frames after those before."""
+        frames = _native(frames)
+        mean, low, high, nonfinite, oversized = _statistics(frames)
+        zeros = prod(frames.shape[1:]) - np.count_nonzero(frames, axis=(1, 2))
+        self._parts.append((mean, low, high, nonfinite, oversized, zeros, _digests(frames)))
+        if (here := float(np.max(high, initial=-np.inf, where=~np.isnan(high)))) >= self._top:
+            self._brightest = (self._brightest if here == self._top else 0) + int(np.count_nonzero(frames == here))
+            self._top = here
+        with np.errstate(invalid="ignore"):  # NaN stays NaN
+            below, above = frames.min(axis=0), frames.max(axis=0)
+            self._lowest = below if self._lowest is None else np.minimum(self._lowest, below)
+            self._highest = above if self._highest is None else np.maximum(self._highest, above)
+        start, self._n_frames = self._n_frames, self._n_frames + len(frames)
+        chosen = self._sampled[(self._sampled >= start) & (self._sampled < self._n_frames)]
+        self._sample.append(_centre(frames)[chosen - start])
+
+    def finish(self) -> Measures:
+        """Return what was measured, once all frames are."""
+        assert self._lowest is not None  # a run has at least one frame
+        mean, low, high, nonfinite, oversized, zeros, digest = map(np.concatenate, zip(*self._parts, strict=True))
+        constant = np.asarray(self._lowest == self._highest)
+        kept = np.concatenate(self._sample)
+        values, counts = _count_values(kept, constant)
+        return Measures(
+            run=self._run,
+            mean=mean,
+            low=low,
+            high=high,
+            nonfinite=nonfinite,
+            oversized=oversized,
+            zeros=zeros,
+            digest=digest,
+            brightest=self._brightest,
+            constant=constant,
+            image=self._lowest,
+            sampled=self._sampled,
+            **_follow(kept, self._sampled),
+            ceiling=bool(len(values)) and float(values[-1]) == self._top and _is_apart(counts, len(counts) - 1),
+            clipped_at_zero=_is_apart(counts, int(np.searchsorted(values, 0))) if 0 in values else False,
+        )
 
 
 def measure_run(run: Run, on_frames: Callable[[int], None] = lambda n_frames: None) -> Measures:
@@ -139,53 +195,15 @@ def measure_run(run: Run, on_frames: Callable[[int], None] = lambda n_frames: No
     LarscopeError
         Frames cannot be read.
     """
-    height, width = run.movie.shape[1:]
-    sampled = _choose_sample(run)
-    parts: list[tuple[NDArray[Any], ...]] = []
-    sample = []
-    lowest = highest = None
-    top, brightest = -np.inf, 0
+    measurement = Measurement(run)
     for start, stop in chunk_ranges(run.movie, run.n_frames):
-        frames = _native(run.read(start, stop))
-        mean, low, high, nonfinite, oversized = _statistics(frames)
-        zeros = height * width - np.count_nonzero(frames, axis=(1, 2))
-        parts.append((mean, low, high, nonfinite, oversized, zeros, _digests(frames)))
-        if (here := float(np.max(high, initial=-np.inf, where=~np.isnan(high)))) >= top:
-            brightest = (brightest if here == top else 0) + int(np.count_nonzero(frames == here))
-            top = here
-        with np.errstate(invalid="ignore"):  # NaN stays NaN
-            below, above = frames.min(axis=0), frames.max(axis=0)
-            lowest = below if lowest is None else np.minimum(lowest, below)
-            highest = above if highest is None else np.maximum(highest, above)
-        sample.append(_centre(frames)[sampled[(sampled >= start) & (sampled < stop)] - start])
-        on_frames(len(frames))
-        del frames  # before the next are read
-    assert lowest is not None  # a run has at least one frame
-    mean, low, high, nonfinite, oversized, zeros, digest = (np.concatenate(part) for part in zip(*parts, strict=True))
-    constant = np.asarray(lowest == highest)
-    kept = np.concatenate(sample)
-    values, counts = _count_values(kept, constant)
-    return Measures(
-        run=run,
-        mean=mean,
-        low=low,
-        high=high,
-        nonfinite=nonfinite,
-        oversized=oversized,
-        zeros=zeros,
-        digest=digest,
-        brightest=brightest,
-        constant=constant,
-        image=lowest,
-        sampled=sampled,
-        **_follow(kept, sampled),
-        ceiling=bool(len(values)) and float(values[-1]) == top and _is_apart(counts, len(counts) - 1),
-        clipped_at_zero=_is_apart(counts, int(np.searchsorted(values, 0))) if 0 in values else False,
-    )
+        measurement.add(run.read(start, stop))
+        on_frames(stop - start)
+    return measurement.finish()
 
 
 def _choose_sample(run: Run) -> Int[NDArray[np.int64], " sample"]:
-    """Choose the frames to keep: all of a short run; else pairs of neighbours, which tell noise, evenly spread."""
+    """Choose the sample: all frames of a short run, else evenly spread pairs of neighbours, to estimate noise."""
     height, width = (min(side, SAMPLE_SIDE) for side in run.movie.shape[1:])
     n_sample = min(SAMPLE_FRAMES, SAMPLE_BYTES // max(height * width * run.movie.dtype.itemsize, 1))
     if run.n_frames <= n_sample:
@@ -195,18 +213,18 @@ def _choose_sample(run: Run) -> Int[NDArray[np.int64], " sample"]:
 
 
 def _centre(frames: NDArray[Any]) -> NDArray[Any]:
-    """Cut the centre that a sample keeps out of frames, or of one."""
+    """Cut the sample's centre out of frames, or of one."""
     top, left = (max(0, (side - SAMPLE_SIDE) // 2) for side in frames.shape[-2:])
     return frames[..., top : top + SAMPLE_SIDE, left : left + SAMPLE_SIDE]
 
 
 def _native(frames: Frames) -> Frames:
-    """Return frames in one piece and in this machine's byte order, so that equal frames have equal bytes."""
+    """Return frames in one piece, in this machine's byte order: equal frames have equal bytes."""
     return np.ascontiguousarray(frames, dtype=frames.dtype.newbyteorder("="))
 
 
 def _statistics(frames: Frames) -> tuple[NDArray[Any], ...]:
-    """Return mean, lowest and highest pixel, and the numbers of pixels that are not finite or too large."""
+    """Return mean, lowest and highest pixel, and the numbers of non-finite and of too large pixels."""
     flat = frames.reshape(len(frames), -1)
     mean, low, high = np.full((3, len(frames)), np.nan)
     nonfinite, oversized = np.zeros((2, len(frames)), np.int64)
@@ -236,7 +254,7 @@ def _digests(frames: Frames) -> UInt64[NDArray[np.uint64], " frames"]:
 def _count_values(
     sample: NDArray[Any], constant: NDArray[Any]
 ) -> tuple[Shaped[NDArray[np.generic], " values"], Int[NDArray[np.int64], " values"]]:
-    """Return the different finite values of pixels that change, and how often each occurs; without blank frames."""
+    """Return the distinct finite values of changing pixels and their counts, without blank frames."""
     some = sample[:: 1 + sample.size // SAMPLE_PIXELS]
     some = some[some.min(axis=(1, 2)) != some.max(axis=(1, 2))]
     pixels = some[:, ~_centre(constant)]
@@ -244,7 +262,7 @@ def _count_values(
 
 
 def _is_apart(counts: Int[NDArray[np.int64], " values"], which: int) -> bool:
-    """Say whether a value is far more frequent than those next to it."""
+    """Whether a value is far more frequent than its neighbours."""
     below, above = counts[max(0, which - NEIGHBOURS) : which], counts[which + 1 : which + 1 + NEIGHBOURS]
     next_to_it = np.concatenate([below, above])
     if len(next_to_it) < NEIGHBOURS or counts[which] < FEW:
@@ -271,7 +289,7 @@ def _follow(sample: Frames, sampled: Int[NDArray[np.int64], " sample"]) -> dict[
 
 
 def _as_numbers(sample: Frames) -> tuple[Stack, float]:
-    """Return frames in single precision, less their level, and the level; pixels that cannot be used are at it."""
+    """Return frames in single precision less their level, and the level; useless pixels are at the level."""
     stack = np.empty(sample.shape, np.float32)
     level: float | None = None
     for number, frame in enumerate(sample):

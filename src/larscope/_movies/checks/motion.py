@@ -1,4 +1,4 @@
-"""How far frames have moved against the mean of their run, and how much of a movie is noise. No torch."""
+"""How far frames have moved against the mean of their run, and how much of a movie is noise."""
 
 import numpy as np
 import scipy.fft
@@ -6,29 +6,29 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
 REACH = 16
-"""Largest shift that is looked for, in pixels, in both directions."""
+"""Largest possible shift, in pixels, along each side."""
 
 TINY = 1e-30
 """Amplitudes below are none: their reciprocals would not fit into single precision."""
 
 BLUR = 1.0
-"""Standard deviation, in pixels, of the blur that keeps pixel noise from being whitened up."""
+"""Standard deviation, in pixels, of the blur against whitened-up pixel noise."""
 
 CERTAIN = 5.0
-"""A shift counts where its correlation beats that of no shift by this many standard deviations of pixel noise."""
+"""A shift counts if its correlation beats no shift by this many standard deviations of pixel noise."""
 
 Image = Float[NDArray[np.float64], "height width"]
 Stack = Float[NDArray[np.float32], "frames height width"]
 
 
 LIKENESS = (0.5, 5.0)
-"""A shift counts where its gain is this many times what the mean itself would gain, had it moved as far.
+"""A shift counts if it gains this many times as much as the mean itself would by the same shift.
 
 A cell that lights up gains less, or far more where there is little at rest to be seen, as in dF/F.
 """
 
 SMALLEST_SIDE = 16
-"""Pixels in both directions below which frames are too small for shifts to be estimated."""
+"""Fewest pixels along each side for estimating shifts."""
 
 
 def estimate_shifts(stack: Stack, noise: float) -> Float[NDArray[np.float64], "frames 2"]:
@@ -123,7 +123,7 @@ def _surface(spectrum: NDArray[np.generic], height: int, width: int) -> NDArray[
 
 
 def _vertex(values: NDArray[np.float32], peak: int) -> float:
-    """Return where the parabola through a peak and its two neighbours is highest, relative to the peak."""
+    """Return the top of the parabola through a peak and its two neighbours, relative to the peak."""
     if not 0 < peak < len(values) - 1:
         return 0.0
     before, at, after = (float(value) for value in values[peak - 1 : peak + 2])

@@ -1,4 +1,4 @@
-"""The checks of one run: from what was measured to a level, a number, a sentence and what to do. No torch.
+"""The checks of one run: from measures to a level, a number, a sentence and advice.
 
 `docs/check.md` explains each check and threshold.
 """
@@ -12,45 +12,48 @@ from numpy.typing import NDArray
 
 from larscope._movies.checks.findings import Finding, Level
 from larscope._movies.checks.measure import LARGEST, Measures
-from larscope._settings import Settings
 
 MOVED = 1.0
-"""Pixels from which on a shift is residual motion."""
+"""Smallest shift to count as motion, in pixels."""
 
 MOVED_SHARE = 0.01
-"""Share of the frames looked at that may have moved."""
+"""Allowed share of moved frames among the tested ones."""
 
 TREND = 0.1
-"""Change of the mean over a run, as a share of it, that is a drift."""
+"""Change of the mean over a run, as a share of it, to count as a drift."""
 
 TREND_CERTAINTY = 7.0
-"""Standard errors, from the scatter of `TREND_PARTS` parts of the run, that it must exceed: activity comes and goes."""
+"""The drift must also exceed so many standard errors, from the scatter of `TREND_PARTS` parts: activity comes and
+goes."""
 
 TREND_PARTS = 10
 
 JUMP = 0.2
-"""Departure of a frame's mean from its neighbours', as a share of the mean, that is a jump."""
+"""Departure of a frame's mean from its neighbours', as a share of the mean, to count as a jump."""
 
 JUMP_DEVIATIONS = 10.0
 """The same in robust standard deviations of such departures."""
 
 SATURATED_SHARE = 1e-5
-"""Share of all pixels that may be at the highest value."""
+"""Allowed share of pixels at the highest value."""
 
 ZERO_SHARE = 1e-4
-"""Share of all pixels that may be zero, where zero is a value apart."""
+"""Allowed share of zero pixels, if zero stands apart."""
 
 FEW_FRAMES = 20
-"""Frames below which trend, jumps and pixels that never change are not judged."""
+"""Fewest frames for judging trend, jumps and unchanging pixels."""
 
 LEAVE_OUT = "Leave them out with the `start` and `stop` columns, or restore the recording."
 
 
-def check_run(measures: Measures) -> list[Finding]:
-    """Return one finding a check; a run in which nothing ever changes is only told that."""
+def check_run(measures: Measures, needed: int) -> list[Finding]:
+    """Return one finding per check; a run without any change gets only this one.
+
+    `needed` is how many frames a fit asks of a run.
+    """
     if measures.constant.all() and measures.n_frames > 1:
         return [_constant_run(measures)]
-    return [check(measures) for check in RUN_CHECKS]
+    return [check_length(measures, needed), *(check(measures) for check in RUN_CHECKS)]
 
 
 def _constant_run(measures: Measures) -> Finding:
@@ -62,21 +65,19 @@ def _constant_run(measures: Measures) -> Finding:
         "frames",
         0,
         f"All {measures.n_frames} frames are the same.",
-        "Check that the file holds the recorded movie, or drop the run.",
+        "Make sure the file holds the recorded movie, or drop the run.",
     )
 
 
-def check_length(measures: Measures) -> Finding:
-    """Too few frames for the default settings."""
-    default = Settings()
-    needed = default.order + default.window
+def check_length(measures: Measures, needed: int) -> Finding:
+    """Fewer frames than a fit needs."""
     return _finding(
         measures,
         "length",
         measures.n_frames,
         "frames",
         f"{measures.n_frames} frames.",
-        f"{measures.n_frames} frames are fewer than a fit needs by default: order + window = {needed}."
+        f"{measures.n_frames} frames are fewer than a fit needs: order + window = {needed}."
         if measures.n_frames < needed
         else None,
         "Drop the run, or lower `order` or `window`.",
@@ -100,15 +101,15 @@ def check_finite(measures: Measures) -> Finding:
 
 
 def check_range(measures: Measures) -> Finding:
-    """Numbers that no detector counts to."""
+    """Numbers beyond any detector."""
     bad = np.flatnonzero(measures.oversized)
     return _finding(
         measures,
         "range",
         len(bad),
         "frames",
-        "All pixels are of a size that can be computed with.",
-        f"{measures.oversized.sum()} pixels are larger than {LARGEST:.2g}, beyond which numbers lose digits, in "
+        "All pixels have a size fit for computing.",
+        f"{measures.oversized.sum()} pixels are larger than {LARGEST:.2g}, too large for exact numbers, in "
         f"{_frames(measures, bad)}."
         if len(bad)
         else None,
@@ -143,20 +144,23 @@ def check_repeated_frames(measures: Measures) -> Finding:
         "frames",
         "No frame repeats the one before.",
         f"Bit for bit the same as the frame before: {_frames(measures, bad)}." if len(bad) else None,
-        f"Acquisition software repeats a frame where it dropped one, and a forecast of it costs nothing. {LEAVE_OUT}",
+        (
+            "Acquisition software repeats a frame in place of a dropped one. Forecasting a repeat is no "
+            f"achievement. {LEAVE_OUT}"
+        ),
         frame=_first(bad),
     )
 
 
 def check_missing_frames(measures: Measures) -> Finding:
-    """Gaps in the time stamps, where the file has any."""
+    """Gaps in the time stamps, if the file has any."""
     run = measures.run
     stamps = getattr(run.movie, "timestamps", None)
     taken = np.empty(0) if stamps is None else np.asarray(stamps, float)[run.start : run.stop]
     steps = np.diff(taken)
     usual = float(np.median(steps)) if len(steps) else 0.0
     if len(taken) != run.n_frames or not 0 < usual < math.inf:
-        said = "The file has no time stamps: frames that were never written cannot be seen."
+        said = "The file has no time stamps, so unwritten frames cannot be seen."
         return _finding(measures, "missing_frames", None, "frames", said, None, "")
     lost = np.maximum(np.nan_to_num(np.rint(steps / usual)) - 1, 0)
     bad = np.flatnonzero(lost) + 1
@@ -175,7 +179,7 @@ def check_missing_frames(measures: Measures) -> Finding:
 
 
 def check_jumps(measures: Measures) -> Finding:
-    """Single frames, or a few, much brighter or darker than those around them; constant ones apart."""
+    """Single frames, or a few, much brighter or darker than their neighbours, except constant ones."""
     departure = _departures(measures)
     spread = 1.4826 * float(np.median(np.abs(departure)))
     limit = max(JUMP, JUMP_DEVIATIONS * spread)
@@ -187,16 +191,16 @@ def check_jumps(measures: Measures) -> Finding:
         largest,
         "% of the mean",
         f"No frame's mean departs from its neighbours' by more than {largest:.1f} % of the mean.",
-        f"The mean departs from that of the frames around by {largest:.0f} % or less in {_frames(measures, bad)}."
+        f"The mean of each frame is within {largest:.0f} % of its neighbours in {_frames(measures, bad)}."
         if len(bad)
         else None,
-        f"A flash, a shutter, or a frame that was written in part. {LEAVE_OUT}",
+        f"A flash, a shutter, or a frame written in part. {LEAVE_OUT}",
         frame=_first(bad),
     )
 
 
 def check_saturation(measures: Measures) -> Finding:
-    """Pixels at the highest value that can be stored, or at another evident ceiling."""
+    """Pixels at the type's highest value, or at another evident ceiling."""
     top = float(np.nanmax(measures.high, initial=-np.inf))
     always = measures.n_frames * int(np.count_nonzero(measures.constant & (measures.image == top)))
     share = (measures.brightest - always) / measures.n_pixels
@@ -219,12 +223,12 @@ def check_saturation(measures: Measures) -> Finding:
 
 
 def check_dead_rows(measures: Measures) -> Finding:
-    """Rows whose pixels never change."""
+    """Rows of unchanging pixels."""
     return _check_lines(measures, "rows", np.asarray(measures.constant.all(axis=1)))
 
 
 def check_dead_columns(measures: Measures) -> Finding:
-    """Columns whose pixels never change."""
+    """Columns of unchanging pixels."""
     return _check_lines(measures, "columns", np.asarray(measures.constant.all(axis=0)))
 
 
@@ -247,7 +251,7 @@ def _check_lines(measures: Measures, what: str, dead: Bool[NDArray[np.bool_], " 
 
 
 def check_dead_pixels(measures: Measures) -> Finding:
-    """Pixels that never change, outside dead rows and columns."""
+    """Unchanging pixels outside dead rows and columns."""
     dead = measures.constant & ~measures.constant.all(axis=1, keepdims=True) & ~measures.constant.all(axis=0)
     dead &= measures.n_frames >= FEW_FRAMES
     n_dead = int(dead.sum())
@@ -266,7 +270,7 @@ def check_dead_pixels(measures: Measures) -> Finding:
 
 
 def check_zero_pixels(measures: Measures) -> Finding:
-    """Zeros where the values next to zero are much rarer."""
+    """Zeros far more frequent than the next values."""
     always = int(np.count_nonzero(measures.constant & (measures.image == 0)))
     zeros = np.where(measures.uniform, 0, measures.zeros - always)
     share = float(zeros.sum()) / measures.n_pixels
@@ -278,7 +282,7 @@ def check_zero_pixels(measures: Measures) -> Finding:
         100 * share if measures.clipped_at_zero else 0,
         "% of pixels",
         "No zeros stand apart from the values next to them.",
-        f"{_percent(share)} of the pixels that change are zero, far more than have the values next to it; in "
+        f"{_percent(share)} of the changing pixels are zero, far more often than any value near zero; in "
         f"{_frames(measures, bad)}."
         if apart
         else None,
@@ -289,7 +293,7 @@ def check_zero_pixels(measures: Measures) -> Finding:
 
 
 def check_motion(measures: Measures) -> Finding:
-    """Frames that have moved against the mean of the run."""
+    """Frames moved against the mean of the run."""
     if measures.shifts is None:
         return _finding(
             measures,
@@ -346,7 +350,6 @@ def check_trend(measures: Measures) -> Finding:
 
 
 RUN_CHECKS: tuple[Callable[[Measures], Finding], ...] = (
-    check_length,
     check_finite,
     check_range,
     check_constant_frames,
@@ -375,7 +378,7 @@ def _finding(
     frame: int | None = None,
     level: Level = "warn",
 ) -> Finding:
-    """Return the finding of a check that passed, or of one that has a problem to tell."""
+    """Return the finding of a check, passed or with a problem."""
     value = None if value is None else float(value)
     if problem is None:
         return Finding(measures.run.name, check, "pass", value, unit, None, passed, "")
@@ -383,7 +386,7 @@ def _finding(
 
 
 def _known_means(measures: Measures) -> Float[NDArray[np.float64], " frames"]:
-    """Return the frames' means, interpolated over frames that are blank or have no finite pixel."""
+    """Return the frames' means, interpolated over blank frames and frames without finite pixels."""
     frames = np.arange(measures.n_frames)
     known = np.isfinite(measures.mean) & ~measures.uniform
     if not known.any():
@@ -414,7 +417,7 @@ def _slope(values: Float[NDArray[np.float64], " n"]) -> float:
 
 
 def _certainty(values: Float[NDArray[np.float64], " n"]) -> float:
-    """Return that slope in units of its standard error."""
+    """Return the slope in units of its standard error."""
     place = np.arange(len(values)) - (len(values) - 1) / 2
     slope = _slope(values)
     rest = values - values.mean() - slope * place
@@ -427,7 +430,7 @@ def _first(frames: Int[NDArray[np.int64], " found"]) -> int | None:
 
 
 def _frames(measures: Measures, found: Int[NDArray[np.int64], " found"]) -> str:
-    """Say how many frames, and which is the first, in the run and in its file."""
+    """Say how many frames, and name the first in the run and in its file."""
     n_found = len(found)
     if n_found == 1:
         return f"1 of {measures.n_frames} frames: {_frame(measures, int(found[0]))}"

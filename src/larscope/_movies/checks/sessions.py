@@ -1,4 +1,4 @@
-"""The checks of a session: what only shows when its runs are laid beside each other. No torch.
+"""The checks of a session, between its runs.
 
 `docs/check.md` explains each check and threshold.
 """
@@ -20,28 +20,28 @@ from larscope._movies.session import POOLING, Run
 from larscope._statistics.permutation import exchangeable_units, permute_labels, pvalue
 
 BETWEEN_RUNS = 0.1
-"""Range of the runs' brightness, as a share of its mean, that is a drift between runs."""
+"""Range of the runs' brightness, as a share of its mean, to count as a drift between runs."""
 
 CHANCE = 0.05
-"""Probability below which an order of conditions, or a difference between them, is not put down to chance."""
+"""Chance below which an order of conditions, or a difference between them, is reported."""
 
 LENGTH_RATIO, BRIGHTNESS_RATIO, NOISE_RATIO = 1.25, 1.1, 1.2
-"""Ratio of the conditions' geometric means from which on they differ."""
+"""Smallest reported ratio of the conditions' geometric means."""
 
 LABELINGS = 999
-"""Permutations drawn for a difference between conditions, where they are too many to list."""
+"""Random permutations for a difference between conditions, if there are too many to list."""
 
 WORD = 3
-"""Letters that a condition's name needs to be looked for in the names of files."""
+"""Fewest letters of a condition's name to search for it in file names."""
 
 
 def check_table(runs: Sequence[Run]) -> list[Finding]:
-    """Return what the session table and the files' headers tell, before a frame is read."""
+    """Return the findings from the session table and the files' headers, before a frame is read."""
     return [finding for check in TABLE_CHECKS for finding in check(runs)]
 
 
 def check_together(measures: Sequence[Measures]) -> list[Finding]:
-    """Return what shows when the frames of all runs have been read."""
+    """Return the findings between runs, after reading all frames."""
     return [finding for check in SESSION_CHECKS for finding in check(measures)]
 
 
@@ -103,7 +103,7 @@ def check_rates(runs: Sequence[Run]) -> list[Finding]:
 
 
 def check_labels(runs: Sequence[Run]) -> list[Finding]:
-    """Files, or their folders, whose name has the name of another condition in it."""
+    """Files or folders named after another condition."""
     conditions = dict.fromkeys(run.condition for run in runs)
     folders = {run.path.parent for run in runs if run.path}
     found = []
@@ -127,7 +127,7 @@ def check_labels(runs: Sequence[Run]) -> list[Finding]:
 
 
 def check_row_order(runs: Sequence[Run]) -> list[Finding]:
-    """Rows of one condition and block that are not in the order of the numbers in their files' names, or of `start`."""
+    """Rows of one condition and block out of the order of their file numbers, or of `start`."""
     found = []
     numbered: dict[tuple[object, ...], list[tuple[Run, list[int]]]] = {}
     for run in runs:
@@ -149,7 +149,7 @@ def check_row_order(runs: Sequence[Run]) -> list[Finding]:
 
 
 def check_condition_order(runs: Sequence[Run]) -> list[Finding]:
-    """One block whose conditions come in another order than those of all other blocks, which agree."""
+    """One block with its conditions in another order than all others."""
     blocks = _blocks(runs)
     kinds = Counter(tuple(run.condition for run in block) for block in blocks)
     counts = {tuple(sorted(Counter(kind).items())) for kind in kinds}
@@ -162,7 +162,7 @@ def check_condition_order(runs: Sequence[Run]) -> list[Finding]:
         block = next(block for block in blocks if tuple(run.condition for run in block) == odd)
         message = (
             f"Conditions come as {', '.join(usual)} in {n_blocks - 1} blocks of {n_blocks}, but as {', '.join(odd)} in "
-            f"runs {', '.join(run.name for run in block)}; in random order that has a chance of {100 * chance:.2g} %."
+            f"runs {', '.join(run.name for run in block)}; by chance that happens in {100 * chance:.2g} %."
         )
         advice = "Two labels may have been swapped: compare these rows with your notes."
         return [_found(block[0].name, "condition_order", 100 * chance, "% by chance", message, advice)]
@@ -170,7 +170,7 @@ def check_condition_order(runs: Sequence[Run]) -> list[Finding]:
 
 
 def check_shared_frames(measures: Sequence[Measures]) -> list[Finding]:
-    """Two runs that hold the same frames, bit for bit, whatever their files are called."""
+    """Two runs with the same frames, bit for bit, under any file name."""
     contents = [np.unique(run.digest[~run.uniform]) for run in measures]
     advice = "Tests take runs for independent: drop one of them, or correct `path`, `start` and `stop`."
     found = []
@@ -178,7 +178,7 @@ def check_shared_frames(measures: Sequence[Measures]) -> list[Finding]:
         run, name = measures[number], measures[other].run.name
         whole = n_shared == min(len(contents[number]), len(contents[other]))
         frame = int(np.flatnonzero(np.isin(run.digest, contents[other]))[0])
-        message = f"{n_shared} of its {run.n_frames} frames are those of run {name!r}, bit for bit."
+        message = f"{n_shared} of its {run.n_frames} frames are also in run {name!r}, bit for bit."
         if whole:
             message = f"One recording under two names: {message}"
         level: Level = "fail" if whole else "warn"
@@ -187,7 +187,7 @@ def check_shared_frames(measures: Sequence[Measures]) -> list[Finding]:
 
 
 def check_between_runs(measures: Sequence[Measures]) -> list[Finding]:
-    """Drift from run to run: by how much most pixels of one run are brighter than those of another."""
+    """Drift from run to run: brightness of most pixels of one run against another."""
     known = [run for run in measures if np.isfinite(run.mean).any()]
     if len({run.mean_image.shape for run in known}) != 1 or len(known) < 2:
         return [_passed("between_runs", None, "% of the mean", "There are no two runs to compare.")]
@@ -210,7 +210,7 @@ def check_between_runs(measures: Sequence[Measures]) -> list[Finding]:
 
 
 def check_between_conditions(measures: Sequence[Measures]) -> list[Finding]:
-    """Lengths, brightness or signal-to-noise that differ by condition, and so may pass for other dynamics."""
+    """Lengths, brightness or signal-to-noise differing by condition, easily taken for other dynamics."""
     known = [run for run in measures if np.isfinite(run.mean).any() and run.noise > 0 and run.brightness > 0]
     length = np.array([run.n_frames for run in known], float)
     brightness = np.array([run.brightness for run in known])
@@ -258,14 +258,14 @@ TABLE_CHECKS: tuple[Callable[[Sequence[Run]], list[Finding]], ...] = (
     check_row_order,
     check_condition_order,
 )
-"""Checks that need no frame."""
+"""Checks without frames."""
 
 SESSION_CHECKS: tuple[Callable[[Sequence[Measures]], list[Finding]], ...] = (
     check_shared_frames,
     check_between_runs,
     check_between_conditions,
 )
-"""Checks that need the frames of all runs."""
+"""Checks with the frames of all runs."""
 
 
 def _found(
@@ -286,7 +286,7 @@ def _passed(check: str, value: float | None, unit: str, message: str) -> Finding
 
 
 def _unlike(runs: Sequence[Run], check: str, said: Sequence[str], what: str, advice: str) -> list[Finding]:
-    """Name the runs in which something is not as in most."""
+    """Name the runs unlike most others."""
     usual = Counter(said).most_common(1)[0][0]
     return [
         _found(run.name, check, 1, "runs", f"Here {what} {own}, in most runs {usual}.", advice)
@@ -296,7 +296,7 @@ def _unlike(runs: Sequence[Run], check: str, said: Sequence[str], what: str, adv
 
 
 def _sharing(contents: Sequence[UInt64[NDArray[np.uint64], " frames"]]) -> dict[int, tuple[int, int]]:
-    """Return, for each run that has frames of an earlier one, the one with which it shares most, and how many.
+    """For each run with frames of an earlier one, return the run it shares most with, and the number of frames.
 
     >>> _sharing([np.array([1, 2, 3], np.uint64), np.array([4], np.uint64), np.array([2, 3, 5], np.uint64)])
     {2: (0, 2)}
@@ -330,7 +330,7 @@ def _names(text: str, condition: str) -> bool:
 
 
 def _blocks(runs: Sequence[Run]) -> list[list[Run]]:
-    """Return the runs of each block; without blocks, of each consecutive group that could hold every condition once."""
+    """Return the runs of each block; without blocks, of each consecutive group long enough for every condition once."""
     if any(run.block is not None for run in runs):
         blocks: dict[tuple[str | None, str | None], list[Run]] = {}
         for run in runs:
@@ -358,7 +358,7 @@ def _by_condition(
     subject: str,
     advice: str,
 ) -> Finding:
-    """Compare the geometric means of the conditions, and permute the labels that may be exchanged."""
+    """Compare the geometric means of the conditions, permuting exchangeable labels."""
     unit = f"ratio of {unit}"
     conditions = list(dict.fromkeys(run.run.condition for run in measures))
     if len(conditions) < 2:

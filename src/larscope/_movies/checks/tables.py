@@ -1,4 +1,4 @@
-"""What a check found, for a terminal of 80 columns. Names come from strangers: they are text, never markup."""
+"""Tables of the checks for a terminal of 80 columns. Names from files are text, never markup."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -16,11 +16,11 @@ STYLES = {"pass": "green", "warn": "yellow", "fail": "bold red"}
 SAID: dict[Level, str] = {"warn": "warn", "fail": "failed"}
 
 SHOWN = 2
-"""Runs whose finding is told in full where one check has found something in many."""
+"""Runs told in full, if one check has findings in many."""
 
 
 def files_table(runs: Iterable[Run]) -> Table:
-    """Return what is in the files: a row a run."""
+    """Return the content of the files, one row per run."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("run", overflow="fold", ratio=3)
     table.add_column("condition", overflow="fold", ratio=3)
@@ -36,7 +36,7 @@ def files_table(runs: Iterable[Run]) -> Table:
 
 
 def findings_table(findings: Iterable[Finding]) -> Table:
-    """Return what did not pass, gravest first: a row a check, with what it found and what to do."""
+    """Return the problems, gravest first, one row per check, with advice."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("level", no_wrap=True)
     table.add_column("check", no_wrap=True)
@@ -50,7 +50,7 @@ def findings_table(findings: Iterable[Finding]) -> Table:
 
 
 def summarise(runs: Sequence[Run], findings: Sequence[Finding]) -> str:
-    """Return one sentence on what was looked at, and how many checks passed.
+    """Return one sentence with the runs, frames and checks passed.
 
     >>> summarise([], [])
     '0 runs, 0 frames: 0 checks passed.'
@@ -67,7 +67,7 @@ def summarise(runs: Sequence[Run], findings: Sequence[Finding]) -> str:
 
 
 def _tell(findings: Sequence[Finding]) -> Text:
-    """Say what one check has found, in the worst runs first, and what to do."""
+    """Return the findings of one check, worst runs first, with advice."""
     ranked = sorted(findings, key=lambda finding: -abs(finding.value or 0))
     text = Text()
     for finding in ranked[:SHOWN]:

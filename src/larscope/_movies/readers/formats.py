@@ -22,10 +22,10 @@ from larscope._movies.readers.zarr import is_zarr, open_zarr
 from larscope._movies.session import Movie
 
 ENTRY_POINTS = "larscope.readers"
-"""Group under which an installed package offers a `Reader`."""
+"""Entry-point group for a `Reader` of another package."""
 
 HEAD = 64
-"""Bytes that a reader may recognise a file by without opening it."""
+"""First bytes of a file, given to readers for recognising it."""
 
 
 def is_tiff_folder(path: Path, head: bytes) -> bool:
@@ -52,8 +52,8 @@ READERS: tuple[Reader, ...] = (
     Reader("folder of TIFFs", (), is_tiff_folder, open_tiff_folder),
     Reader("roiextractors", tuple(BY_EXTENSION), is_extractable, open_extractor),
 )
-"""Known formats; the first that recognises a file opens it. To add one: write its reader in its own file here, and a
-line in this table; or, from another package, an entry point of the group `larscope.readers`."""
+"""Known formats; the first to recognise a file opens it. To add one, write its reader in its own file here, and a line
+in this table. From another package, use an entry point of the group `larscope.readers`."""
 
 
 def open_movie(
@@ -123,7 +123,7 @@ def _open(path: Path, request: Request) -> Movie:
         raise
     except Exception as error:  # a damaged file can make a parser raise anything
         raise LarscopeError(
-            f"Expected a movie that can be read; {path} cannot be, from frame 0 on: {type(error).__name__}: {error}. "
+            f"Expected a readable movie; {path} cannot be read, from frame 0 on: {type(error).__name__}: {error}. "
             "Restore it, or change its permissions."
         ) from error
     known = ", ".join(" ".join((reader.name, *reader.extensions)) for reader in READERS)
@@ -142,7 +142,7 @@ def _head(path: Path) -> bytes:
 
 @cache
 def _installed_readers() -> tuple[Reader, ...]:
-    """Return the readers of installed packages: they are asked first, since someone installed them for that."""
+    """Return the readers of installed packages; they come first, since you installed them on purpose."""
     readers = []
     for point in entry_points(group=ENTRY_POINTS):
         try:

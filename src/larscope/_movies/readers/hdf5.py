@@ -21,7 +21,7 @@ from larscope._storage import reading_hdf5
 MAGIC = b"\x89HDF\r\n\x1a\n"
 
 END_OF_FILE = {0: 40, 1: 44, 2: 28, 3: 28}
-"""Where the superblock of each version says how long the file should be."""
+"""Place of the file length in each version of the superblock."""
 
 
 def is_hdf5(path: Path, head: bytes) -> bool:
@@ -30,7 +30,7 @@ def is_hdf5(path: Path, head: bytes) -> bool:
 
 
 def open_hdf5(path: Path, request: Request) -> "Hdf5Movie":
-    """Open a dataset of frames, height, width; `request.dataset` may be None where there is only one."""
+    """Open a dataset of frames, height, width; `request.dataset` may be None for a single one."""
     request.refuse(path, "An HDF5 file", "channel", "plane")
     with opened(path) as file:
         name = _choose(path, _stacks(file), request.dataset)
@@ -102,7 +102,7 @@ class Hdf5Movie:
 
 @contextmanager
 def opened(path: Path) -> Iterator[h5py.File]:
-    """Open an HDF5 file; say which, whatever goes wrong."""
+    """Open an HDF5 file; every error names it."""
     try:
         with _file(path) as file:
             yield file
@@ -116,7 +116,7 @@ def opened(path: Path) -> Iterator[h5py.File]:
 
 @contextmanager
 def _file(path: Path) -> Iterator[h5py.File]:
-    """Open a file; where its end is missing, the library would refuse what is left of it."""
+    """Open a file even without its end, refused by the library."""
     if not _cut(path):
         with reading_hdf5(path) as file:
             yield file
@@ -126,7 +126,7 @@ def _file(path: Path) -> Iterator[h5py.File]:
 
 
 def _cut(path: Path) -> str:
-    """Return how much of a file is left, empty where it is all."""
+    """Return how much of a file is left, or nothing if it is whole."""
     size, declared = path.stat().st_size, _declared_size(path)
     return f"the file has {size} of {declared} bytes" if size < declared else ""
 
@@ -142,7 +142,7 @@ def _declared_size(path: Path) -> int:
 
 
 class _Prefix(io.RawIOBase):
-    """A file whose end is missing, at the length that it should have. What is missing cannot be read."""
+    """A file without its end, at its full length. Missing bytes cannot be read."""
 
     def __init__(self, file: io.BufferedReader, size: int) -> None:
         self._file, self._size, self._position = file, size, 0
@@ -173,7 +173,7 @@ class _Prefix(io.RawIOBase):
 
 
 def _whole_frames(path: Path, stack: h5py.Dataset) -> tuple[int, str]:
-    """Return how many frames are in the file, and why not more: HDF5 would read zeros for what was never written."""
+    """Return the number of frames in the file, and the reason for missing ones: HDF5 would read zeros for these."""
     if stack.dtype.kind not in "iuf" or min(stack.shape[1:]) < 1:
         raise LarscopeError(
             f"Expected numbers; {stack.name!r} in {path} has shape {stack.shape} of {stack.dtype}. Name another "
@@ -215,7 +215,7 @@ def _whole_frames(path: Path, stack: h5py.Dataset) -> tuple[int, str]:
 
 
 def _whole_elsewhere(path: Path, stack: h5py.Dataset) -> tuple[int, str]:
-    """Require that frames which lie in other files of the folder are there, all of them."""
+    """Require all frames stored in other files of the folder."""
     covered = 0
     for source in stack.virtual_sources():
         file_name = path if source.file_name == "." else path.parent / source.file_name

@@ -82,7 +82,7 @@ class NpyMovie:
         return pixels.reshape(stop - start, *self.shape[1:])
 
     def _gather(self, start: int, stop: int) -> NDArray[np.generic]:
-        """Read frames of a Fortran-ordered array, where each pixel has its whole time course in one piece."""
+        """Read frames of a Fortran-ordered array: each pixel has its whole time course in one piece."""
         item = self._stored.itemsize
         n_frames, height, width = self.shape
         with self._path.open("rb") as file:

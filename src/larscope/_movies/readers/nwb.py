@@ -18,7 +18,7 @@ MICROMETRES |= {"micrometers": 1.0, "micrometer": 1.0, "microns": 1.0, "um": 1.0
 
 
 def is_nwb(path: Path, head: bytes) -> bool:
-    """Return whether a file is HDF5 that says of itself that it is NWB."""
+    """Whether a file is HDF5 and declares itself NWB."""
     if not is_hdf5(path, head):
         return False
     try:
@@ -29,7 +29,7 @@ def is_nwb(path: Path, head: bytes) -> bool:
 
 
 def open_nwb(path: Path, request: Request) -> Hdf5Movie:
-    """Open a `TwoPhotonSeries` or `OnePhotonSeries`, by name where there are several.
+    """Open a `TwoPhotonSeries` or `OnePhotonSeries`, by name if there are several.
 
     NWB's order is frames, width, height, and planes where there are any.
     """
@@ -41,8 +41,8 @@ def open_nwb(path: Path, request: Request) -> Hdf5Movie:
         if "external_file" in series and (data is None or data.size == 0):
             others = ", ".join(_text(other) for other in series["external_file"][:10])
             raise LarscopeError(
-                f"Expected frames in {path}; those of {name!r} are in other files: {others}. Name these in the `path` "
-                "column."
+                f"Expected frames in {path}; the frames of {name!r} are in other files: {others}. Name these in the "
+                "`path` column."
             )
         if not isinstance(data, h5py.Dataset) or data.ndim not in (3, 4):
             raise LarscopeError(
@@ -92,7 +92,7 @@ def _choose(path: Path, file: h5py.File, wanted: str | None) -> str:
 
 
 def _frame_rate(series: h5py.Group, imaging_plane: h5py.Group | None) -> float | None:
-    """Return frames a second: as declared, or from time stamps that are regular."""
+    """Return frames per second: as declared, or from regular time stamps."""
     if "starting_time" in series:
         return _positive(series["starting_time"].attrs.get("rate"))
     if "timestamps" in series and series["timestamps"].size > 1:

@@ -21,7 +21,7 @@ def is_ome(path: Path, head: bytes) -> bool:
 
 
 def open_ome(path: Path, request: Request) -> TiffMovie:
-    """Open an OME-TIFF; its metadata say which page of which file is which frame, plane and channel.
+    """Open an OME-TIFF; its metadata map pages of files to frames, planes and channels.
 
     A file of several images needs the name of one in the `dataset` column. Files that the metadata name are looked
     for beside the one given.
@@ -43,7 +43,7 @@ def _metadata(path: Path) -> ElementTree.Element:
         return root
     master = _beside(path, binary.get("MetadataFile", ""))
     if not master.is_file():
-        raise LarscopeError(f"{path} has its metadata in {master}, which does not exist. Restore that file.")
+        raise LarscopeError(f"{path} has its metadata in {master}, but this file does not exist. Restore it.")
     with master.open("rb") as file:
         is_image = file.read(4) in MAGIC
     return _parse(master, first_texts(master)[0] if is_image else master.read_text("utf-8", errors="replace"))
@@ -121,7 +121,7 @@ def _blocks(
         file = path if name is None or uuid is None or uuid.text == own_uuid else _beside(path, name)
         if not file.is_file():
             if len(names) > 1:
-                raise LarscopeError(f"{path} is one of several files; {file} does not exist. Restore that file.")
+                raise LarscopeError(f"{path} is one of several files, but {file} does not exist. Restore it.")
             file = path  # renamed since it was written
         yield first, count, _integer(path, block, "IFD", 0), file
 
@@ -138,7 +138,7 @@ def _require_alike(stacks: dict[Path, TiffPages]) -> None:
 
 
 def _beside(path: Path, name: str) -> Path:
-    """Return the file of that name in the folder of another: metadata lead nowhere else."""
+    """Return a named file in the folder of another: metadata lead nowhere else."""
     return path.parent / PureWindowsPath(name).name
 
 

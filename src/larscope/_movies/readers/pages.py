@@ -1,4 +1,4 @@
-"""The pages of one TIFF or BigTIFF file: where they are, whether they are whole, and their pixels.
+"""The pages of one TIFF or BigTIFF file: their places, their completeness, their pixels.
 
 The chain of pages is followed here rather than by tifffile, which ends a movie where the chain breaks, leaves pixels
 beyond the end of the file at zero, and takes any page to be like the first. Pixels are decoded by tifffile.
@@ -24,10 +24,10 @@ from larscope._movies.readers.reader import unbelievable
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 FOREIGN = {"stk", "lsm", "fluoview", "nih", "svs", "scn", "bif", "ndpi", "philips", "avs", "qpi", "sis", "eer", "mdgel"}
-"""Kinds of TIFF whose pages are not simply frames, as tifffile names them."""
+"""Kinds of TIFF whose pages are not simply frames, by tifffile's names."""
 
 ALIKE = {256, 257, 258, 259, 266, 277, 278, 284, 317, 322, 323, 338, 339, 347}
-"""Tags that decide how pixels are decoded: size, type, compression, strips and tiles."""
+"""Tags for decoding pixels: size, type, compression, strips and tiles."""
 
 OFFSETS, COUNTS = {273, 324}, {279, 325}
 DESCRIPTION, SOFTWARE = 270, 305
@@ -43,7 +43,7 @@ class BrokenPageError(OSError):
 
 
 class Directory(NamedTuple):
-    """What is needed of a page's tags: the values of `ALIKE`, where strips or tiles lie, and the next page."""
+    """The useful tags of a page: the values of `ALIKE`, the places of strips or tiles, and the next page."""
 
     alike: dict[int, Any]
     offsets: Sequence[int]
@@ -85,7 +85,7 @@ class TiffBytes:
         return list(self._tag.iter_unpack(raw[:n_bytes])), self._next.unpack(raw[n_bytes:])[0]
 
     def require(self, tag: tuple[int, int, int, bytes]) -> None:
-        """Raise where a tag's value, whatever it is, lies beyond the end of the file: something was cut off."""
+        """Raise if a tag's value lies beyond the end of the file: something was cut off."""
         _, kind, count, inline = tag
         size = ITEM_SIZE.get(kind, 0) * count
         if size > len(inline) and self._next.unpack(inline)[0] + size > self.size:
@@ -99,7 +99,7 @@ class TiffBytes:
         return struct.unpack(f"{self.order}{count}{INTEGERS[kind]}", raw) if kind in INTEGERS else raw
 
     def directory(self, offset: int) -> Directory:
-        """Return what is needed of the page at an offset."""
+        """Return the useful tags of the page at an offset."""
         tags, following = self.tags(offset)
         for tag in tags:
             self.require(tag)
@@ -109,7 +109,7 @@ class TiffBytes:
         return Directory(found, offsets, counts, following)
 
     def text(self, offset: int, code: int) -> str:
-        """Return a text tag of the page at an offset, empty where it has none."""
+        """Return a text tag of the page at an offset, or an empty text."""
         for tag in self.tags(offset)[0]:
             if tag[0] == code and isinstance(raw := self.value(tag), bytes):
                 return raw.split(b"\0")[0].decode("utf-8", errors="replace")
@@ -117,7 +117,7 @@ class TiffBytes:
 
 
 def first_texts(path: Path) -> tuple[str, str]:
-    """Return description and software of a TIFF's first page; empty where they cannot be read."""
+    """Return description and software of a TIFF's first page; empty if unreadable."""
     try:
         with path.open("rb") as file:
             tiff = TiffBytes(file)
@@ -127,7 +127,7 @@ def first_texts(path: Path) -> tuple[str, str]:
 
 
 class TiffPages:
-    """The pages of a TIFF file, which must be alike. The file is not held open.
+    """The pages of a TIFF file, all alike. The file is not held open.
 
     Attributes
     ----------
@@ -174,11 +174,11 @@ class TiffPages:
 
     @property
     def n_pages(self) -> int:
-        """Number of pages that are whole."""
+        """Number of whole pages."""
         return len(self._offsets)
 
     def text(self, code: int = DESCRIPTION) -> str:
-        """Return a text tag of the first page, which need not be whole."""
+        """Return a text tag of the first page, whole or not."""
         with self.open() as tiff:
             return tiff.text(tiff.first, code)
 
@@ -194,7 +194,7 @@ class TiffPages:
             yield TiffBytes(file)
 
     def stretch(self, n_pages: int) -> bool:
-        """Take the file's first page for `n_pages` that lie one after the other, as ImageJ and tifffile write them.
+        """Use the first page for `n_pages` consecutive ones, as written by ImageJ and tifffile.
 
         Only where the chain has fewer pages and does not contradict: no directory may lie between the frames. Return
         whether it was done.
@@ -247,8 +247,8 @@ class TiffPages:
             if foreign or page.imagedepth != 1 or page.dtype is None:
                 kind = f"a {foreign.pop().upper()} file" if foreign else "volumetric or of an unknown type of pixel"
                 raise LarscopeError(
-                    f"Expected pages that are frames; {self.path} is {kind}, whose pages mean something else. "
-                    "Export it as OME-TIFF, for instance with Fiji."
+                    f"Expected one frame per page; {self.path} is {kind}, with other meanings of a page. Export it "
+                    "as OME-TIFF, for instance with Fiji."
                 )
             self._shaped: tuple[int, ...] = page.shaped
             self.frame_shape: tuple[int, int] = (page.imagelength, page.imagewidth)
@@ -277,7 +277,7 @@ class TiffPages:
         return len(self._first.offsets) == 1 or list(self._first.offsets[1:]) == ends[:-1]
 
     def _counts(self, directory: Directory) -> Sequence[int]:
-        """Return the number of bytes of each strip or tile; raise where that contradicts the size of a frame."""
+        """Return the bytes of each strip or tile; raise if they contradict the size of a frame."""
         counts = directory.counts
         if self._raw and self._n_segments == len(directory.offsets) == 1:
             counts = (self._frame_bytes,)  # some writers leave the number out, or cannot fit it into 32 bits

@@ -18,7 +18,7 @@ from larscope._movies.readers.reader import Request
 from larscope._movies.session import Movie
 
 MOST_OPEN = 16
-"""Parts whose tables of pages are kept; the others are opened again when they are read."""
+"""Parts with page tables in memory; the others are opened again for reading."""
 
 TIFF_SUFFIXES = {".tif", ".tiff", ".btf"}
 
@@ -67,8 +67,8 @@ class JoinedMovie:
         left_out = self.paths[len(lengths) :]
         if left_out:
             warnings.warn(
-                f"{self.paths[len(lengths) - 1]} is where the movie ends: the {len(left_out)} parts after it are left "
-                f"out, from {left_out[0].name} on.",
+                f"The movie ends in {self.paths[len(lengths) - 1]}: the {len(left_out)} parts after it are left out, "
+                f"from {left_out[0].name} on.",
                 UserWarning,
                 stacklevel=2,
             )
@@ -94,7 +94,7 @@ class JoinedMovie:
         return frames
 
     def _part_or_prefix(self, number: int) -> Movie:
-        """Open a part; where it was cut short and that is allowed, as far as it is whole."""
+        """Open a part; if it was cut short, and you allow it, up to its last whole frame."""
         try:
             return self._part(number)
         except LarscopeError:
@@ -128,7 +128,7 @@ class JoinedMovie:
 
 
 def join(paths: Sequence[Path], request: Request, open_part: Open) -> Movie:
-    """Open files as the parts of one movie; or, where the first names all of them itself, as it says."""
+    """Open files as the parts of one movie, or as the first one names them."""
     if len(paths) == 1 or (others := _named_by(open_part, paths[0], request) & set(paths[1:])) == set(paths[1:]):
         return open_part(paths[0], request)
     if others:
@@ -147,7 +147,7 @@ def _named_by(open_part: Open, path: Path, request: Request) -> set[Path]:
 
 
 def matching(pattern: Path) -> list[Path]:
-    """Return the files and folders that a pattern such as `day1_*.tif` stands for, in natural order.
+    """Return the files and folders of a pattern such as `day1_*.tif`, in natural order.
 
     Only the last part of the path may have `*`, `?` and `[...]`.
     """
@@ -157,7 +157,7 @@ def matching(pattern: Path) -> list[Path]:
 
 
 def tiffs_in(folder: Path) -> list[Path]:
-    """Return the TIFFs of a folder, in natural order; also what is called one and is none, as damaged files are."""
+    """Return the TIFFs of a folder by name, in natural order, damaged ones included."""
     return sorted((path for path in _visible(folder) if path.is_file() and _looks_like_tiff(path)), key=natural)
 
 

@@ -1,4 +1,4 @@
-"""What a reader is, and what the session table asks of it."""
+"""The contract of a reader, and its request from the session table."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -15,24 +15,24 @@ OnTruncated = Literal["error", "keep"]
 
 LARGE = 2**26
 MOST_PACKED = 5000
-"""More than `LARGE` bytes that were packed into this many times fewer are taken for damage."""
+"""Above `LARGE` bytes, packing by more than this factor counts as damage."""
 
 TIME = "time"
-"""The word for a `channel` or `plane` column: what the file calls channels or planes are its frames."""
+"""Word for a `channel` or `plane` column: the file's channels or planes are the frames."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a row of the session table asks of a movie file.
+    """The request of a session-table row to a movie file.
 
     Parameters
     ----------
     dataset
-        Name of the frames inside the file, where it can hold several stacks.
+        Name of the frames inside a file with several stacks.
     channel, plane
         Number, from 0, or name of one of its channels and planes.
     on_truncated
-        Whether a movie that was cut short is an error, or is kept as far as its frames are whole.
+        A movie cut short is an error, or is kept up to its last whole frame.
     """
 
     dataset: str | None = None
@@ -41,20 +41,20 @@ class Request:
     on_truncated: OnTruncated = "error"
 
     def refuse(self, path: Path, form: str, *columns: str) -> None:
-        """Raise where a column is filled that a format has no use for."""
+        """Raise if a column is filled without use for the format."""
         for column in columns:
             if (value := getattr(self, column)) is not None:
                 raise LarscopeError(f"{form} has no {column}s; got {column}={value!r} for {path}. Leave it empty.")
 
     def whole_frames(self, path: Path, found: int, expected: int | None, why: str) -> int:
-        """Return `found`, the number of whole frames of a movie that was cut short, with a warning; or raise.
+        """Return `found`, the number of whole frames of a cut movie, with a warning; or raise.
 
         Parameters
         ----------
         path, why
-            The file, and what is wrong with its first frame that is not whole.
+            The file, and the fault of its first broken frame.
         found, expected
-            Number of frames; `expected` is None where the file does not say.
+            Number of frames; `expected` is None if the file does not say.
         """
         if self.on_truncated == "error" or found == 0:
             number = f"frame {found}" + ("" if expected is None else f" of {expected}")
@@ -89,7 +89,7 @@ class Reader:
 
 
 def choose(path: Path, column: str, wanted: str | None, names: Sequence[str | None], hint: str = "") -> int:
-    """Return the number of the channel or plane that the session table asks for.
+    """Return the number of the requested channel or plane.
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ def choose(path: Path, column: str, wanted: str | None, names: Sequence[str | No
 
 
 def square(x: float, y: float) -> float | None:
-    """Return the side of a pixel; None where it is not a square, or no number."""
+    """Return the side of a pixel; None if it is not square, or no number."""
     return x if isclose(x, y, rel_tol=0.01) and 0 < x < float("inf") else None
 
 
@@ -138,11 +138,11 @@ def unbelievable(n_bytes: int, packed: int) -> bool:
 
 
 def load_library(name: str, extra: str, path: Path) -> Any:
-    """Import a library that an extra of larscope brings, or say how to install it."""
+    """Import a library of an extra, or raise with the install command."""
     try:
         return import_module(name)
     except ImportError as error:
         raise LarscopeError(
-            f"Reading {path} needs the package {name}, which cannot be imported ({error}). Install it with: "
-            f'pip install "larscope[{extra}]"'
+            f"Reading {path} needs the package {name}, but it cannot be imported ({error}). Install it with: pip "
+            f'install "larscope[{extra}]"'
         ) from error

@@ -12,7 +12,7 @@ from larscope._errors import LarscopeError, suggest
 from larscope._movies.readers.reader import Request, choose, load_library
 
 PREFIX = "roiextractors:"
-"""Begins a `dataset` that names one of roiextractors' classes, such as `roiextractors:ThorTiffImagingExtractor`."""
+"""Prefix of a `dataset` naming one of roiextractors' classes, such as `roiextractors:ThorTiffImagingExtractor`."""
 
 BY_EXTENSION = {
     ".sbx": "SbxImagingExtractor",
@@ -22,12 +22,12 @@ BY_EXTENSION = {
 
 
 def is_extractable(path: Path, head: bytes) -> bool:
-    """Return whether the extension is one that roiextractors knows and nothing else has: they have no magic bytes."""
+    """Whether the extension is roiextractors' alone: these formats have no magic bytes."""
     return path.suffix.lower() in BY_EXTENSION
 
 
 def open_extractor(path: Path, request: Request) -> "ExtractorMovie":
-    """Open a movie with the class that the extension, or the `dataset` column, names."""
+    """Open a movie with the class for its extension or `dataset` column."""
     dataset = request.dataset or PREFIX + BY_EXTENSION.get(path.suffix.lower(), "")
     if not dataset.startswith(PREFIX):
         raise LarscopeError(f"Expected `{PREFIX}` and a class for {path}; got dataset={dataset!r}. Leave it empty.")
@@ -35,7 +35,7 @@ def open_extractor(path: Path, request: Request) -> "ExtractorMovie":
 
 
 class ExtractorMovie:
-    """A movie that roiextractors reads. What it makes of a file that was cut short is its affair.
+    """A movie read by roiextractors, cut files included.
 
     Parameters
     ----------

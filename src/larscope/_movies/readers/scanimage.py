@@ -10,7 +10,7 @@ from larscope._movies.readers.tiff import Layout, interleave, is_tiff
 
 
 def is_scanimage(path: Path, head: bytes) -> bool:
-    """Return whether a file is a TIFF that ScanImage wrote."""
+    """Whether a file is a TIFF from ScanImage."""
     if not is_tiff(path, head):
         return False
     description, software = first_texts(path)

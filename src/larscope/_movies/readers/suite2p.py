@@ -1,4 +1,4 @@
-"""The registered movies of suite2p: `data.bin`, whose size is in the `ops.npy` beside it."""
+"""The registered movies of suite2p: `data.bin`, with its size in `ops.npy` beside it."""
 
 import io
 import pickle
@@ -47,7 +47,7 @@ def open_suite2p(path: Path, request: Request) -> "BinaryMovie":
 
 
 class BinaryMovie:
-    """Frames of int16, one after the other, whose size is in suite2p's `ops.npy`.
+    """Frames of int16, one after the other, with their size in suite2p's `ops.npy`.
 
     Parameters
     ----------
@@ -68,8 +68,8 @@ class BinaryMovie:
         whole, rest = divmod(size, frame_bytes)
         if size > declared * frame_bytes:
             raise LarscopeError(
-                f"Expected {declared} frames of {height} x {width} pixels, as {ops} says; {path} has {size} bytes, "
-                f"which are {whole} frames and {rest} bytes. Restore the `ops.npy` that belongs to it."
+                f"Expected {declared} frames of {height} x {width} pixels from {ops}; {path} has {size} bytes, or "
+                f"{whole} frames and {rest} bytes. Restore the right `ops.npy`."
             )
         if whole < declared:
             whole = request.whole_frames(path, whole, declared, f"it has {size} of {declared * frame_bytes} bytes")
@@ -113,7 +113,7 @@ def _number(ops: Path, says: dict[Any, Any], key: str) -> int:
 
 
 class _Inert:
-    """Stands for an object that is of no interest."""
+    """Placeholder for an unneeded object."""
 
     def __new__(cls, *args: Any, **options: Any) -> "_Inert":
         return super().__new__(cls)
@@ -181,12 +181,12 @@ FORBIDDEN = {"PERSID", "BINPERSID", "EXT1", "EXT2", "EXT4", "INST", "OBJ", "BYTE
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ALLOWED and not module.startswith("numpy.dtypes"):
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which no settings of suite2p's need")
+            raise pickle.UnpicklingError(f"it names {module}.{name}, but suite2p's settings need no such thing")
         return ALLOWED.get((module, name), _Inert)
 
 
 def read_pickled_dict(path: Path) -> dict[Any, Any]:
-    """Read a dictionary that was saved with `numpy.save`, without running anything that it names.
+    """Read a dictionary saved with `numpy.save`, without running anything named in it.
 
     Numbers and text are read; arrays and other objects are stood for by inert ones.
 
@@ -216,5 +216,5 @@ def read_pickled_dict(path: Path) -> dict[Any, Any]:
         return found
     except Exception as error:  # a damaged pickle can raise anything
         raise LarscopeError(
-            f"Expected the dictionary that suite2p saves; {path} cannot be read: {error}. Restore it."
+            f"Expected the dictionary saved by suite2p; {path} cannot be read: {error}. Restore it."
         ) from error

@@ -24,7 +24,7 @@ Table = Int64[NDArray[np.int64], "frames planes channels"]
 
 @dataclass(frozen=True)
 class Layout:
-    """Which pages are which frames.
+    """The map from pages to frames.
 
     Attributes
     ----------
@@ -91,7 +91,7 @@ class TiffMovie:
         self.paths = tuple(stack.path for stack in layout.stacks)
 
     def _n_whole(self) -> int:
-        """Count frames before the first whose page is not whole."""
+        """Count frames before the first incomplete page."""
         n_pages = np.array([stack.n_pages for stack in self._stacks])
         missing = (self._pages < 0) | (self._pages >= n_pages[self._files])
         return int(np.argmax(missing)) if missing.any() else len(missing)
@@ -115,7 +115,7 @@ class TiffMovie:
 
 
 def open_tiff(path: Path, request: Request, arrange: Callable[[Path, TiffPages], Layout]) -> TiffMovie:
-    """Open a TIFF whose pages are arranged as a function of them says."""
+    """Open a TIFF with pages arranged by a function."""
     request.refuse(path, "A TIFF of this kind", "dataset")
     return TiffMovie(path, arrange(path, TiffPages(path)), request)
 
@@ -126,7 +126,7 @@ def is_tiff(path: Path, head: bytes) -> bool:
 
 
 def interleave(stack: TiffPages, sizes: dict[str, int | None]) -> tuple[Table, int | None]:
-    """Return the number of each page, where they lie in a regular order.
+    """Return the number of each page, for a regular order.
 
     Parameters
     ----------
@@ -185,13 +185,13 @@ def _channels_as_time(path: Path, layout: Layout, request: Request) -> Layout:
 def _require_one_frame(path: Path, column: str, layout: Layout) -> None:
     if len(layout.pages) > 1:
         raise LarscopeError(
-            f"Only where a file has a single frame may its {column}s be the frames; {path} has {len(layout.pages)} "
+            f"The {column}s may be the frames only in a file with a single frame; {path} has {len(layout.pages)} "
             f"frames, got {column}={TIME!r}. Choose a {column}."
         )
 
 
 def _choose_channel(path: Path, layout: Layout, request: Request) -> tuple[int, int]:
-    """Return which channel, and which of a pixel's values."""
+    """Return the channel, and the value of each pixel to take."""
     wanted = None if request.channel == TIME else request.channel
     n_channels, n_samples = layout.pages.shape[2], layout.stacks[0].n_samples
     if n_samples == 1:
@@ -207,7 +207,7 @@ def _choose_channel(path: Path, layout: Layout, request: Request) -> tuple[int, 
 
 
 def arrange_plain(path: Path, stack: TiffPages) -> Layout:
-    """Take pages for frames in their order, unless the JSON that tifffile writes says what they are."""
+    """Take pages for frames in order, unless tifffile's JSON describes them."""
     described = _parse_shape(path, stack, stack.text())
     if described is None:
         pages, expected = interleave(stack, {"T": None})
@@ -223,7 +223,7 @@ def arrange_plain(path: Path, stack: TiffPages) -> Layout:
 
 
 def _count_calls(path: Path, stack: TiffPages) -> int:
-    """Count the pages of several calls to a writer, each of which describes its own."""
+    """Count the pages of several calls to a writer, each with its own description."""
     starts, position, texts = set[int](), 0, stack.texts()
     while position < len(texts):
         starts.add(position)
@@ -232,13 +232,13 @@ def _count_calls(path: Path, stack: TiffPages) -> int:
     described_pages = {page for page, text in enumerate(texts) if _parse_shape(path, stack, text) is not None}
     if not described_pages <= starts:
         raise LarscopeError(
-            f"Expected one page a frame; {path} has pages that hold several. Save the movie again, one page a frame."
+            f"Expected one page per frame; {path} has pages with several. Save the movie again, one page per frame."
         )
     return position
 
 
 def _parse_shape(path: Path, stack: TiffPages, text: str) -> dict[str, int] | None:
-    """Return what a text of tifffile's says of its pages, as `interleave` takes it; None for another text."""
+    """Return tifffile's description of the pages, for `interleave`; None for another text."""
     if not text.startswith('{"shape":'):
         return None
     try:

@@ -140,7 +140,7 @@ class VideoMovie:
 
 
 class _Decoder:
-    """An open video, and which frame it would decode next."""
+    """An open video with the next frame to decode."""
 
     def __init__(self, path: Path) -> None:
         self.process = os.getpid()
@@ -226,7 +226,7 @@ class _Decoder:
 
 
 def _broken_box(path: Path) -> str | None:
-    """Return which of a file's outermost parts reaches beyond its end, None where all are whole."""
+    """Return the outermost part of a file that reaches beyond its end, None if all are whole."""
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(12)

@@ -22,10 +22,10 @@ CODECS = (
     *("blosc", "zstd", "gzip", "zlib", "bz2", "lzma", "lz4", "delta", "shuffle", "bitround", "fixedscaleoffset"),
     *("quantize", "astype", "crc32", "crc32c", "adler32", "fletcher32", "bytes", "transpose", "sharding_indexed"),
 )
-"""Codecs that only compute. Others can run code that a store brings, as `pickle` does."""
+"""Codecs for computing only. Others, such as `pickle`, can run code from a store."""
 
 MISSING = 2**64 - 1
-"""Offset and size of a chunk that a shard does not have."""
+"""Offset and size of a chunk missing from a shard."""
 
 
 def is_zarr(path: Path, head: bytes) -> bool:
@@ -34,7 +34,7 @@ def is_zarr(path: Path, head: bytes) -> bool:
 
 
 def open_zarr(path: Path, request: Request) -> "ZarrMovie":
-    """Open an array of frames, height, width; `request.dataset` may be None where there is only one."""
+    """Open an array of frames, height, width; `request.dataset` may be None for a single one."""
     request.refuse(path, "A Zarr store", "channel", "plane")
     arrays = {name: folder for name, folder, described in _arrays(path) if len(described.get("shape", ())) == 3}
     if not arrays:
@@ -50,7 +50,7 @@ def open_zarr(path: Path, request: Request) -> "ZarrMovie":
 
 
 class ZarrMovie:
-    """An array of a Zarr store: frames, height, width. Missing chunks, which Zarr fills in, are missing frames.
+    """An array of a Zarr store: frames, height, width. Chunks filled in by Zarr count as missing frames.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ class ZarrMovie:
         return self._array
 
     def _first_missing(self, start: int, stop: int) -> tuple[int, str]:
-        """Return the first frame of a range that is not in the store, or the end of the range; and why."""
+        """Return the first missing frame of a range, or the end of the range; and the reason."""
         across = [range(-(-size // piece)) for size, piece in zip(self.shape[1:], self._pieces[1:], strict=True)]
         for row in range(start // self._pieces[0], -(-stop // self._pieces[0])):
             for place in product(*across):
@@ -123,26 +123,26 @@ class ZarrMovie:
         return stop, ""
 
     def _lacks(self, place: tuple[int, ...]) -> str:
-        """Return what is missing of the file of chunks at a place of the grid, empty where nothing is."""
+        """Return the fault of the chunk file at a place of the grid, or an empty text."""
         name = self._opened().metadata.encode_chunk_key(place)
         try:
             size = (self._folder / name).stat().st_size
         except OSError:
             return (
-                f"{name} does not exist and would read as {self._opened().fill_value}; where Zarr left it out because "
-                "all its pixels have that value, write it with write_empty_chunks=True"
+                f"{name} does not exist and would read as {self._opened().fill_value}; if Zarr left out a chunk of "
+                "this value, write it again with write_empty_chunks=True"
             )
         if self._packed is not None and size != self._packed:
             return f"{name} has {size} of {self._packed} bytes"
         if self._packed is None and unbelievable(prod(self._pieces) * self.dtype.itemsize, size):
-            return f"{name} has {size} bytes, which cannot hold it"
+            return f"{name} has {size} bytes, too few to hold it"
         if self._blosc and (found := _blosc_bytes(self._folder / name)) != size:
             return f"{name} has {size} of {found} bytes"  # the decoder would read on behind its end
         missing = self._missing_in_shard(place, self._folder / name, size) if self._opened().shards else 0
         return f"{name} lacks {missing} chunks" if missing else ""
 
     def _missing_in_shard(self, place: tuple[int, ...], file: Path, size: int) -> int:
-        """Count chunks that the index of a shard does not have: Zarr would fill them in."""
+        """Count the chunks missing from a shard's index: Zarr would fill them in."""
         array = self._opened()
         grid = [shard // chunk for shard, chunk in zip(self._pieces, array.chunks, strict=True)]
         inside = tuple(  # a shard at the edge has places for chunks beyond it
@@ -196,8 +196,8 @@ def _require_harmless(folder: Path, described: dict[str, Any]) -> None:
     unknown = [name for name in _codecs(described) if name.removeprefix("numcodecs.") not in CODECS]
     if unknown:
         raise LarscopeError(
-            f"Expected codecs that only compress; {folder} asks for {', '.join(map(repr, unknown))}, which might run "
-            f"code. Write the array with one of: {', '.join(CODECS)}."
+            f"Expected compression codecs only; {folder} asks for {', '.join(map(repr, unknown))}, and these might "
+            f"run code. Write the array with one of: {', '.join(CODECS)}."
         )
 
 
@@ -214,13 +214,13 @@ def _codecs(described: Any) -> Iterator[str]:
 
 
 def _piece_bytes(array: Any, described: dict[str, Any]) -> int | None:
-    """Return the size of every file of an array that is not compressed; None for one that is."""
+    """Return the size of every file of an uncompressed array; None for a compressed one."""
     if set(_codecs(described)) <= {"bytes", "transpose"}:
         return int(prod(array.chunks) * np.dtype(array.dtype).itemsize)
     return None
 
 
 def _blosc_bytes(file: Path) -> int:
-    """Return how many bytes a chunk that Blosc packed should have."""
+    """Return the bytes of a chunk packed by Blosc."""
     with file.open("rb") as opened:
         return int.from_bytes(opened.read(16)[12:], "little")

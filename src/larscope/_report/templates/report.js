@@ -120,7 +120,7 @@ function movie(clips) {
     byId("movie-scale").textContent =
       `Frame and reconstruction: black is 0, white ${short(clip.top)} of the session's range. ` +
       `Difference: red is +${short(clip.spread)} (the frame is brighter), blue -${short(clip.spread)}. ` +
-      "Pictures are compressed; numbers are those of results.nc.";
+      "These pictures are compressed: take numbers from results.nc.";
   }
 
   function choose() {
@@ -236,7 +236,7 @@ function network({ image, extent, row, column, order, conditions }) {
     const all = candidates();
     const limit = Math.max(...all.map((edge) => Math.abs(edge.coef)), Number.MIN_VALUE);
     const shown = all.filter((edge) => Math.abs(edge.coef) >= threshold(limit));
-    const held = edges.coef.length < edges.n_edges ? `; the page holds the largest of ${edges.n_edges.toLocaleString("en")}` : "";
+    const held = edges.coef.length < edges.n_edges ? `; this page has the largest of ${edges.n_edges.toLocaleString("en")}` : "";
     said.textContent = `${shown.length.toLocaleString("en")} of ${counted(all.length, "coupling")} shown: |coefficient| at least ${short(threshold(limit))}${held}`;
     strength.setAttribute("aria-valuetext", said.textContent);
     const [left, right, bottom, top] = extent;
