@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from larscope._dynamics.penalty import PenaltyChoice, PenaltyWarning, TinyPenaltyWarning
     from larscope._dynamics.var import SparseVAR, VARFit
     from larscope._errors import LarscopeError
-    from larscope._fit.coupling_test import coupling_test
+    from larscope._fit.comparing_couplings import coupling_test
     from larscope._fit.estimator import LatentVAR, load
     from larscope._fit.to_folder import fit_to_folder
     from larscope._fit.training import EmptyFitWarning, ShortTrainingWarning
@@ -126,7 +126,7 @@ _HOME = {
     "alpha_max": "lasso",
     "check_session": "_movies.checks.check",
     "coefficient_swap_test": "_statistics.swap",
-    "coupling_test": "_fit.coupling_test",
+    "coupling_test": "_fit.comparing_couplings",
     "describe_findings": "_movies.checks.findings",
     "fit_to_folder": "_fit.to_folder",
     "influence": "_statistics.maps",

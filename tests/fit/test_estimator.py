@@ -454,7 +454,7 @@ def test_table_corrects_what_compare_finds(model):
 
 def test_record_holds_what_the_methods_give(model):
     record = quiet_compare(model.record_comparison, "familiar", "novel")
-    assert record.summary["tests"]["swap"]["pvalue"] == quiet_compare(model.compare, "familiar", "novel").pvalue
+    assert record.summary["tests"]["coupling"]["pvalue"] == quiet_compare(model.compare, "familiar", "novel").pvalue
     assert record.summary["runs"] == {"familiar": ["run-0", "run-2"], "novel": ["run-1", "run-3"]}
     difference = model.difference_map("familiar", "novel")
     assert np.array_equal(record.dataset["difference_pvalue"], difference.pvalue)

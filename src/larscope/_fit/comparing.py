@@ -19,7 +19,7 @@ from larscope._dynamics.coefficients import SparseCoefficients
 from larscope._dynamics.couplings import fit_couplings
 from larscope._dynamics.var import SparseVAR
 from larscope._errors import LarscopeError, suggest
-from larscope._fit.coupling_test import compare_couplings
+from larscope._fit.comparing_couplings import compare_couplings
 from larscope._fit.evaluation import RESPONSE_FRAMES, map_as_printed, respond
 from larscope._fit.fitted import couplings_of
 from larscope._fit.networks import Network
