@@ -663,7 +663,7 @@ def test_a_refit_takes_the_session_of_the_fit_alone(model, session):
 
 
 def default_var(order):
-    return SparseVAR(order, DEFAULT_PENALTY, own_weight=0, scale="latent", penalty_scale="noise")
+    return SparseVAR(order, DEFAULT_PENALTY, own_weight=0, scale="latent", penalty_scale="residual")
 
 
 @pytest.fixture(scope="module")

@@ -246,7 +246,7 @@ class LatentVAR(ComparesConditions):
                 "and slow. Use `downscale` or `crop`; the paper had 384 latents.",
                 stacklevel=3,
             )
-        if settings.penalty_scale == "noise" and settings.training_penalty < TINY_PENALTY:
+        if settings.penalty_scale in ("noise", "residual") and settings.training_penalty < TINY_PENALTY:
             warnings.warn(
                 f"A penalty of {settings.training_penalty:g} is {settings.training_penalty:.1%} of the largest chance "
                 "correlation. Nearly every coefficient is kept, so the fit is slow and forecasts nothing. Raise the "
