@@ -18,18 +18,23 @@ SCORE_HEADERS = {
     "var_explained": "VAR ex-\nplained",
     "var_error_heldout": "VAR error\nheld out",
     "n_active": "active\ncoef.",
+    "n_couplings": "coup-\nlings",
+    "n_chance": "by\nchance",
 }
 
 
 def score_table(dataset: Any, title: str) -> Table:
     """Show the scores of each run of a result."""
     table = Table(title=f"{title}: each run", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for header in SCORE_HEADERS.values():
+    # results of before version 6 have no couplings counted
+    names = [name for name in SCORE_HEADERS if name in dataset and (name != "n_active" or "n_chance" not in dataset)]
+    for name in names:
+        header = SCORE_HEADERS[name]
         if header in ("run", "condition"):
             table.add_column(header, overflow="fold", max_width=16)
         else:
             table.add_column(header, justify="right", no_wrap=True)
-    for row in zip(*(dataset[name].to_numpy().tolist() for name in SCORE_HEADERS), strict=True):
+    for row in zip(*(dataset[name].to_numpy().tolist() for name in names), strict=True):
         table.add_row(*(f"{cell:.3g}" if isinstance(cell, float) else escape(printable(str(cell))) for cell in row))
     return table
 
@@ -56,9 +61,11 @@ def sweep_table(summary: Any, simulated: bool) -> Table:
 
 
 def print_contrasts(model: Any, relative: bool, how: dict[str, Any]) -> None:
-    """Print both tests of every two groups, as the paper's Table 1, with the limits of each."""
+    """Print all tests of every two groups, as the paper's Table 1, with the limits of each."""
+    from larscope._report.comparison import TESTS
+
     limits = []
-    for test, title in (("swap", "Coefficient swap"), ("influence", "Influence")):
+    for test, title in TESTS.items():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # printed below, each with its groups
             contrasts = model.comparison_table(test=test, relative=relative, **how)

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from larscope._dynamics.chance import shift_in_time
+from larscope._dynamics.chance import Shift
 from larscope._dynamics.var import SparseVAR, chance, from_design_layout, own_residual
 from larscope.lasso import lasso
 
@@ -67,7 +67,7 @@ def find_couplings(var: SparseVAR, latents: Sequence[Float[Tensor, "_T K"]], see
     noise are expected to reach in n frames. The evidence for a coupling is the t of its coefficient in least squares on
     what was selected for its target, at the lag where that is largest.
 
-    Chance is measured on the same latents, each shifted in time by an amount of its own (`shift_in_time`) and searched
+    Chance is measured on the same latents, each shifted in time by an amount of its own (`Shift`) and searched
     in the same way. A coupling's q-value is how many couplings a shift finds with as much evidence, over how many there
     are (Storey 2002, the share of true nulls taken to be 1; the count over all shifts is raised by one, so that no
     q-value is zero), and no larger than that of a coupling with less.
@@ -96,12 +96,18 @@ def find_couplings(var: SparseVAR, latents: Sequence[Float[Tensor, "_T K"]], see
     found = _strongest_lags(*_evidence(var, latents), var.order)
     rng = np.random.default_rng(seed)
     n_shifts = min(max(math.ceil(N_SHIFTED / latents[0].shape[1]), 3), 20)
-    by_chance = []
+    n_latents, n_frames = latents[0].shape[1], min(int(latent.isfinite().all(1).sum()) for latent in latents)
+    by_chance, n_far = [], 0
     for _ in range(n_shifts):
-        shifted = _evidence(var, [shift_in_time(latent, rng) for latent in latents])
-        by_chance.append(_strongest_lags(*shifted, var.order).evidence)
-    qvalue = share_of_chance(found.evidence, np.concatenate(by_chance), n_shifts)
-    return replace(found, qvalue=qvalue, n_chance=sum(map(len, by_chance)) / n_shifts)
+        shift = Shift.draw(n_latents, rng)
+        shifted = _strongest_lags(*_evidence(var, [shift.apply(latent) for latent in latents]), var.order)
+        far = shift.far(var.order, n_frames)
+        by_chance.append(shifted.evidence[far[shifted.target, shifted.source]])
+        n_far += int(far.sum())
+    # as many shifts as would have had this many pairs, all of them far apart
+    n_shifts_far = max(n_far, 1) / (n_latents * max(n_latents - 1, 1))
+    qvalue = share_of_chance(found.evidence, np.concatenate(by_chance), n_shifts_far)
+    return replace(found, qvalue=qvalue, n_chance=sum(map(len, by_chance)) / n_shifts_far)
 
 
 def _strongest_lags(
@@ -120,7 +126,7 @@ def _strongest_lags(
 
 
 def share_of_chance(
-    strength: Float[NDArray[np.float64], " n"], by_chance: Float[NDArray[np.float64], " m"], n_shifts: int
+    strength: Float[NDArray[np.float64], " n"], by_chance: Float[NDArray[np.float64], " m"], n_shifts: float
 ) -> Float[NDArray[np.float64], " n"]:
     """Return the q-values of evidence that is sorted, strongest first; `by_chance` is that of all shifts.
 
@@ -164,6 +170,50 @@ def fit_couplings(
     allowed[(found.lag[kept] - 1) * n_latents + found.source[kept], found.target[kept]] = True
     rows_of = _rows(var)
     return [from_design_layout(_least_squares(*rows_of(latent), allowed), var.order) for latent in latents]
+
+
+def measure_couplings(
+    var: SparseVAR, latents: Sequence[Float[Tensor, "_T K"]], found: Couplings
+) -> tuple[Float[NDArray[np.float64], "runs n"], Float[NDArray[np.float64], "runs n"]]:
+    """Return each coupling beyond chance in each run, and its standard error, in units of the whole session.
+
+    As `fit_couplings`, but a latent's unit is its standard deviation over all runs: one that is livelier in some runs
+    then has the same couplings there.
+
+    Examples
+    --------
+    >>> _ = torch.manual_seed(0)
+    >>> runs = [scale * torch.randn(200, 10, dtype=torch.float64) for scale in (1, 3)]
+    >>> for latent in runs:
+    ...     latent[1:, 2] += latent[:-1, 0]  # latent 0 acts on latent 2
+    >>> var = SparseVAR(order=1)
+    >>> effect, error = measure_couplings(var, runs, find_couplings(var, runs))
+    >>> effect.shape, bool(abs(effect[0] - effect[1]) < 4 * error.sum())
+    ((2, 1), True)
+    """
+    n_latents = latents[0].shape[1]
+    own, rows_of = _own(n_latents, var.order).numpy(), _rows(var)
+    kept = found.qvalue <= FDR
+    target, source = found.target[kept], found.source[kept]
+    feature = (found.lag[kept] - 1) * n_latents + source
+    effect, error = np.zeros((len(latents), len(feature))), np.zeros((len(latents), len(feature)))
+    scale = np.ones((len(latents), n_latents))
+    for run, latent in enumerate(latents):
+        design, now = (part.numpy() for part in rows_of(latent))
+        scale[run] = SparseVAR(var.order, scale="latent", penalty_scale="target").mean_and_scale(
+            latent[latent.isfinite().all(1)].double()
+        )[1]
+        for j in np.unique(target):
+            mine = np.flatnonzero(target == j)
+            columns = np.r_[feature[mine], np.flatnonzero(own[:, j])]
+            inverse = np.linalg.pinv(design[:, columns].T @ design[:, columns], hermitian=True)
+            weight = inverse @ (design[:, columns].T @ now[:, j])
+            left = np.square(now[:, j] - design[:, columns] @ weight).sum() / max(len(now) - len(columns), 1)
+            effect[run, mine] = weight[: len(mine)]
+            error[run, mine] = np.sqrt(np.maximum(left * inverse.diagonal()[: len(mine)], 0))
+    relative = scale / np.sqrt(np.square(scale).mean(axis=0))
+    units = relative[:, target] / relative[:, source]
+    return units * effect, units * error
 
 
 def _evidence(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from larscope._compute.memory import keep_freed_memory
-from larscope._dynamics.chance import shift_in_time
+from larscope._dynamics.chance import count_by_chance
 from larscope._dynamics.coefficients import SparseCoefficients
 from larscope._dynamics.var import SparseVAR, complete_rows, first_part, measure
 from larscope._fit.networks import Network
@@ -141,7 +141,6 @@ def evaluate_run(
     missing = torch.from_numpy(prepared.runs[run].missing).to(latent.device)
     with torch.no_grad():
         own = var(latent, missing)
-        by_chance = var(shift_in_time(latent, np.random.default_rng(0)), missing)
         fit = own if shared is None else var.apply_coef(shared.whole, latent, missing)
     pooling_lag = settings.pooling_lag
     energy = (latent - latent[~missing].mean(0))[settings.order :].square().sum(1)
@@ -164,7 +163,7 @@ def evaluate_run(
         **asdict(measure(var, latent, fit, missing, None if shared is None else shared.early)),
         "n_active": int(fit.n_active),
         "n_couplings": int(own.n_coupled),
-        "n_chance": int(by_chance.n_coupled),
+        "n_chance": count_by_chance(var, latent),
     }
     observed = prepared.frames(run, liveliest, liveliest + 1)[0]
     example = Example(liveliest, observed, reconstruction, forecast)

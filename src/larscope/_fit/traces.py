@@ -77,7 +77,10 @@ def draw_traces(
     )
     height, width = network.mean_frame.shape
     low, high = (float(extreme(one)) for extreme, one in ((np.nanmin, series[0]), (np.nanmax, series[0])))
-    prepared = [PreparedRun(run.movie, np.isnan(one).all(1), low, high) for run, one in zip(runs, series, strict=True)]
+    prepared = [
+        PreparedRun(run.movie, np.asarray(np.isnan(one).all(1)), low, high)
+        for run, one in zip(runs, series, strict=True)
+    ]
     return network, PreparedSession(Session(runs), Preprocessing((height, width)), tuple(prepared))
 
 

@@ -465,7 +465,7 @@ class Windows:
         n_pixels = self.values[0].size if len(self) else 0
         ends = np.arange(len(self) + 1) * n_pixels
         entries = self.values.ravel(), self.places.ravel(), ends
-        return csr_array(entries, shape=(len(self), height * width))  # type: ignore[no-untyped-call]
+        return csr_array(entries, shape=(len(self), height * width))
 
     def centres(self) -> Float[NDArray[np.float64], "K 2"]:
         """Return row and column of each footprint's centre of mass."""

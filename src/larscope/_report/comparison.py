@@ -31,7 +31,9 @@ from larscope._report.style import (
 from larscope._results.comparison import LEVEL, ComparisonRecord
 from larscope._results.folder import Result
 
-TESTS = {"swap": "Coefficient swap", "influence": "Influence"}
+TESTS = {"coupling": "Couplings", "swap": "Coefficient swap", "influence": "Influence"}
+"""The primary test first; results of before version 6 have the other two alone."""
+
 SIDES = ("first", "second")
 N_EDGES = 10
 """Edges in the figure if none differs."""
@@ -63,10 +65,11 @@ def conditions_section(result: Result, folder: Path, records: Mapping[Path, Comp
 
 
 HOW_TO_READ = (
-    "Two tests, each with two p-values. For the first, condition labels are shuffled between runs, or between whole "
-    "blocks, and p is the share of shuffles with conditions as far apart as the real ones. So the number of possible "
-    "shuffles limits p. The paper's rank-sum test treats pairs of runs as independent. They are not, so it may reject "
-    "far too often, or hardly ever."
+    "The answer is that of the test of couplings: whether couplings between latents differ, whatever the latents' "
+    "activity. The paper's two, coefficient swap and influence, ask whether coefficients or activity differ. Condition "
+    "labels are shuffled between runs, or between whole blocks, and p is the share of shuffles with conditions as far "
+    "apart as the real ones. So the number of possible shuffles limits p. The paper's rank-sum test treats pairs of "
+    "runs as independent. They are not, so it may reject far too often, or hardly ever."
 )
 
 
@@ -82,7 +85,7 @@ def _advice(result: Result) -> dict[str, str | None]:
 
 
 def _numbers(record: ComparisonRecord) -> dict[str, Any]:
-    """Return headings and rows of the table of both tests."""
+    """Return headings and rows of the table of all tests."""
     headings = ["test", "effect, %", "95 % interval", "p, permuted labels", "smallest possible p"]
     headings += ["p, rank-sum", "ANOSIM R"]
     rows = []
@@ -103,15 +106,15 @@ def pictures_of(record: ComparisonRecord, at: str) -> dict[str, Picture]:
 
 
 def describe_comparison(record: ComparisonRecord) -> list[str]:
-    """Return sentences on the groups, both tests with effect sizes, the places of the difference, and warnings."""
-    return [_design(record), *_tests(record), _pixels(record), _edges(record), *warnings_of(record)]
+    """Return sentences on the groups, the answer, all tests with effect sizes, the places, and warnings."""
+    return [_design(record), *_answer(record), *_tests(record), _pixels(record), _edges(record), *warnings_of(record)]
 
 
 def summarise_comparison(record: ComparisonRecord) -> str:
-    """Return one sentence: the p-values of both tests, the smallest possible one, and the number of warnings."""
+    """Return one sentence: the p-values of all tests, the smallest possible one, and the number of warnings."""
     summary = record.summary
     tests = " and ".join(f"p = {_p(test['pvalue'])} ({TESTS[name].lower()})" for name, test in summary["tests"].items())
-    least = _p(summary["tests"]["swap"]["min_pvalue"])
+    least = _p(_primary(record)["min_pvalue"])
     limits = f"; {counted(warned, 'warning')}, see below" if (warned := warnings_of(record)) else ""
     return (
         f"{summary['first']} against {summary['second']}, by permuting labels: {tests}; the smallest p of this design "
@@ -125,22 +128,48 @@ def warnings_of(record: ComparisonRecord) -> list[str]:
     for name, test in record.summary["tests"].items():
         for text in test["warnings"]:
             found.setdefault(text, []).append(TESTS[name])
-    said = [text if len(names) == len(TESTS) else f"{names[0]}: {text}" for text, names in found.items()]
+    n_tests = len(record.summary["tests"])
+    said = [text if len(names) == n_tests else f"{names[0]}: {text}" for text, names in found.items()]
     return [f"Warning. {text}" for text in (*said, *record.summary["warnings"])]
 
 
 def _design(record: ComparisonRecord) -> str:
     summary = record.summary
     sides = " against ".join(f"{summary[side]} ({counted(summary['runs'][summary[side]], 'run')})" for side in SIDES)
-    test = summary["tests"]["swap"]
+    test = _primary(record)
     kind = "Simulated data: " if summary["simulated"] else ""
     return f"{kind}{sides}. {test['units']} The smallest possible p-value of this design is {_p(test['min_pvalue'])}."
+
+
+def _primary(record: ComparisonRecord) -> Mapping[str, Any]:
+    tests = record.summary["tests"]
+    primary: Mapping[str, Any] = tests.get("coupling", tests["swap"])
+    return primary
+
+
+def _answer(record: ComparisonRecord) -> Iterator[str]:
+    """Say whether couplings differ, in one sentence."""
+    test = record.summary["tests"].get("coupling")
+    if test is None:
+        return
+    first, second = (record.summary[side] for side in SIDES)
+    if test["pvalue"] <= LEVEL:
+        yield f"Couplings differ between {first} and {second} (p = {_p(test['pvalue'])})."
+    else:
+        yield (
+            f"Couplings of {first} and {second} are not distinguishable from no difference (p = {_p(test['pvalue'])}): "
+            "differences of this size come about when labels are shuffled."
+        )
 
 
 def _tests(record: ComparisonRecord) -> Iterator[str]:
     for name, test in record.summary["tests"].items():
         low, high = test["effect_interval"]
-        size = _swapped(record, test["effect_size"]) if name == "swap" else _influenced(test["effect_size"])
+        size = (
+            _swapped(record, test["effect_size"])
+            if name == "swap"
+            else _further_apart(test["effect_size"], {"coupling": "couplings", "influence": "influence"}[name])
+        )
         interval = "" if low is None else f" (95 % interval {low:.1f} to {high:.1f} %; 0: no difference)"
         spread = (
             ""
@@ -163,12 +192,12 @@ def _swapped(record: ComparisonRecord, effect: float) -> str:
     )
 
 
-def _influenced(effect: float | None) -> str:
+def _further_apart(effect: float | None, what: str) -> str:
     if effect is None:
-        return "influence is the same in all runs of a group, so distances between the groups have no scale"
+        return f"{what} of all runs of a group are the same, so distances between the groups have no scale"
     return (
-        f"influence differs between the groups {abs(effect):.1f} % {'more' if effect >= 0 else 'less'} than within "
-        "them (squared distances)"
+        f"squared distances of {what} are {abs(effect):.1f} % {'larger' if effect >= 0 else 'smaller'} between the "
+        "groups than within them"
     )
 
 
@@ -221,8 +250,10 @@ def _p(value: float) -> str:
 
 def plot_null(record: ComparisonRecord) -> Figure:
     """Draw the statistic under every permuted labeling, and the observed one."""
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    for axes, (name, title) in zip(figure.subplots(1, 2), TESTS.items(), strict=True):
+    tests = record.summary["tests"]
+    figure = Figure(figsize=(5 * len(tests), 4), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(tests)), tests, strict=True):
+        title = TESTS[name]
         test = record.summary["tests"][name]
         permuted = record.dataset[f"{name}_permuted"].to_numpy()
         observed, n = permuted[0], len(permuted)
@@ -253,8 +284,10 @@ def plot_null(record: ComparisonRecord) -> Figure:
 def plot_pairs(record: ComparisonRecord) -> Figure:
     """Draw every pair of runs, within and between the groups."""
     rng = np.random.default_rng(0)
-    figure = Figure(figsize=(10, 4.4), layout="constrained")
-    for axes, (name, title) in zip(figure.subplots(1, 2), TESTS.items(), strict=True):
+    tests = record.summary["tests"]
+    figure = Figure(figsize=(5 * len(tests), 4.4), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(tests)), tests, strict=True):
+        title = TESTS[name]
         inter, intra, where = (
             record.dataset[f"{name}_{part}"].to_numpy() for part in ("inter", "intra", "intra_condition")
         )
@@ -356,8 +389,9 @@ COMPARISON_FIGURES: dict[str, tuple[Callable[[ComparisonRecord], Figure], str]] 
     ),
     "pairs": (
         plot_pairs,
-        "Every pair of runs. Swap: excess error of one run under the other's coefficients. Influence: distance of "
-        "their influence vectors. If the groups differ, pairs between them lie higher.",
+        "Every pair of runs. Couplings: distance of their couplings. Swap: excess error of one run under the other's "
+        "coefficients. Influence: distance of their influence vectors. If the groups differ, pairs between them lie "
+        "higher.",
     ),
     "maps": (
         plot_maps,
@@ -384,13 +418,13 @@ def _extent(record: ComparisonRecord) -> tuple[float, float, float, float]:
 
 
 def _unit(record: ComparisonRecord, test: str) -> str:
-    if test == "influence":
+    if test != "swap":
         return "squared distance"
     return "relative $\\Delta$" if record.summary["options"]["relative"] else "$\\Delta$, squared latent units"
 
 
 def _pair_label(record: ComparisonRecord, test: str) -> str:
-    if test == "influence":
-        return "squared distance of influence vectors"
+    if test != "swap":
+        return f"squared distance of {'couplings' if test == 'coupling' else 'influence vectors'}"
     relative = record.summary["options"]["relative"]
     return "$\\Delta$: excess error, " + ("% of the run's own error" if relative else "squared latent units")

@@ -13,6 +13,7 @@ from scipy.spatial import KDTree
 
 from larscope._report.cells import has_cells
 from larscope._report.section import Picture, Section
+from larscope._report.sentences import FDR
 from larscope._report.style import (
     conditions_of,
     counted,
@@ -64,11 +65,13 @@ def _sentence(result: Result) -> str:
         if result.settings["shortcut"]
         else ""
     )
+    empty = not result.dataset["contribution_map"].to_numpy().any()
+    none = " Here there are none beyond chance, so the maps are empty." if empty else ""
     return (
         "A contribution map shows how strongly the cells at each pixel drive others. A latent's influence is the sum "
         "of its absolute couplings to others, over lags and targets. A pixel has the mean influence of the latents "
-        "shown there by the decoder. Maps use a separate fit: unit-variance latents, couplings selected on all runs "
-        f"together and measured in each run. A coupling is a forecast, not a synapse.{squares}"
+        "shown there by the decoder. Maps use a separate fit: unit-variance latents, couplings beyond chance in all "
+        f"runs together (q <= {FDR}), measured in each run. A coupling is a forecast, not a synapse.{none}{squares}"
     )
 
 
@@ -118,8 +121,8 @@ def maps_of(data: xr.Dataset, records: Sequence[ComparisonRecord]) -> dict[str, 
     row, column = _blocks_of(places.row, step), _blocks_of(places.column, step)
     if has_cells(data):
         pixels = np.stack(np.meshgrid(row, column, indexing="ij"), axis=-1)
-        tree = KDTree(np.stack([places.latent_row, places.latent_column], axis=1))  # type: ignore[no-untyped-call]
-        latent_at = tree.query(pixels)[1]  # type: ignore[no-untyped-call]
+        tree = KDTree(np.stack([places.latent_row, places.latent_column], axis=1))
+        latent_at = tree.query(pixels)[1]
     else:
         latent_at = np.arange(data.sizes["latent"]).reshape(-1, len(np.unique(data["latent_column"])))
     return {

@@ -110,6 +110,8 @@ def _model(result: Result) -> list[str]:
         "mean": f"{result.penalty:.4g} ({result.penalty * n_latents:.4g} for each target latent",
         "target": f"{result.penalty:.4g} (for each target latent",
         "noise": f"{result.penalty:.4g} sqrt(2 log({chosen['order'] * n_latents}) / n) (for a fit to n frames",
+        "residual": f"{result.penalty:.4g} s sqrt(2 log({chosen['order'] * n_latents}) / n) (for a fit to n frames, with "
+        "s the residual standard deviation of each latent given its own past",
     }[chosen["penalty_scale"]]
     fitted = (
         "Afterwards coefficients were fitted to each whole run, for couplings, maps and comparisons, and one matrix of "
@@ -196,9 +198,7 @@ def _restrictions(chosen: Mapping[str, Any]) -> str:
 
 def _found(result: Result) -> list[str]:
     data = result.dataset
-    explained, heldout, active = (
-        data[name].to_numpy().astype(float) for name in ("var_explained", "var_error_heldout", "n_active")
-    )
+    explained, heldout = (data[name].to_numpy().astype(float) for name in ("var_explained", "var_error_heldout"))
     said = []
     if (known := explained[explained == explained]).size:
         said.append(
@@ -210,7 +210,9 @@ def _found(result: Result) -> list[str]:
             "on the last fifth of each run, with coefficients from the rest, the squared error was "
             f"{known.mean():.2f} of the squared signal"
         )
-    said.append(f"a run had {active.mean():.0f} non-zero coefficients on average")
+    own = data["coef_target"].to_numpy() == data["coef_source"].to_numpy()
+    by_chance = f" ({data['n_chance'].to_numpy().mean():.0f} by chance)" if "n_chance" in data else ""
+    said.append(f"a run had {(~own).sum() / data.sizes['run']:.0f} couplings between latents on average{by_chance}")
     text = "; ".join(said) + "."
     return [text[0].upper() + text[1:]]
 
@@ -219,20 +221,21 @@ def _compared(records: Sequence[ComparisonRecord]) -> list[str]:
     if not records:
         return []
     sentences = [
-        "Conditions were compared by swapping coefficients between runs and by the distance of influence vectors, "
-        "with p-values from restricted permutations of the labels (Phipson & Smyth 2010); differences of contribution "
-        f"maps and of single coefficients were corrected by max-T at {LEVEL} (Westfall & Young 1993)."
+        "Conditions were compared by the squared distance of couplings (found in all runs together, those beyond "
+        "chance measured in each run by least squares, in units of their standard errors), and by the paper's two "
+        "tests, swapped coefficients and distances of influence vectors, with p-values from restricted permutations "
+        "of the labels (Phipson & Smyth 2010); differences of contribution maps and of single coefficients were "
+        f"corrected by max-T at {LEVEL} (Westfall & Young 1993)."
     ]
     for record in records:
         summary = record.summary
-        swap, influence = summary["tests"]["swap"], summary["tests"]["influence"]
+        ps = {name: f"p = {test['pvalue']:.2g}" for name, test in summary["tests"].items()}
+        couplings = f"couplings: {ps['coupling']}; " if "coupling" in ps else ""
         members = {summary[side]: summary["runs"][summary[side]] for side in ("first", "second")}
         sizes = " against ".join(f"{name} ({counted(runs, 'run')})" for name, runs in members.items())
         sentences.append(
-            f"{sizes}: errors under the other group's coefficients exceeded errors under another run of the same "
-            f"group by {swap['effect_size']:.1f}% (p = {swap['pvalue']:.2g}; rank-sum over pairs, not independent: "
-            f"p = {swap['pvalue_ranksum']:.2g}); influence vectors: p = {influence['pvalue']:.2g} (rank-sum: "
-            f"p = {influence['pvalue_ranksum']:.2g}); smallest p of this design: {swap['min_pvalue']:.2g}; "
+            f"{sizes}: {couplings}coefficient swap: {ps['swap']}; influence vectors: {ps['influence']}; smallest p of "
+            f"this design: {summary['tests']['swap']['min_pvalue']:.2g}; "
             f"{summary['map']['n_different']:,} of {summary['map']['n_pixels']:,} pixels and "
             f"{summary['edges']['n_different']:,} of {summary['edges']['n_tested']:,} coefficients differed."
         )

@@ -9,6 +9,9 @@ from larscope._report.cells import describe_cells, has_cells
 from larscope._report.style import percent
 from larscope._results.folder import SHARED, Result
 
+FDR = 0.1
+"""Couplings with a q-value up to this are beyond chance."""
+
 SETTLED = 0.05
 """Largest change of the loss, over the last fifth of training, to count as levelled off."""
 
@@ -33,7 +36,7 @@ def describe_dynamics(result: Result) -> list[str]:
         if result.settings.get("coefficients") == "condition"
         else []
     )
-    return [_dynamics(result), *shared]
+    return [*_dynamics(result), *shared]
 
 
 def _data(result: Result) -> str:
@@ -94,15 +97,36 @@ def _held_out(error: float | None) -> str:
     return f"{kept} explain {percent(1 - error)}, mean over frames"
 
 
-def _dynamics(result: Result) -> str:
+def _dynamics(result: Result) -> list[str]:
+    """Count own pasts and couplings apart, each beside chance where the result knows it."""
     data = result.dataset
-    active = data["n_active"].to_numpy()
-    possible = int(data.attrs["order"]) * data.sizes["latent"] ** 2
-    own = float((data["coef_target"].to_numpy() == data["coef_source"].to_numpy()).mean()) if active.sum() else 0.0
-    return (
-        f"A run has {active.mean():.0f} active coefficients of {possible} ({active.mean() / possible:.2%}; "
-        f"from {active.min()} to {active.max()}). Of these, {own:.0%} link a latent to its own past."
+    n_latents, order = data.sizes["latent"], int(data.attrs["order"])
+    own = data["coef_target"].to_numpy() == data["coef_source"].to_numpy()
+    of_run = np.bincount(data["coef_run"].to_numpy()[~own], minlength=data.sizes["run"])
+    possible = order * n_latents * (n_latents - 1)
+    sentence = (
+        f"A run has {of_run.mean():.0f} couplings between latents of {possible:,} possible (from {of_run.min()} to "
+        f"{of_run.max()})"
     )
+    if "n_chance" in data:
+        sentence += f"; {data['n_chance'].to_numpy().mean():.0f} are expected by chance"
+    sentence += f". Coefficients of a latent's own past: {own.sum() / data.sizes['run']:.0f} of {order * n_latents:,}."
+    return [sentence, *_beyond_chance(result)]
+
+
+def _beyond_chance(result: Result) -> list[str]:
+    """Say how many couplings of each condition are beyond chance, over all of its runs."""
+    data = result.dataset
+    if "coupling_qvalue" not in data:
+        return []
+    kept = data["coupling_condition"].to_numpy()[data["coupling_qvalue"].to_numpy() <= FDR]
+    counts = {name: int((kept == name).sum()) for name in dict.fromkeys(data["condition"].to_numpy().tolist())}
+    said = ", ".join(f"{name} {count or 'none beyond chance'}" for name, count in counts.items())
+    meaning = "a tenth of these is expected to be chance. " if any(counts.values()) else ""
+    return [
+        f"Couplings beyond chance over all runs of a condition (q <= {FDR}): {said}. {meaning.capitalize()}"
+        "A coupling is a forecast, not a synapse, and common input can make one."
+    ]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The outcome of one comparison as files: `result/comparisons/<first>-<second>/`. No pickle.
 
 ====================  ==================================================================
-`comparison.json`     both tests: p-values, effect sizes, who traded labels, warnings
+`comparison.json`     all tests: p-values, effect sizes, who traded labels, warnings
 `comparison.nc`       contribution maps and their difference; permuted statistics; pairs of runs; edges
 `edges.csv`           every tested coefficient with its image positions, most significant first
 `*.png`               figures (`larscope._report.comparison`)
@@ -48,7 +48,7 @@ class ComparisonRecord:
     ----------
     summary
         `first` and `second`, the groups' names; `runs`, those in each; `tests`, the numbers and warnings of the
-        `swap` and the `influence` test; `simulated`.
+        `coupling`, the `swap` and the `influence` test; `simulated`.
     dataset
         Arrays: see `docs/result.md`.
     edges
@@ -85,7 +85,7 @@ def build_record(
     runs
         Names of the runs of each group.
     tests
-        `"swap"` and `"influence"`.
+        `"coupling"`, the primary one, `"swap"` and `"influence"`.
     maps
         Mean contribution map of each group.
     difference, edges

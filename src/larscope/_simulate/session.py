@@ -98,7 +98,7 @@ def simulate_session(
     cell_diameter
         In pixels.
     order
-        Order of the VAR that the traces follow. Couplings between spikes have lags from 1 to `order` - 1.
+        Order of the traces' VAR. Couplings between spikes have lags from 1 to `order` - 1.
     runs_per_block
         Consecutive runs of one condition; None makes eight blocks, as in the paper. Blocks of one run are not
         marked as blocks.
@@ -114,7 +114,7 @@ def simulate_session(
     motion
         Root mean square of the residual motion, in pixels.
     overlapping
-        Share of the cells that lie over half of another one.
+        Share of cells lying half over another one.
     haze
         Brightness of the haze: 1 is 3 % of the background for each of six patterns.
     seed

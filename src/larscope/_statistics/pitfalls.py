@@ -114,7 +114,7 @@ def uncoupled_runs(coefs: Coefs) -> tuple[str, ...]:
 
 
 def _without(what: str, so: str, runs: list[int]) -> tuple[str, ...]:
-    return (f"Runs {runs} (counted from 0) have no {what}: they {so}. Lower the penalty.",) if runs else ()
+    return (f"Runs {runs} (counted from 0) have no {what}: they {so}.",) if runs else ()
 
 
 def check_fitted_separately(coefs: Coefs, units: ExchangeableUnits) -> None:
