@@ -34,7 +34,7 @@ from larscope._simulate.session import SimulatedSession
 from larscope._simulate.truth import Truth
 
 HERE = Path(__file__).parent
-SEEDS = (0, 1, 2, 3, 4)
+SEEDS = (0, 5, 6, 7, 8)
 CHOSEN_ON = 0
 DIAMETER = 7.0
 KINDS: Mapping[str, Mapping[str, Any]] = {

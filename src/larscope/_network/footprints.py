@@ -14,10 +14,10 @@ and neither has what comes and goes without memory. Cells are looked for in C: f
 first (`seek_cells`), then all together (`refine`), and those are left out that the others explain (`choose_cells`).
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
 from math import ceil
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -43,8 +43,8 @@ REACH = 0.9
 SMOOTH = 0.2
 """Width of the Gaussian that the map of candidates is smoothed by, in diameters."""
 
-DEVIATIONS = 4.0
-"""Candidates stand out from that map by so many robust standard deviations."""
+DEVIATIONS = 7.0
+"""Candidates stand out from what is left of that map by so many robust standard deviations."""
 
 FAINT, FAINTEST = 0.15, 0.1
 """Pixels below this share of its peak are none of a footprint: of a candidate, and of a refined one."""
@@ -68,6 +68,9 @@ explains."""
 FAINT_CELL = 0.02
 """It stays only if it explains at least this share of what cells explain in the median."""
 
+FORGETFUL = 0.05
+"""And only if this share of its trace's power is left one frame later: less is noise."""
+
 OVERLAPPING = 0.2
 """Two footprints overlap where the cosine between them is larger."""
 
@@ -82,6 +85,9 @@ SPACING = 1.7
 
 HAZE_SHARE, MOST_HAZE = 0.03, 12
 """Haze has as many parts as vary by this share of the first, and no more than that number."""
+
+
+Found = TypeVar("Found", bound=Sized)
 
 
 @dataclass(frozen=True)
@@ -147,23 +153,28 @@ def find_parts(
     shape = (int(mean_frame.shape[0]), int(mean_frame.shape[1]))
     static = static_components(mean_frame)
     candidates = seek_cells(covary(movie, shape, static, diameter), diameter)
-    if not len(candidates):
-        raise LarscopeError(
-            f"Latents need cells: none of about {diameter:g} pixels was found in this session. Pass their diameter as "
-            "`cell_diameter`, or latents='grid'."
-        )
+    _require_cells(candidates, diameter)
     haze = seek_haze(movie, mean_frame, static, candidates, diameter)
     cells = Windows.around(candidates, round(REACH * diameter))
     broad = torch.cat([haze, static]).flatten(1).numpy()
     for _ in range(ROUNDS):
         moments = measure_parts(movie, cells, broad)
         cells, broad, lagged = refine(moments, cells, broad, len(haze), mean_frame.numpy(), diameter)
-        cells = choose_cells(cells, broad, lagged)
+        cells = _require_cells(choose_cells(_require_cells(cells, diameter), broad, lagged), diameter)
     moments = measure_parts(movie, cells, broad)
     memory = np.clip(np.diag(moments.lagged) / np.diag(moments.power), 0, 1)[len(cells) :]
     cells = cells.keep(np.argsort(-np.diag(moments.lagged)[: len(cells)]))
     peaks = cells.values.max((1, 2), keepdims=True)
     return Parts(Windows(cells.values / peaks, cells.corner, shape), broad.reshape(-1, *shape), memory)
+
+
+def _require_cells(cells: Found, diameter: float) -> Found:
+    if not len(cells):
+        raise LarscopeError(
+            f"Latents need cells: none of about {diameter:g} pixels was found in this session. Pass their diameter as "
+            "`cell_diameter`, or latents='grid'."
+        )
+    return cells
 
 
 def search_bytes(shape: tuple[int, int], diameter: float) -> int:
@@ -294,13 +305,14 @@ def seek_cells(covariance: LaggedCovariance, diameter: float) -> Float[NDArray[n
     height, width = covariance.shape
     half = round(REACH * diameter)
     left = covariance.variances()
-    smooth = gaussian_filter(left, SMOOTH * diameter)
-    middle = np.median(smooth)
-    threshold = middle + DEVIATIONS * 1.4826 * np.median(np.abs(smooth - middle))
     used = np.zeros(left.shape, bool)
     footprints: list[NDArray[np.float64]] = []
     while len(footprints) < MOST_CELLS:
-        open_map = np.where(used, -np.inf, gaussian_filter(left, SMOOTH * diameter))
+        smooth = gaussian_filter(left, SMOOTH * diameter)
+        # of what is left: while strong cells are there, they are most of the spread
+        middle = np.median(smooth)
+        threshold = middle + DEVIATIONS * 1.4826 * np.median(np.abs(smooth - middle))
+        open_map = np.where(used, -np.inf, smooth)
         seed = np.unravel_index(open_map.argmax(), open_map.shape)
         if open_map[seed] <= max(threshold, 0):
             break
@@ -563,7 +575,7 @@ def refine(
     for sweep in range(SWEEPS):
         hazy = cells.pad(parts)
         for k in range(n_cells):
-            if lagged[k, k] <= 0:
+            if lagged[k, k] <= FORGETFUL * moments.power[k, k]:
                 values[k] = 0
                 continue
             drawn = lagged[k, n_cells:] @ hazy[:, places[k]]
@@ -579,7 +591,7 @@ def refine(
         current = Windows(values.reshape(cells.values.shape), cells.corner, cells.shape)
         for i in range(n_haze):
             row = n_cells + i
-            if lagged[row, row] <= 0:
+            if lagged[row, row] <= FORGETFUL * moments.power[row, row]:
                 continue
             drawn = _unpad(current.matrix.T @ lagged[row, :n_cells], cells) + lagged[row, n_cells:] @ parts
             image = (parts[i] + (moments.with_broad[i] - drawn) / lagged[row, row]).reshape(mean_frame.shape)
