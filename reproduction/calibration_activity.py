@@ -98,7 +98,7 @@ def _stable(coef: np.ndarray) -> np.ndarray:
 
 def pvalues(latents: Sequence[np.ndarray], condition: Sequence[str], seed: int) -> dict[str, float]:
     """Return what each test makes of a session."""
-    var = SparseVAR(ORDER, 1.0, penalty_scale="noise", scale="latent", own_weight=0.0, gradient=None)
+    var = SparseVAR(ORDER, 1.0, penalty_scale="residual", scale="latent", own_weight=0.0, gradient=None)
     coefs = np.stack([var(torch.from_numpy(latent)).coef.numpy() for latent in latents])
     how = {"n_permutations": N_PERMUTATIONS, "seed": seed}
     return {

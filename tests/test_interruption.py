@@ -58,10 +58,10 @@ POINTS = {
         ("larscope._fit.evaluation:evaluate_run", 3, "after"),
         ("larscope._dynamics.penalty:trace_penalties", 2, "before"),
         ("larscope._fit.evaluation:clip_run", 1, "after"),
-        ("larscope._fit.evaluation:map_run", 4, "before"),
+        ("larscope._fit.evaluation:respond", 4, "before"),
     ],
     "writing": [
-        ("larscope._results.folder:build_dataset", 1, "before"),
+        ("larscope._fit.fitted:build_dataset", 1, "before"),
         ("larscope._results.folder:write_dataset", 1, "before"),
         ("larscope._results.folder:write_dataset", 1, "after"),
         ("larscope._results.folder:publish_result", 1, "after"),

@@ -40,7 +40,7 @@ def run_figure2(work: Work) -> None:
             int(np.argmax(((model.latents_[0] - model.latents_[0].mean(0)) ** 2).sum(1)[model.order :])) + model.order
         )
         latent = model.latents_[0][frame].reshape(model.network_.latent_shape)
-        example = {key.removeprefix("example_"): value[0] for key, value in model._examples.items()}
+        example = {name: model.dataset_[f"example_{name}"][0].to_numpy() for name in ("observed", "reconstruction")}
         limit = np.abs(latent - np.median(latent)).max()
         row[0].imshow(example["observed"], cmap="gray", vmin=0, vmax=np.quantile(example["observed"], 0.999))
         row[1].imshow(latent - np.median(latent), cmap="RdBu_r", vmin=-limit, vmax=limit)
@@ -238,7 +238,7 @@ def draw_dynamics(row: Sequence[Any], model: LatentVAR, penalty: float) -> None:
         )
     row[0].set(yticks=[], xlabel="frame", ylabel=f"penalty {penalty:g}")
     row[0].set_title("three liveliest latents (grey) and forecasts", fontsize="medium")
-    observed, rendered = (model._examples[f"example_{name}"][0] for name in ("observed", "forecast"))
+    observed, rendered = (model.dataset_[f"example_{name}"][0].to_numpy() for name in ("observed", "forecast"))
     for axes, image, title in ((row[1], observed, "a frame"), (row[2], rendered, "its forecast")):
         axes.imshow(image, cmap="gray", vmin=0, vmax=np.quantile(observed, 0.999))
         axes.set(xticks=[], yticks=[])

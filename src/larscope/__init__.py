@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from larscope._errors import LarscopeError
     from larscope._fit.comparing_couplings import coupling_test
     from larscope._fit.estimator import LatentVAR, load
+    from larscope._fit.to_folder import fit_to_folder
     from larscope._fit.training import EmptyFitWarning, ShortTrainingWarning
-    from larscope._movies.checks.check import check_session
+    from larscope._movies.checks.check import MovieWarning, check_session
     from larscope._movies.checks.findings import Finding, describe_findings
     from larscope._movies.readers.reader import Reader, Request
     from larscope._movies.session import Movie, Run, Session
@@ -56,6 +57,7 @@ __all__ = [
     "LostProcessError",
     "MaxT",
     "Movie",
+    "MovieWarning",
     "PenaltyChoice",
     "PenaltyWarning",
     "Reader",
@@ -75,6 +77,7 @@ __all__ = [
     "coefficient_swap_test",
     "coupling_test",
     "describe_findings",
+    "fit_to_folder",
     "influence",
     "influence_test",
     "lasso",
@@ -105,6 +108,7 @@ _HOME = {
     "LostProcessError": "_compute.processes",
     "MaxT": "_statistics.permutation",
     "Movie": "_movies.session",
+    "MovieWarning": "_movies.checks.check",
     "PenaltyChoice": "_dynamics.penalty",
     "PenaltyWarning": "_dynamics.penalty",
     "Reader": "_movies.readers.reader",
@@ -124,6 +128,7 @@ _HOME = {
     "coefficient_swap_test": "_statistics.swap",
     "coupling_test": "_fit.comparing_couplings",
     "describe_findings": "_movies.checks.findings",
+    "fit_to_folder": "_fit.to_folder",
     "influence": "_statistics.maps",
     "influence_test": "_statistics.influences",
     "lasso": "lasso",

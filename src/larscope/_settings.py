@@ -175,13 +175,13 @@ class Settings:
         Field(description="Scale to unit variance before the fit: each latent, or the whole series (the paper's)."),
     ] = "latent"
     penalty_scale: Annotated[
-        Literal["noise", "target", "mean"],
+        Literal["residual", "noise", "target", "mean"],
         Field(
-            description="Unit of the penalty. 'noise': the largest chance correlation, alpha = penalty * s * sqrt(2 "
-            "log(candidates) / frames), with s the residual of a latent's own past. 'target': alpha = penalty. 'mean': "
-            "alpha = penalty * K (the paper's)."
+            description="Unit of the penalty. 'noise': the largest chance correlation, alpha = penalty * sqrt(2 "
+            "log(candidates) / frames). 'residual': that times the residual of each latent's own past. 'target': alpha "
+            "= penalty. 'mean': alpha = penalty * K (the paper's)."
         ),
-    ] = "noise"
+    ] = "residual"
     own_weight: Annotated[
         float,
         Field(
@@ -209,6 +209,11 @@ class Settings:
         return self.penalty if isinstance(self.penalty, (int, float)) else DEFAULT_PENALTY
 
     @property
+    def n_frames_needed(self) -> int:
+        """Frames that every run must have: a training window, and the frames before it that forecast its first."""
+        return self.order + self.window
+
+    @property
     def pooling_lag(self) -> int:
         """Frames between a target and the frame with its pooling indices."""
         return 1 if self.pooling == "previous" else 0
@@ -225,14 +230,14 @@ class Settings:
     def __post_init__(self) -> None:
         if self.scale == "latent" and self.penalty_scale == "mean":
             raise LarscopeError(
-                "scale='latent' needs penalty_scale='noise' or 'target': got penalty_scale='mean'. It multiplies "
-                "the penalty by the number of latents, but at unit variance alpha = 1 already leaves no coefficient. "
+                "scale='latent' needs penalty_scale='residual', 'noise' or 'target': got penalty_scale='mean'. It "
+                "multiplies the penalty by the number of latents, but at unit variance alpha = 1 already leaves no coefficient. "
                 "Pass another, or scale='series'."
             )
-        if self.penalty is None and self.penalty_scale != "noise":
+        if self.penalty is None and self.penalty_scale != "residual":
             raise LarscopeError(
                 f"penalty_scale={self.penalty_scale!r} needs a penalty in its units: got none, and the default, "
-                f"{DEFAULT_PENALTY}, is in units of 'noise'. Pass one (the paper's, with 'mean', is 0.005)."
+                f"{DEFAULT_PENALTY}, is in units of 'residual'. Pass one (the paper's, with 'mean', is 0.005)."
             )
         if self.patch not in (2, 4, 8):
             raise LarscopeError(

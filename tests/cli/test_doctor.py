@@ -104,7 +104,7 @@ def test_source_that_is_not_installed_is_said(installed, monkeypatch):
         raise PackageNotFoundError(name)
 
     monkeypatch.setattr(doctor, "requires", none)
-    assert "run from its source" in find(examine()[3:], "larscope").value
+    assert "runs from its source" in find(examine()[3:], "larscope").value
 
 
 def run_doctor(tmp_path, **files):

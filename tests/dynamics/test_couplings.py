@@ -62,7 +62,7 @@ def test_chance_finds_as_many_couplings_of_independent_latents_whatever_they_are
     latent = torch.from_numpy(scipy.signal.lfilter([1], [1, -decay], drive, axis=0))
     n_candidates = 5 * 40 * 39
     expected = n_candidates * 2 * scipy.stats.norm.sf(np.sqrt(2 * np.log(200)))
-    var = SparseVAR(5, 1.0, penalty_scale="noise", scale="latent", own_weight=0.0)
+    var = SparseVAR(5, 1.0, penalty_scale="residual", scale="latent", own_weight=0.0)
     found = [int(var(latent).n_coupled), count_by_chance(var, latent)]
     # twice the spread of a count: spikes are not normal, and a latent's lags are alike
     assert np.all(np.abs(np.array(found) - expected) < 2 * scipy.stats.poisson.interval(0.99, expected)[1] - expected)
@@ -82,7 +82,7 @@ def test_latents_that_share_their_innovations_are_no_more_coupled_by_chance():
     """Shifted by nearly equal amounts, they would forecast each other: such pairs do not count."""
     common = np.random.default_rng(0).normal(size=(300, 1))
     latent = torch.from_numpy(common + 0.1 * np.random.default_rng(1).normal(size=(300, 30)))
-    var = SparseVAR(2, 1.0, penalty_scale="noise", scale="latent", own_weight=0.0)
+    var = SparseVAR(2, 1.0, penalty_scale="residual", scale="latent", own_weight=0.0)
     expected = 2 * 30 * 29 * 2 * scipy.stats.norm.sf(np.sqrt(2 * np.log(60)))
     assert count_by_chance(var, latent) < 3 * expected
 
@@ -136,7 +136,7 @@ def test_couplings_of_series_with_gaps_constants_and_walls():
 @pytest.mark.parametrize("lengths", [[200], [7, 9], [9, 40, 7, 100, 12], [30] * 7])
 def test_a_condensed_regression_has_the_solutions_of_all_its_rows(lengths):
     torch.manual_seed(0)
-    var = SparseVAR(2, 0.1, penalty_scale="noise", scale="latent")
+    var = SparseVAR(2, 0.1, penalty_scale="residual", scale="latent")
     runs = [torch.randn(length, 4, dtype=torch.float64).cumsum(0) for length in lengths]
     rows = var.stack(runs)
     design, target, n_rows = condense(var.stack([run]) for run in runs)

@@ -81,4 +81,4 @@ def test_is_written_drawn_and_said(findings, tmp_path):
     assert "(simulated)" in plot_stability(data)._suptitle.get_text()
     sentences = describe(data)
     assert "Trained 3 times" in sentences[0]
-    assert f"{int(data['edges_in_all'][0])} are found by all 3" in sentences[1]
+    assert f"All 3 find the same {int(data['edges_in_all'][0])} " in sentences[1]

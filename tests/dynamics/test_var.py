@@ -303,25 +303,26 @@ def test_the_weight_of_a_latents_own_past_is_scikit_learns_lasso_on_scaled_or_pr
         np.testing.assert_allclose(ours[:, j], theirs, atol=1e-8)
 
 
-def test_the_noise_scale_is_scikit_learns_lasso_at_the_threshold_of_what_its_own_past_leaves():
+@pytest.mark.parametrize("scale", ["noise", "residual"])
+def test_units_of_chance_are_scikit_learns_lasso_at_the_universal_threshold(scale):
     torch.manual_seed(0)
     latent = torch.randn(200, 4, dtype=torch.float64).cumsum(0)
-    fit = SparseVAR(2, 0.5, penalty_scale="noise", scale="latent")(latent)
+    fit = SparseVAR(2, 0.5, penalty_scale=scale, scale="latent")(latent)
     series = ((latent - latent.mean(0)) / latent.std(0, correction=0)).numpy()
     past = np.hstack([series[1:-1], series[:-2]])
     for j in range(4):
         own = past[:, [j, j + 4]]
         left = series[2:, j] - own @ np.linalg.lstsq(own, series[2:, j], rcond=None)[0]
-        alpha = 0.5 * np.sqrt(np.mean(left**2)) * np.sqrt(2 * np.log(8) / 198)
+        alpha = 0.5 * np.sqrt(2 * np.log(8) / 198) * (np.sqrt(np.mean(left**2)) if scale == "residual" else 1)
         oracle = SklearnLasso(alpha=alpha, fit_intercept=False, tol=1e-12, max_iter=100_000)
         expected = oracle.fit(past, series[2:, j]).coef_.reshape(2, 4)
         np.testing.assert_allclose(fit.coef[:, j].numpy(), expected, atol=1e-6)
 
 
-def test_the_noise_scale_passes_no_gradient_of_its_own():
+def test_the_residual_scale_passes_no_gradient_of_its_own():
     """It is that of a lasso with the same penalty given as a number: the unit is a constant."""
     latent = simulate(100, PLANTED).requires_grad_()
-    var = SparseVAR(2, 0.5, penalty_scale="noise", scale="latent")
+    var = SparseVAR(2, 0.5, penalty_scale="residual", scale="latent")
     rows = var.stack([latent])
     (ours,) = torch.autograd.grad(var.solve(*rows).square().sum(), latent, retain_graph=True)
     fixed = lasso(*rows, var.alpha(*rows))

@@ -113,7 +113,7 @@ def test_a_worker_that_is_killed_loses_nothing(narrow_table, cluster, tmp_path, 
         over.set()
         killer.join()
     require_ended(killed[0])
-    assert "An interrupted fit was found" in "".join(log.read_text() for log in out.glob("*.log"))
+    assert "Resuming an interrupted fit" in "".join(log.read_text() for log in out.glob("*.log"))
     scores = pd.read_csv(out / "sweep.csv")
     assert scores["seed"].tolist() == [0, 1]
     for seed in (0, 1):
@@ -159,7 +159,7 @@ def test_a_sweep_that_is_killed_takes_its_fits_with_it_and_goes_on(narrow_table,
     require_ended(fit)
     assert list(out.glob("*/results.nc")) == []
     app(sweep(narrow_table, out), standalone_mode=False)
-    assert "An interrupted fit was found" in (out / "seed=0.log").read_text()
+    assert "Resuming an interrupted fit" in (out / "seed=0.log").read_text()
     assert len(pd.read_csv(out / "sweep.csv")) == 1
     assert {path.name for path in out.iterdir()} == {"seed=0", "seed=0.log", "sweep.csv", ".larscope-cache"}
 

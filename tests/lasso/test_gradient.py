@@ -34,7 +34,8 @@ def test_gradcheck_twice(options):
         return lasso(X, Y, alpha, **options)
 
     assert gradcheck(solve, data())
-    assert gradgradcheck(solve, data())
+    # along random directions, which every entry is part of: a twentieth of the time
+    assert gradgradcheck(solve, data(), fast_mode=True)
 
 
 def penalised():
@@ -120,11 +121,10 @@ def test_forward_mode_of_weights_and_l2():
         torch.testing.assert_close(both[1], solve(inputs[0], 0.3), rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize("p", [8, 30])
+@pytest.mark.parametrize(
+    ("p", "options"), [*((8, o) for o in OPTIONS), (30, {}), (30, {"l2": 0.1}), (30, {"positive": True})]
+)
 def test_implicit_equals_unrolled(options, p):
-    if p != 8 and ("weights" in options or "mask" in options):
-        pytest.skip("weights are written for 8 features")
     inputs = data(p=p)
     gradients = []
     for gradient in ("implicit", "unrolled"):

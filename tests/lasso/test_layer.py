@@ -361,7 +361,19 @@ def test_tensors_of_another_device_are_solved_there(monkeypatch):
     X, Y = data()
     expected = lasso(X, Y, 0.1)
     choose = _engines.choose_engine
-    monkeypatch.setattr(engines, "choose_engine", lambda engine, device: choose(engine, torch.device("cuda")))
-    monkeypatch.setattr(engines, "_active_set", None)  # which would take them to the CPU
+    monkeypatch.setattr(_engines, "choose_engine", lambda engine, device: choose(engine, torch.device("cuda")))
+    monkeypatch.setattr(_engines, "_active_set", None)  # which would take them to the CPU
     close(lasso(X, Y, 0.1), expected)
     assert choose("active_set", torch.device("cuda")) == "active_set"
+
+
+@pytest.mark.parametrize("k", [1, 20])
+def test_a_batch_has_the_bits_of_its_entries(k):
+    g = torch.Generator().manual_seed(3)
+    X, Y = torch.randn(7, 30, 12, generator=g).double(), torch.randn(7, 30, k, generator=g).double()
+    weights = torch.rand(12, generator=g).double()
+    alpha = 0.1 * alpha_max(X, Y, weights=weights)
+    together = lasso(X, Y, alpha, weights=weights)
+    for x, y, a, coef in zip(X, Y, alpha, together, strict=True):
+        assert (coef == lasso(x, y, a, weights=weights)).all()
+    torch.testing.assert_close(together, lasso(X, Y, alpha, weights=weights, engine="path"), rtol=1e-8, atol=1e-10)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.linear_model import Lasso as CoordinateDescent
 
-from larscope.lasso import ConvergenceWarning, _certificate, alpha_max, lasso, lasso_path
+from larscope.lasso import ConvergenceWarning, _certificate, _engines, alpha_max, lasso, lasso_path
 from larscope.lasso._problem import canonical
 
 ENGINES = ["active_set", "path"]
@@ -269,16 +269,16 @@ def test_the_certificate_says_no(power, weight, positive):
     weights[15:] = weight
     problem, _ = canonical(X, y, 0.05, weights, positive=positive)
     coef = lasso(X, y, 0.05, weights=weights, positive=positive)[None, :, None]
-    assert _certificate.defect(problem, coef).item() <= engines.TOLERANCE
+    assert _certificate.defect(problem, coef).item() <= _engines.TOLERANCE
     for j in coef[0, :, 0].nonzero()[:, 0].tolist():
         for factor in (0.0, 1 - 1e-5, 1 + 1e-5):
             wrong = coef.clone()
             wrong[0, j] *= factor
-            assert _certificate.violation(problem, wrong).item() > engines.TOLERANCE
+            assert _certificate.violation(problem, wrong).item() > _engines.TOLERANCE
     for j in (coef[0, :, 0] == 0).nonzero()[:, 0].tolist():
         wrong = coef.clone()
         wrong[0, j] = 1e-5 * y.norm() / X[:, j].norm()
-        assert _certificate.violation(problem, wrong).item() > engines.TOLERANCE
+        assert _certificate.violation(problem, wrong).item() > _engines.TOLERANCE
 
 
 def test_the_gap_says_no_to_what_costs_too_much():
@@ -302,8 +302,8 @@ def test_wrong_answers_of_both_engines_are_named(monkeypatch):
         coef = torch.zeros_like(problem.weights)
         return coef, _certificate.defect(problem, coef)
 
-    monkeypatch.setattr(engines, "_active_set", nothing)
-    monkeypatch.setattr(engines, "_follow_path", nothing)
+    monkeypatch.setattr(_engines, "_active_set", nothing)
+    monkeypatch.setattr(_engines, "_follow_path", nothing)
     with pytest.warns(ConvergenceWarning, match=r"1 of 1 lasso solutions.*\(0, 0\)"):
         _, info = lasso(X, y, 0.05, return_info=True)
     assert not info.converged

@@ -209,7 +209,7 @@ def test_maps_are_those_of_the_result_and_of_its_comparison(exported):
     for name, image in expected.items():
         assert np.array_equal(images[name].data[:].T, image), name
     assert "run simulated-01" in images["contribution_map_0"].description
-    assert "familiar minus that of novel" in images["comparison_0_difference"].description
+    assert "familiar minus the map of novel" in images["comparison_0_difference"].description
 
 
 def test_tests_are_those_of_the_comparison(exported):

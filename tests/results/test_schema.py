@@ -82,10 +82,10 @@ def test_an_old_result_is_the_model_that_was_saved(old):
             fit = model.var_(torch.from_numpy(latent))
         np.testing.assert_allclose(fit.coef.numpy(), model.coef_[run], atol=1e-5)
         np.testing.assert_allclose(fit.forecast.numpy(), model.forecasts_[run], rtol=1e-4, atol=1e-5)
-        frame = model._examples["example_observed"][run]
+        frame = model.dataset_["example_observed"].to_numpy()[run]
         with torch.no_grad():
             encoded, _ = model.network_.encode(torch.from_numpy(frame)[None])
-        expected = latent[int(model._examples["example_frame"][run])]
+        expected = latent[int(model.dataset_["example_frame"].to_numpy()[run])]
         np.testing.assert_allclose(encoded.numpy().ravel(), expected, rtol=1e-4, atol=1e-5)
 
 

@@ -105,6 +105,21 @@ def test_own_errors_are_those_of_the_fit(center, scale):
     np.testing.assert_allclose(errors.diagonal(), own, rtol=1e-10)
 
 
+def test_a_latent_that_is_constant_but_for_rounding_is_scaled_as_in_the_fit():
+    """A run in which one latent stays dark, forecast with coefficients of a run in which it was active."""
+    rng = np.random.default_rng(0)
+    living, dark = rng.normal(size=(2, 300, 3)).astype(np.float32)
+    living[1:, 0] += 0.9 * living[:-1, 2]
+    dark[:, 2] = np.float32(0.3) * (1 + np.finfo(np.float32).eps * rng.integers(-2, 3, 300))
+    var = SparseVAR(order=1, penalty=0.02, scale="latent", penalty_scale="target")
+    series = [torch.from_numpy(z) for z in (living, dark)]
+    coef = var(series[0]).coef
+    assert abs(coef[0, 0, 2]) > 0.3
+    expected = (series[1][1:] - var.apply_coef(coef, series[1]).forecast).double().square().sum(1).mean()
+    errors = swap_errors([living, dark], [coef.numpy(), var(series[1]).coef.numpy()], scale="latent")
+    assert errors[1, 0] == pytest.approx(float(expected), rel=1e-4)
+
+
 @pytest.mark.parametrize("density", [0.01, 0.5])
 def test_errors_equal_brute_force(density):
     rng = np.random.default_rng(1)

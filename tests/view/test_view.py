@@ -159,7 +159,7 @@ def test_another_movie_under_the_same_name_is_refused(model, result, tmp_path):
     np.save(other.parent / "movie-1.npy", blinking_movie(LENGTHS[1] - 1, seed=1))
     first, second = find_runs(model, result, other)
     assert "must be the fitted movie: frame" in str(first)
-    assert "must have the 80 frames that were fitted; it has 79" in str(second)
+    assert "must have the 80 frames of the fit; it has 79" in str(second)
 
 
 def test_a_session_table_without_a_run_is_refused(model, result, tmp_path):
@@ -367,7 +367,7 @@ def test_a_taken_port_is_said(exhibit):
     with socket.socket() as taken:
         taken.bind(("localhost", 0))
         taken.listen()
-        with pytest.raises(LarscopeError, match=r"port of its own: \d+ cannot be had .* Pass another `--port`"):
+        with pytest.raises(LarscopeError, match=r"its own port: \d+ is not available .* Pass another `--port`"):
             make_server(exhibit, taken.getsockname()[1])
     gc.collect()
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.progress import Progress
 
-from larscope._cli.fitting import fit_and_report, prepare_sweep
+from larscope._cli.fitting import fit_and_report
 from larscope._cli.options import with_settings
 from larscope._cli.tables import print_contrasts, sweep_table
 from larscope._cli.terminal import complaints, console, print_plain, reported_errors
@@ -188,7 +188,15 @@ def sweep(
     """
     with reported_errors():
         from larscope._compute.workers import open_workers
-        from larscope._fit.sweep import fit_points, load_points, open_executor, plan, summarise, tabulate
+        from larscope._fit.sweep import (
+            fit_points,
+            load_points,
+            open_executor,
+            plan,
+            prepare_sweep,
+            summarise,
+            tabulate,
+        )
         from larscope._movies.table import read_session
 
         fixed = {"preset": preset, **({"crop": settings.pop("crop")} if "crop" in settings else {})}
@@ -200,7 +208,7 @@ def sweep(
         points = plan(fixed, {name: text.split(",") for name, text in settings.items()}, seeds)
         opened = read_session(session, on_truncated=on_truncated)
         with open_workers(jobs, scheduler):
-            left = prepare_sweep(points, opened, out)
+            left = prepare_sweep(points, opened, out, progress=True, say=print_plain)
         extra = ["--on-truncated", on_truncated]
         failed = {}
         with open_executor(jobs, scheduler) as executor, Progress(console=console) as bar:
@@ -239,13 +247,14 @@ def check(session: SessionTable) -> None:
         from larscope._movies.checks.tables import files_table, findings_table, summarise
         from larscope._movies.session import Run
         from larscope._movies.table import read_runs
+        from larscope._settings import Settings
 
         rows = read_runs(session)
         runs = [run for run in rows if isinstance(run, Run)]
         console.print(files_table(runs))
         with Progress(console=complaints, transient=True) as bars:
             bar = bars.add_task("Reading", total=sum(run.n_frames for run in runs))
-            findings = check_session(rows, lambda n_frames: bars.advance(bar, n_frames))
+            findings = check_session(rows, Settings().n_frames_needed, lambda n_frames: bars.advance(bar, n_frames))
         level = worst_level(findings)
         if level != "pass":
             console.print(findings_table(findings))

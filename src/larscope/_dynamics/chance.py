@@ -62,7 +62,7 @@ def count_by_chance(var: SparseVAR, latent: Float[Tensor, "T K"], seed: int = 0)
     >>> _ = torch.manual_seed(0)
     >>> latent = torch.randn(300, 10, dtype=torch.float64)
     >>> latent[1:, 2] += latent[:-1, 0]
-    >>> var = SparseVAR(order=1, penalty=1.0, penalty_scale="noise", scale="latent")
+    >>> var = SparseVAR(order=1, penalty=1.0, penalty_scale="residual", scale="latent")
     >>> count_by_chance(var, latent) <= 8  # of 90, where noise alone would give about 3
     True
     """

@@ -15,7 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from larscope._dynamics.couplings import condense
-from larscope._dynamics.var import SparseVAR, complete_rows, first_part, lag_matrix, rounding_energy
+from larscope._dynamics.var import SparseVAR, complete_rows, first_part, lag_matrix
+from larscope._statistics.scaling import rounding_energy
 
 FACTORS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 """Penalties of a curve, in units of the chosen one."""
@@ -54,7 +55,7 @@ class PenaltyChoice:
     penalty
         In the units of the setting.
     tried, explained
-        Every penalty that was tried, the largest first, and the share of the held-out signal that it explains.
+        Every candidate, the largest first, and its explained share of the held-out signal.
     """
 
     penalty: float
@@ -268,7 +269,7 @@ def _in_units_of(
     known = known[known.isfinite().all(1)]
     mean, sigma = var.mean_and_scale(known)
     variance = (known - mean).double().square().mean()
-    if not bool(there.any()) or variance <= rounding_energy(known).mean():
+    if not bool(there.any()) or variance <= rounding_energy(known.square().mean(), torch.finfo(known.dtype).eps):
         return None
     scaled = ((series - mean) / sigma).double()
     return lag_matrix(scaled, var.order)[there], scaled[var.order :][there], sigma.double().square() / variance

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from larscope._errors import LarscopeError
+from larscope._statistics.scaling import rounding_energy
 from larscope.lasso import alpha_max, lasso
 
 HELD_OUT = 0.2
@@ -137,15 +138,16 @@ class SparseVAR(nn.Module):
         lambda of the paper.
     penalty_scale
         `"mean"`: alpha = penalty * K, the objective above. `"target"`: alpha = penalty for each target latent.
-        `"noise"`: alpha_j = penalty * s_j * sqrt(2 log(p) / n), with s_j what the own past of target j leaves
-        unexplained (`own_residual`), p = order * K candidates and n fitted frames: times the largest correlation that p
-        series of noise are expected to reach in n frames, so that one penalty suits every target, windows, runs, and
-        runs together (the universal threshold of Donoho and Johnstone 1994).
+        `"noise"`: alpha = penalty * sqrt(2 log(p) / n), with p = order * K candidates and n fitted frames: times the
+        largest correlation that p series of noise are expected to reach in n frames, so that one penalty suits windows,
+        runs, and runs together (the universal threshold of Donoho and Johnstone 1994). `"residual"`: the same times
+        s_j, the share of target j that its own past leaves unexplained (`own_residual`): one penalty then suits every
+        target too.
     center
         Subtract the series' mean first; False as in the paper.
     scale
         `"series"`: divide by the root mean square over all frames and latents. `"latent"`: by each latent's own;
-        needs `penalty_scale="target"` or `"noise"`, since there every coefficient is zero from alpha = 1 on.
+        needs another `penalty_scale` than `"mean"`, since there every coefficient is zero from alpha = 1 on.
     own_weight
         The penalty's weight on a latent's own lags: 1 penalises them like all others, 0 not at all.
     max_distance
@@ -169,7 +171,7 @@ class SparseVAR(nn.Module):
         order: int = 5,
         penalty: float = 0.005,
         *,
-        penalty_scale: Literal["mean", "target", "noise"] = "mean",
+        penalty_scale: Literal["mean", "target", "noise", "residual"] = "mean",
         center: bool = True,
         scale: Literal["series", "latent"] = "series",
         own_weight: float = 1.0,
@@ -180,12 +182,12 @@ class SparseVAR(nn.Module):
         super().__init__()
         if scale == "latent" and penalty_scale == "mean":
             raise LarscopeError(
-                "scale='latent' needs penalty_scale='target' or 'noise', got penalty_scale='mean': with every latent "
-                "at unit variance all coefficients are zero from alpha = 1 on. Pass one of them."
+                "scale='latent' needs penalty_scale='target', 'noise' or 'residual', got penalty_scale='mean': with "
+                "every latent at unit variance all coefficients are zero from alpha = 1 on. Pass one of them."
             )
         for name, value, known in (
             ("scale", scale, ("series", "latent")),
-            ("penalty_scale", penalty_scale, ("mean", "target", "noise")),
+            ("penalty_scale", penalty_scale, ("mean", "target", "noise", "residual")),
         ):
             if value not in known:
                 raise LarscopeError(f"`{name}` must be one of {', '.join(map(repr, known))}: got {value!r}.")
@@ -216,9 +218,11 @@ class SparseVAR(nn.Module):
     def _unit(self, design: Tensor, target: Tensor, n_rows: int | None = None) -> Tensor:
         """Return a penalty of 1 in scikit-learn's units, for each target."""
         n_latents = target.shape[-1]
-        if self.penalty_scale == "noise":
-            return own_residual(design, target, self.order) * chance(self.order * n_latents, n_rows or target.shape[-2])
         unit = float(n_latents) if self.penalty_scale == "mean" else 1.0
+        if self.penalty_scale in ("noise", "residual"):
+            unit = chance(self.order * n_latents, n_rows or target.shape[-2])
+        if self.penalty_scale == "residual":
+            return own_residual(design, target, self.order) * unit
         return torch.full((*target.shape[:-2], n_latents), unit, dtype=torch.float64, device=target.device)
 
     def forward(self, latent: Float[Tensor, "*batch T K"], missing: Bool[Tensor, " T"] | None = None) -> VARFit:
@@ -337,7 +341,8 @@ class SparseVAR(nn.Module):
         axes = (-2,) if self.scale == "latent" else (-2, -1)
         variance = (latent - mean).square().mean(axes, keepdim=True)
         # what is constant but for rounding has no dynamics: scaled up, the rounding would forecast itself
-        constant = variance <= rounding_energy(latent.detach()).mean(axes, keepdim=True)
+        energy = latent.detach().square().mean(axes, keepdim=True)
+        constant = variance <= rounding_energy(energy, torch.finfo(latent.dtype).eps)
         return mean, torch.where(constant, torch.ones_like(variance), variance).sqrt()
 
     def extra_repr(self) -> str:
@@ -382,11 +387,6 @@ def chance(n_candidates: int, n_frames: int) -> float:
     0.179
     """
     return math.sqrt(2 * math.log(max(2, n_candidates)) / n_frames)
-
-
-def rounding_energy(latent: Float[Tensor, "*batch T K"]) -> Float[Tensor, "*batch T K"]:
-    """Return the squared size of rounding errors in a series, generously."""
-    return latent.square() * (64 * torch.finfo(latent.dtype).eps) ** 2
 
 
 def neighbours(latent_shape: tuple[int, int], max_distance: float) -> Bool[Tensor, "K K"]:
@@ -434,7 +434,7 @@ def measure(
         forecast = fit.forecast[rows]
         residual = (target - forecast).square().sum()
         spread = (target - target.mean(0)).square().sum()
-        if spread <= rounding_energy(target).sum():
+        if spread <= rounding_energy(target.square().sum(), torch.finfo(target.dtype).eps):
             return Measures(float("nan"), float("nan"), float("nan"))
         return Measures(
             var_error=_relative_error(target, forecast, fit.mean),

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
+import xarray as xr
 from jaxtyping import Float
 from lightning.fabric import Fabric
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from larscope._dynamics.var import SparseVAR
 from larscope._errors import LarscopeError, suggest
 from larscope._fit.comparing_couplings import compare_couplings
 from larscope._fit.evaluation import RESPONSE_FRAMES, map_as_printed, respond
+from larscope._fit.fitted import couplings_of
 from larscope._fit.networks import Network
 from larscope._fit.parameters import HasSettings
 from larscope._movies.preprocessing import PreparedSession, Preprocessing, prepare_showing
@@ -45,7 +47,7 @@ class ComparesConditions(HasSettings):
 
     coef_: SparseCoefficients
     latents_: list[Series]
-    contribution_maps_: Float[NDArray[np.float32], "runs height width"]
+    dataset_: xr.Dataset
     runs_: pd.DataFrame
     network_: Network
     var_: SparseVAR
@@ -57,6 +59,17 @@ class ComparesConditions(HasSettings):
     def mean_frame_(self) -> Float[NDArray[np.float32], "height width"]:
         """Mean over runs of each run's mean over time."""
         return self._fitted_network().mean_frame.cpu().numpy()
+
+    @property
+    def couplings_(self) -> pd.DataFrame:
+        """The couplings of each condition, over all of its runs."""
+        return couplings_of(self.dataset_)
+
+    @property
+    def contribution_maps_(self) -> Float[NDArray[np.float32], "runs height width"]:
+        """Where in the image each run's couplings come from."""
+        maps: Float[NDArray[np.float32], "runs height width"] = self.dataset_["contribution_map"].to_numpy()
+        return maps
 
     def compare(
         self,
@@ -78,8 +91,7 @@ class ComparesConditions(HasSettings):
         Parameters
         ----------
         first, second
-            Conditions, or names from `groups`. `block` and `subject` of the session table say which labels may be
-            permuted.
+            Conditions, or names from `groups`. `block` and `subject` of the session table decide the permutations.
         test
             `"coupling"`: whether couplings differ (`coupling_test`). The paper's two ask whether coefficients or
             activity do: `"swap"`, `coefficient_swap_test`, and `"influence"`, `influence_test`.
@@ -88,8 +100,8 @@ class ComparesConditions(HasSettings):
         direction
             For the influence test.
         by
-            The column whose values `first` and `second` are. When blocks (or subjects) themselves are compared, they
-            no longer say which labels may be permuted.
+            The column whose values `first` and `second` are. If you compare blocks (or subjects) themselves, they no
+            longer decide the permutations.
         groups
             More groups by name, each True for its runs, such as `larscope._statistics.groups.select_runs` makes.
         n_permutations, seed
@@ -121,9 +133,9 @@ class ComparesConditions(HasSettings):
         Parameters
         ----------
         by
-            Column of the session table whose values are the groups, where `groups` is left out.
+            Column of the session table with the groups, if you leave `groups` out.
         groups
-            For each group's name, which runs are in it. Groups that share runs are not compared with each other.
+            The runs of each group, by name. Groups with shared runs are not compared with each other.
         how
             `test`, `relative`, `direction`, `n_permutations`, `seed`: see `compare`.
 
@@ -207,7 +219,7 @@ class ComparesConditions(HasSettings):
     ) -> EdgeDifferences:
         """Test each coefficient for a difference, first minus second, corrected for their number by max-T.
 
-        Every run's coefficients are those of as many frames as the shortest has.
+        Every run's coefficients come from as many frames as the shortest run has.
 
         Parameters
         ----------
@@ -253,8 +265,8 @@ class ComparesConditions(HasSettings):
     ) -> ComparisonRecord:
         """Compare two conditions in every way: all tests, the difference map and each edge.
 
-        Parameters as in `compare`. `larscope._results.comparison.write_record` puts the outcome into a
-        result folder. What limits the comparison is in the record, and not warned of.
+        Parameters as in `compare`. `larscope._results.comparison.write_record` puts the outcome into a result folder.
+        Its limits are in the record, without a warning.
         """
         which: dict[str, Any] = {"by": by, "groups": groups}
         how: dict[str, Any] = {"n_permutations": n_permutations, "seed": seed}
@@ -308,16 +320,15 @@ class ComparesConditions(HasSettings):
         direction
             `"outflow"`: what a place does to others. `"inflow"`: what others do to it.
         gain
-            Standard deviations that a latent is moved to see which pixels the decoder shows it in; with
+            Displacement of a latent, in standard deviations, to find its pixels in the decoder's image; with
             `preset="paper"`, a factor of the influence.
         exclude_radius
             Leave out couplings between latents at most this far apart (latent pixels): one cell over two latents
             looks like a coupling.
         preset
-            `"default"`: influence from couplings between latents of unit variance, selected on all runs together
-            and measured in each (`larscope._dynamics.var.fit_couplings`), as a mean over the latents that a pixel shows
-            (`larscope._statistics.maps.contribution_map`). `"paper"`: `coef_`, and the printed formula of the map
-            (that of the influence is `direction="inflow"`).
+            `"default"`: influence from couplings between latents of unit variance, beyond chance in all runs together
+            and measured in each, as a mean over the latents of a pixel. `"paper"`: `coef_`, and the printed formula of
+            the map (the printed influence is `direction="inflow"`).
         session
             The session of the fit. Only needed for other than the default options after `larscope.load`, since a
             result folder holds no frames to take pooling indices from.

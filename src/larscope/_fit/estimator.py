@@ -9,7 +9,7 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from functools import partial
@@ -27,10 +27,8 @@ from rich.progress import Progress
 from torch import Tensor
 
 from larscope._compute.processes import Processes, is_first, spread
-from larscope._dynamics.coefficients import SparseCoefficients
 from larscope._dynamics.penalty import (
     PenaltyChoice,
-    PenaltyCurve,
     TinyPenaltyWarning,
     choose_penalty,
     chosen_runs,
@@ -39,9 +37,8 @@ from larscope._dynamics.penalty import (
 from larscope._dynamics.var import HELD_OUT, VARFit
 from larscope._errors import LarscopeError
 from larscope._fit.comparing import ComparesConditions, Series
-from larscope._fit.coupling_table import COLUMNS, tabulate_couplings
+from larscope._fit.coupling_table import tabulate_couplings
 from larscope._fit.evaluation import (
-    Clip,
     RunEvaluation,
     SharedCoefficients,
     clip_run,
@@ -51,13 +48,28 @@ from larscope._fit.evaluation import (
     explain_frames,
     share_coefficients,
 )
+from larscope._fit.fitted import (
+    add_couplings,
+    add_footprints,
+    add_maps,
+    build_dataset,
+    choice_of,
+    coefficients_of,
+    crop_offset_of,
+    preprocessing_of,
+    runs_of,
+    score_session,
+    scores_of,
+    series_of,
+)
 from larscope._fit.networks import Network, begin_network, restore_network
-from larscope._fit.preflight import estimate_fit
+from larscope._fit.preflight import Estimate, estimate_fit
+from larscope._fit.traces import Traces, draw_traces
 from larscope._fit.training import build_var, train
 from larscope._movies.preprocessing import PreparedSession, Preprocessing, prepare_showing
 from larscope._movies.session import Session, require_frames
 from larscope._network.autoencoder import Autoencoder
-from larscope._results.folder import SHARED, Result, build_dataset, read_result, split_runs, write_result
+from larscope._results.folder import SHARED, Result, read_result, write_result
 from larscope._results.provenance import describe_versions, git_commit
 from larscope._settings import REFITTED, Preset, Settings, setting_names
 from larscope._storage import describe_inputs
@@ -68,19 +80,6 @@ MANY_LATENTS = 1000
 TINY_PENALTY = 0.05
 """Warn below this penalty (in noise units)."""
 
-RUN_COLUMNS = (
-    "condition",
-    "block",
-    "subject",
-    "start",
-    "stop",
-    "frame_rate",
-    "pixel_size",
-    "dataset",
-    "channel",
-    "plane",
-)
-
 TRAINED_BY = ("created", "seconds", "command", "fit", "versions", "git")
 """Record of the training kept by a refit."""
 
@@ -88,10 +87,10 @@ TRAINED_BY = ("created", "seconds", "command", "fit", "versions", "git")
 class LatentVAR(ComparesConditions):
     """Sparse dynamics of the latents of a convolutional autoencoder, learned together (sec. 2).
 
-    Takes every setting of `Settings` as a keyword, under the same name as `larscope fit` does, and `preset`, which
-    stands for several of them that others given beside it win over: `"paper"` is the paper's. `settings` holds them
-    all; `model.penalty` reads one and `model.penalty = 0.5` changes it, as `set_params` does. Two models are equal only
-    if they are the same object; `sklearn.base.clone` gives an unfitted one with the same settings.
+    Takes every setting of `Settings` as a keyword, under the same name as `larscope fit` does, and `preset`, a named
+    set of settings (`"paper"`: the paper's). Settings you pass override it. `settings` holds them all; `model.penalty`
+    reads one and `model.penalty = 0.5` changes it, as `set_params` does. Two models are equal only if they are the same
+    object; `sklearn.base.clone` gives an unfitted one with the same settings.
 
     Attributes
     ----------
@@ -107,7 +106,7 @@ class LatentVAR(ComparesConditions):
         `condition`, `source`, `target`, `lag`, `effect`, `n_runs`, `qvalue` (`larscope._fit.coupling_table`). Those
         with `qvalue <= 0.1` are beyond chance: of these, a tenth is expected to be chance.
     latents_, forecasts_
-        Series of each run, (T, K) and (T - order, K); NaN where frames were masked.
+        Series of each run, (T, K) and (T - order, K); NaN at masked frames.
     contribution_maps_
         (runs, height, width): where in the image each run's couplings come from: influence, without unit.
     footprints_
@@ -118,11 +117,13 @@ class LatentVAR(ComparesConditions):
         The session's table.
     log_
         One row a training step.
+    dataset_
+        All of this as one dataset of xarray, as `results.nc` holds it: see [the result](result.md).
     penalty_, choice_
         The penalty of the fits to single runs, and with `penalty="auto"` what it was chosen from; else None.
     shared_choice_
-        With `coefficients="condition"`, unless `penalty` is a number: the penalty of the coefficients that runs share,
-        and what it was chosen from; else None.
+        With `coefficients="condition"`, unless `penalty` is a number: the penalty of coefficients shared by runs, with
+        all candidates; else None.
     network_, var_, preprocessing_, crop_offset_
         The fitted parts; `crop_offset_` is the row and column of the crop's first pixel.
 
@@ -207,11 +208,10 @@ class LatentVAR(ComparesConditions):
             Folder for the preprocessed frames, for movies larger than memory; None keeps them in memory. Frames of
             the same files, preprocessed in the same way, are found there again.
         max_memory
-            Bytes of resident memory that each process should stay below (see `larscope._fit.preflight.estimate_fit`).
+            Limit of resident memory for each process, in bytes (see `larscope._fit.preflight.estimate_fit`).
         devices, num_nodes, strategy
-            How many processes train together, on how many machines (see
-            `larscope._compute.processes.Processes`). Each runs the script that calls this, and has the fitted model in
-            the end; `save` writes in the first alone.
+            How many processes train together, on how many machines (see `larscope._compute.processes.Processes`). Each
+            runs your script, and has the fitted model in the end; only the first one saves.
 
         Raises
         ------
@@ -219,53 +219,62 @@ class LatentVAR(ComparesConditions):
             A run is too short, a frame cannot be used, the fit needs more than `max_memory`, or there are not so many
             devices.
         """
-        started, settings = time.monotonic(), self.settings
+        started = time.monotonic()
         processes = Processes(devices, num_nodes, strategy)
+        keep_memory = self._expect(session, processes, cache is not None).may_keep_memory(max_memory)
+        fabric = processes.start()
+        progress = progress and fabric.global_rank == 0
+        # the others then find the frames in the cache
+        with fabric.rank_zero_first() if cache else nullcontext():
+            prepared = prepare_showing(session, progress, **self._preparation(), cache=Path(cache) if cache else None)
+        folder = Path(checkpoints) if checkpoints else None
+        return self._fit(prepared, processes, fabric, started, keep_memory, folder, progress)
+
+    def _preparation(self) -> dict[str, Any]:
+        """Return what decides how frames are prepared."""
+        return {name: getattr(self.settings, name) for name in ("crop", "downscale", "nan")}
+
+    def _expect(self, session: Session, processes: Processes, cached: bool) -> Estimate:
+        """Return what a fit will take; refuse what cannot be, and warn of what will hardly be worth it."""
+        settings = self.settings
         processes.share(settings.batch_size)
-        estimate = estimate_fit(settings, session, cached=cache is not None)
+        estimate = estimate_fit(settings, session, cached)
         if estimate.n_latents > MANY_LATENTS:
             warnings.warn(
                 f"A VAR of {estimate.n_latents} latents, one for {settings.patch} x {settings.patch} pixels, has "
                 f"{settings.order * estimate.n_latents**2:.2g} coefficients a run: far more than its frames can tell, "
                 "and slow. Use `downscale` or `crop`; the paper had 384 latents.",
-                stacklevel=2,
+                stacklevel=3,
             )
-        if settings.penalty_scale == "noise" and settings.training_penalty < TINY_PENALTY:
+        if settings.penalty_scale in ("noise", "residual") and settings.training_penalty < TINY_PENALTY:
             warnings.warn(
-                f"A penalty of {settings.training_penalty:g} is {settings.training_penalty:.1%} of the largest "
-                "chance correlation. Nearly every coefficient is kept, so the fit is slow and forecasts nothing. "
-                "Raise the penalty. The paper's penalties have other units: use preset='paper', or scale='series' "
-                "with penalty_scale='mean'.",
+                f"A penalty of {settings.training_penalty:g} is {settings.training_penalty:.1%} of the largest chance "
+                "correlation. Nearly every coefficient is kept, so the fit is slow and forecasts nothing. Raise the "
+                "penalty. The paper's penalties have other units: use preset='paper', or scale='series' with "
+                "penalty_scale='mean'.",
                 TinyPenaltyWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
-        keep_memory = estimate.may_keep_memory(max_memory)
-        fabric = processes.start()
-        progress = progress and fabric.global_rank == 0
-        # the others then find the frames in the cache
-        with fabric.rank_zero_first() if cache else nullcontext():
-            prepared = prepare_showing(
-                session,
-                progress,
-                crop=settings.crop,
-                downscale=settings.downscale,
-                nan=settings.nan,
-                cache=Path(cache) if cache else None,
-            )
-        prepared.require_stretches(settings.window, settings.order)
+        return estimate
+
+    def _fit(
+        self,
+        prepared: PreparedSession,
+        processes: Processes,
+        fabric: Fabric,
+        started: float,
+        keep_memory: bool,
+        checkpoints: Path | None,
+        progress: bool,
+    ) -> Self:
+        """Train on prepared frames; then fit and measure."""
+        prepared.require_stretches(self.settings.window, self.settings.order)
         try:
-            self._take(begin_network(settings, prepared, progress), prepared.preprocessing)
+            self._take(begin_network(self.settings, prepared, progress), prepared.preprocessing)
             self.log_ = []
             if isinstance(self.network_, Autoencoder):
                 self.log_ = train(
-                    self.network_,
-                    self.var_,
-                    prepared,
-                    settings,
-                    Path(checkpoints) if checkpoints else None,
-                    progress,
-                    keep_memory,
-                    processes,
+                    self.network_, self.var_, prepared, self.settings, checkpoints, progress, keep_memory, processes
                 )
             self._fit_runs(prepared, started, progress, fabric)
         except BaseException:
@@ -273,6 +282,59 @@ class LatentVAR(ComparesConditions):
             self._forget()
             raise
         return self
+
+    @classmethod
+    def from_traces(
+        cls,
+        traces: Traces,
+        condition: Sequence[str],
+        block: Sequence[Hashable] | None = None,
+        footprints: Float[NDArray[np.floating], "K height width"] | None = None,
+        *,
+        subject: Sequence[Hashable] | None = None,
+        **settings: Any,
+    ) -> Self:
+        """Fit the VAR to traces that you have already, such as suite2p's or CaImAn's: no movie and no network.
+
+        Couplings, tests, maps, `save` and the report are those of any other fit.
+
+        Parameters
+        ----------
+        traces
+            One array (frames, cells) a run, the same cells in each: F, dF/F or deconvolved. A frame that is missing is
+            NaN in all cells.
+        condition, block, subject
+            Of each run.
+        footprints
+            (cells, height, width), not negative: where maps show the cells. Without them each is a square of its own.
+        settings
+            Those of the VAR: `order`, `penalty`, `coefficients`, ...
+
+        Raises
+        ------
+        LarscopeError
+            Traces, conditions and footprints do not fit together, or a setting is wrong.
+
+        Examples
+        --------
+        >>> rng = np.random.default_rng(0)
+        >>> traces = [rng.standard_normal((200, 3)) for _ in range(4)]
+        >>> for run in traces:
+        ...     run[1:, 2] += run[:-1, 0]  # cell 0 acts on cell 2
+        >>> model = LatentVAR.from_traces(traces, ["a", "b", "a", "b"], order=1)
+        >>> model.coef_[0][0].round(1)
+        array([[-0. ,  0. ,  0. ],
+               [ 0. , -0.1,  0. ],
+               [ 0.6,  0. , -0. ]], dtype=float32)
+        """
+        started = time.monotonic()
+        model = cls(**{**settings, "latents": "cells"})
+        network, prepared = draw_traces(traces, condition, block, subject, footprints, model.settings.order)
+        model._take(network, prepared.preprocessing)
+        model.log_ = []
+        latents = [torch.from_numpy(np.asarray(one, np.float32)) for one in traces]
+        model._fit_runs(prepared, started, progress=False, latents=latents)
+        return model
 
     def refit(
         self, session: Session, *, progress: bool = False, cache: str | Path | None = None, **settings: Any
@@ -322,11 +384,8 @@ class LatentVAR(ComparesConditions):
                     f"`fit` on LatentVAR({name}={value!r}, ...)."
                 )
         self._known_session(session)
-        require_frames(
-            session,
-            model.settings.order + model.settings.window,
-            f"order {model.settings.order} + window {model.settings.window}",
-        )
+        new = model.settings
+        require_frames(session, new.n_frames_needed, f"order {new.order} + window {new.window}")
         how = Path(cache) if cache else None
         prepared = prepare_showing(
             session, progress, preprocessing=self.preprocessing_, nan=self.settings.nan, cache=how
@@ -375,7 +434,7 @@ class LatentVAR(ComparesConditions):
         require_frames(session, needed, f"order {self.settings.order}, fitted to the first {1 - HELD_OUT:.0%} of a run")
         prepared = self._prepare_new(session)
         latents = self._encode(prepared, progress=False)
-        return _score_table(session, self._evaluate(prepared, latents, self._shared_by_fit(session), progress=False))
+        return score_session(session, self._evaluate(prepared, latents, self._shared_by_fit(session), progress=False))
 
     def score_frames(self, session: Session) -> pd.DataFrame:
         """Return how much of a session's movies one-step-ahead forecasts explain: in pixels, as for any other method.
@@ -430,30 +489,9 @@ class LatentVAR(ComparesConditions):
             return Path(folder)
         state = self._fitted_network().state_dict()
         weights = {name: value.cpu().contiguous().numpy() for name, value in state.items()}
-        dataset = build_dataset(
-            runs=self.runs_,
-            scores=self.scores_,
-            latents=self.latents_,
-            forecasts=self.forecasts_,
-            coef_shape=self.coef_.shape,
-            coef_index=self.coef_.nonzero,
-            coef_value=self.coef_.value,
-            couplings=self.couplings_,
-            mean_frame=self.mean_frame_,
-            positions=self.network_.positions,
-            footprints=self.footprints_ if self.settings.latents == "cells" else None,
-            examples=self._examples,
-            clips=self._clips,
-            curves=self._curves,
-            contribution_maps=self.contribution_maps_,
-            penalty=self.penalty_,
-            tried={**_stack_choice(self.choice_), **_stack_choice(self.shared_choice_, SHARED)},
-            shared_penalty=None if self.shared_choice_ is None else self.shared_choice_.penalty,
-            preprocessing=self.preprocessing_,
-            crop_offset=self.crop_offset_,
-            simulated=self.simulated_,
+        return write_result(
+            Result(self.settings.as_dict(), self.provenance_, self.log_, weights, self.dataset_), folder
         )
-        return write_result(Result(self.settings.as_dict(), self.provenance_, self.log_, weights, dataset), folder)
 
     def _take(self, network: Network, preprocessing: Preprocessing) -> None:
         self.preprocessing_ = preprocessing
@@ -477,32 +515,33 @@ class LatentVAR(ComparesConditions):
             self.choice_ = self._choose_penalty(latents, None, progress)
             self.var_.penalty = self.choice_.penalty
         evaluations = self._evaluate(prepared, latents, None, progress, fabric)
-        self.crop_offset_ = prepared.preprocessing.offset(session.frame_shape)
-        self.runs_ = _run_table(session)
-        self.scores_ = _score_table(session, evaluations)
-        self.latents_ = [evaluation.latent for evaluation in evaluations]
-        self.forecasts_ = [evaluation.forecast for evaluation in evaluations]
-        self.coef_ = SparseCoefficients.join([evaluation.coef for evaluation in evaluations])
-        self._examples = _stack_examples(evaluations)
         conditions = [run.condition for run in session]
-        self.couplings_ = tabulate_couplings(self.var_, self.latents_, conditions, self.coef_)
         # one clip a condition: they are for looking at, and large
         shown = [conditions.index(name) for name in dict.fromkeys(conditions)]
-        self._clips = _join_clips(
-            {run: clip_run(self.network_, prepared, run, evaluations[run], self.settings) for run in shown}
-        )
         tried = chosen_runs(conditions)
         curves = spread(
             partial(trace_penalties, self.var_),
-            [torch.from_numpy(self.latents_[run]) for run in tried],
+            [torch.from_numpy(evaluations[run].latent) for run in tried],
             "Trying other penalties",
             progress,
             fabric,
         )
-        self._curves = _stack_curves(dict(zip(tried, curves, strict=True)))
-        self.contribution_maps_ = self._map(prepared, range(len(session)), progress, fabric)
+        dataset = build_dataset(
+            prepared,
+            self.mean_frame_,
+            self.network_.positions,
+            evaluations,
+            {run: clip_run(self.network_, prepared, run, evaluations[run], self.settings) for run in shown},
+            dict(zip(tried, curves, strict=True)),
+            self.penalty_,
+            {"": self.choice_, SHARED: self.shared_choice_},
+        )
+        self._show(dataset)
+        add_couplings(dataset, tabulate_couplings(self.var_, self.latents_, conditions, self.coef_))
+        if self.settings.latents == "cells":
+            add_footprints(dataset, self.footprints_)
+        add_maps(dataset, self._map(prepared, range(len(session)), progress, fabric))
         self._session = session
-        self.simulated_ = session.simulated
         self.provenance_ = {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": round(time.monotonic() - started, 1),
@@ -516,10 +555,18 @@ class LatentVAR(ComparesConditions):
             "processes": 1 if fabric is None else fabric.world_size,
         }
 
+    def _show(self, dataset: xr.Dataset) -> None:
+        """Make the dataset of a fit this model's own, and show its parts."""
+        self.dataset_ = dataset
+        self.choice_, self.shared_choice_ = choice_of(dataset), choice_of(dataset, SHARED)
+        self.runs_, self.scores_, self.coef_ = runs_of(dataset), scores_of(dataset), coefficients_of(dataset)
+        self.latents_, self.forecasts_ = series_of(dataset)
+        self.crop_offset_, self.simulated_ = crop_offset_of(dataset), bool(dataset.attrs["simulated"])
+
     def _require_fitted_frames(self, prepared: PreparedSession) -> None:
         """Raise unless the kept frame of each run is at its place in the session."""
-        kept = zip(self._examples["example_frame"].tolist(), self._examples["example_observed"], strict=True)
-        for run, (frame, image) in enumerate(kept):
+        examples = self.dataset_["example_frame"].to_numpy().tolist(), self.dataset_["example_observed"].to_numpy()
+        for run, (frame, image) in enumerate(zip(*examples, strict=True)):
             about, n_frames = prepared.session.runs[run], len(self.latents_[run])
             if about.n_frames != n_frames:
                 raise LarscopeError(
@@ -607,122 +654,13 @@ def load(folder: str | Path) -> LatentVAR:
     """
     result = read_result(folder)
     dataset = result.dataset
+    dataset.attrs.setdefault("penalty", result.penalty)  # results of earlier versions have the setting alone
     model = LatentVAR(**result.settings)
     weights = {name: torch.from_numpy(value) for name, value in result.weights.items()}
-    model._take(
-        restore_network(model.settings, dataset["mean_frame"].to_numpy(), weights),
-        Preprocessing(
-            (int(dataset.attrs["crop"][0]), int(dataset.attrs["crop"][1])),
-            int(dataset.attrs["downscale"]),
-            float(dataset.attrs["intensity_low"]),
-            float(dataset.attrs["intensity_high"]),
-        ),
-    )
+    network = restore_network(model.settings, dataset["mean_frame"].to_numpy(), weights)
+    model._take(network, preprocessing_of(dataset))
     model.var_.penalty = result.penalty
-    model.choice_ = _choice_in(dataset, result.penalty)
-    model.shared_choice_ = _choice_in(dataset, result.shared_penalty, SHARED)
-    model.crop_offset_ = (int(dataset.attrs["crop_offset"][0]), int(dataset.attrs["crop_offset"][1]))
     model.log_ = result.log
     model.provenance_ = dict(result.provenance)
-    model.simulated_ = bool(dataset.attrs["simulated"])
-    model.runs_ = _columns(dataset, [name for name in ("run", *RUN_COLUMNS, "path", "n_frames") if name in dataset])
-    score_names = [name for name in SCORE_NAMES if name in dataset]
-    model.scores_ = _columns(dataset, ["run", "condition", "n_frames", *score_names])
-    lengths = dataset["n_frames"].to_numpy()
-    model.latents_ = split_runs(dataset["latent_series"].to_numpy(), lengths)
-    model.forecasts_ = split_runs(dataset["forecast_series"].to_numpy(), lengths - model.settings.order)
-    n_latents = dataset.sizes["latent"]
-    index = np.stack([dataset[f"coef_{name}"].to_numpy() for name in ("run", "lag", "target", "source")])
-    index[1] -= 1
-    model.coef_ = SparseCoefficients(
-        (len(lengths), model.settings.order, n_latents, n_latents), index, dataset["coef"].to_numpy()
-    )
-    # results of before version 6 have no couplings
-    model.couplings_ = _columns(dataset, [f"coupling_{name}" for name in COLUMNS if f"coupling_{name}" in dataset])
-    model.couplings_.columns = [name.removeprefix("coupling_") for name in model.couplings_.columns]
-    model.contribution_maps_ = dataset["contribution_map"].to_numpy()
-    model._examples = {f"example_{name}": dataset[f"example_{name}"].to_numpy() for name in EXAMPLE_NAMES}
-    # results of earlier versions have none of these
-    model._clips = {name: dataset[name].to_numpy() for name in CLIP_NAMES if name in dataset}
-    model._curves = {name: dataset[name].to_numpy() for name in CURVE_NAMES if name in dataset}
+    model._show(dataset)
     return model
-
-
-SCORE_NAMES = (
-    "reconstruction_error",
-    "forecast_error",
-    "var_error",
-    "var_explained",
-    "var_error_heldout",
-    "n_active",
-    "n_couplings",
-    "n_chance",
-)
-
-EXAMPLE_NAMES = ("frame", "observed", "reconstruction", "forecast")
-
-
-CLIP_NAMES = tuple(f"clip_{name}" for name in ("run", "frame", "observed", "reconstruction"))
-
-CURVE_NAMES = ("penalty", *(f"curve_{name}" for name in ("run", "n_active", "explained", "explained_heldout")))
-
-
-TRIED_NAMES = ("tried_penalty", "tried_explained")
-
-
-def _run_table(session: Session) -> pd.DataFrame:
-    return pd.DataFrame(
-        [
-            {
-                "run": run.name,
-                **{name: getattr(run, name) for name in RUN_COLUMNS},
-                "path": None if run.path is None else str(run.path),
-                "n_frames": run.n_frames,
-            }
-            for run in session
-        ]
-    )
-
-
-def _score_table(session: Session, evaluations: Sequence[RunEvaluation]) -> pd.DataFrame:
-    return pd.DataFrame(
-        [
-            {"run": run.name, "condition": run.condition, "n_frames": run.n_frames, **evaluation.scores}
-            for run, evaluation in zip(session, evaluations, strict=True)
-        ]
-    )
-
-
-def _stack_examples(evaluations: Sequence[RunEvaluation]) -> dict[str, NDArray[Any]]:
-    return {f"example_{name}": np.stack([getattr(e.example, name) for e in evaluations]) for name in EXAMPLE_NAMES}
-
-
-def _join_clips(clips: Mapping[int, Clip]) -> dict[str, NDArray[Any]]:
-    run = np.concatenate([np.full(len(clip.frame), run) for run, clip in clips.items()])
-    parts = {name: np.concatenate([getattr(clip, name) for clip in clips.values()]) for name in Clip.__annotations__}
-    return {"clip_run": run, **{f"clip_{name}": part for name, part in parts.items()}}
-
-
-def _stack_curves(curves: Mapping[int, PenaltyCurve]) -> dict[str, NDArray[Any]]:
-    penalty = next(iter(curves.values())).penalty
-    names = ("n_active", "explained", "explained_heldout")
-    stacked = {f"curve_{name}": np.array([getattr(curve, name) for curve in curves.values()]) for name in names}
-    return {"penalty": np.array(penalty), "curve_run": np.array(list(curves)), **stacked}
-
-
-def _stack_choice(choice: PenaltyChoice | None, whose: str = "") -> dict[str, NDArray[Any]]:
-    if choice is None:
-        return {}
-    values = (choice.tried, choice.explained)
-    return {whose + name: np.array(value) for name, value in zip(TRIED_NAMES, values, strict=True)}
-
-
-def _choice_in(dataset: xr.Dataset, penalty: float | None, whose: str = "") -> PenaltyChoice | None:
-    if penalty is None or whose + TRIED_NAMES[0] not in dataset:
-        return None
-    return PenaltyChoice(penalty, *(dataset[whose + name].to_numpy().tolist() for name in TRIED_NAMES))
-
-
-def _columns(dataset: Any, names: Sequence[str]) -> pd.DataFrame:
-    table = pd.DataFrame({name: dataset[name].to_numpy() for name in names})
-    return table.replace({"": None})

@@ -99,7 +99,7 @@ def estimate_fit(settings: Settings, session: Session, cached: bool) -> Estimate
     >>> estimate.n_latents, estimate.n_steps, estimate.disk == 2 * 80 * 48 * 48 * 2
     (36, 64, True)
     """
-    require_frames(session, settings.order + settings.window, f"order {settings.order} + window {settings.window}")
+    require_frames(session, settings.n_frames_needed, f"order {settings.order} + window {settings.window}")
     shape = _frame_shape(settings, session)
     cells = settings.latents == "cells"
     n_latents = round(prod(shape) / (4 * settings.cell_diameter**2)) if cells else prod(shape) // settings.patch**2

@@ -8,7 +8,7 @@ import itertools
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,7 +21,12 @@ import xarray as xr
 from larscope._compute.workers import THREADS, connect
 from larscope._dynamics.stability import describe_stability, find_in_conditions
 from larscope._errors import LarscopeError
-from larscope._fit.estimator import SCORE_NAMES, LatentVAR, load
+from larscope._fit.estimator import LatentVAR, load
+from larscope._fit.preflight import estimate_fit, require_disk, size
+from larscope._movies.checks.check import prepare_and_check, warn_of
+from larscope._movies.session import Session
+from larscope._results.checkpoints import identify_fit, identify_session
+from larscope._results.folder import SCORES, find_fit, require_free
 from larscope._settings import Settings, choose_settings
 
 # a fit of its own, which ends with the worker that waits for it
@@ -102,6 +107,44 @@ def plan(fixed: Mapping[str, Any], lists: Mapping[str, Sequence[Any]], n_seeds: 
             point = Point(varied, replace(settings, seed=seed))
             points[point.name] = point
     return list(points.values())
+
+
+def prepare_sweep(
+    points: Sequence[Point],
+    session: Session,
+    out: Path,
+    progress: bool = False,
+    say: Callable[[str], None] = lambda sentence: None,
+) -> list[Point]:
+    """Refuse what no fit could do, check and prepare the frames of all fits, and return those that are not there yet.
+
+    Raises
+    ------
+    LarscopeError
+        A fit is impossible, a folder of `out` holds something else, or the disk is too small.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LarscopeError(f"The results must be written to {out}: {error}. Pass another `--out`.") from error
+    cache = out.resolve() / ".larscope-cache"
+    estimates = [estimate_fit(point.settings, session, cached=True) for point in points]
+    left = [point for point in points if find_fit(out / point.name) != identify_fit(point.settings, session)]
+    for point in left:
+        require_free(out / point.name)
+    say(
+        f"{len(points)} fits, {len(points) - len(left)} of them finished. Each needs up to about "
+        f"{size(max(estimate.memory for estimate in estimates))} of memory."
+    )
+    ways = dict.fromkeys((point.settings.crop, point.settings.downscale, point.settings.nan) for point in left)
+    needed = max((point.settings.n_frames_needed for point in left), default=1)
+    checks: list[dict[str, Any]] = []
+    for crop, downscale, nan in ways:
+        require_disk(max(estimates, key=lambda estimate: estimate.disk), cache)
+        how = {"crop": crop, "downscale": downscale, "nan": nan}
+        _, checks = prepare_and_check(session, identify_session(session), needed, cache=cache, progress=progress, **how)
+    warn_of(checks)
+    return left
 
 
 @contextmanager
@@ -233,7 +276,7 @@ def summarise(fitted: Iterable[tuple[Point, LatentVAR]]) -> pd.DataFrame:
 
 
 def _mean_scores(model: LatentVAR) -> dict[str, float]:
-    return {name: float(model.scores_[name].mean()) for name in SCORE_NAMES}
+    return {name: float(model.scores_[name].mean()) for name in SCORES}
 
 
 def _count_edges(models: Mapping[int, LatentVAR]) -> xr.Dataset:

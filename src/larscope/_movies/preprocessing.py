@@ -17,7 +17,7 @@ from functools import cache, partial
 from itertools import chain, groupby
 from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
@@ -53,6 +53,16 @@ MAX_GAP = 10
 
 NaN = Literal["error", "mask", "interpolate"]
 Frames = Shaped[NDArray[np.generic], "frames height width"]
+
+
+class Watcher(Protocol):
+    """Sees the frames of a run as they are read, part by part from the first on, before any are cropped."""
+
+    def add(self, frames: Frames) -> None:
+        """See the next ones."""
+
+    def finish(self) -> Any:
+        """Return what was seen, once all were."""
 
 
 def _ignore(n_frames: int) -> None:
@@ -226,6 +236,25 @@ def prepare(
         A crop that does not fit, NaN or infinite pixels (run, file and first frame are named), a session whose
         pixels all have one value, a cache that cannot be written, or a file that changes while it is read.
     """
+    return prepare_watched(session, None, crop, downscale, preprocessing, nan=nan, cache=cache, on_frames=on_frames)[0]
+
+
+def prepare_watched(
+    session: Session,
+    watch: Callable[[Run], Watcher] | None,
+    crop: tuple[int, int] | None = None,
+    downscale: int = 1,
+    preprocessing: Preprocessing | None = None,
+    *,
+    nan: NaN = "error",
+    cache: Path | None = None,
+    on_frames: Callable[[int], None] = _ignore,
+) -> tuple[PreparedSession, list[Any]]:
+    """Prepare a session, and show each run's frames, as they are read, to what `watch` makes for it.
+
+    What that finished with is returned; None for a run whose prepared frames were in the cache, so that nothing was
+    read.
+    """
     if preprocessing is None:
         preprocessing = Preprocessing(resolve_crop(session.frame_shape, crop, downscale), downscale)
         fixed_scale = False
@@ -235,14 +264,14 @@ def prepare(
     if cache is not None and workers.are_open():
         # a bar cannot travel: it moves on by whole runs
         store = partial(_find_or_store, folder=cache)
-        stored = workers.hand_out(store, [_Chunks(run, preprocessing, nan) for run in session])
-        runs = []
-        for run in stored:
+        found = []
+        for run, seen in workers.hand_out(store, [_Chunks(run, preprocessing, nan, watch) for run in session]):
             on_frames(run.n_frames)
-            runs.append(run)
+            found.append((run, seen))
     else:
-        every = [_Chunks(run, preprocessing, nan, on_frames) for run in session]
-        runs = [run.keep_in_memory() if cache is None else _find_or_store(run, cache) for run in every]
+        chunks = [_Chunks(run, preprocessing, nan, watch, on_frames) for run in session]
+        found = [one.keep_in_memory() if cache is None else _find_or_store(one, cache) for one in chunks]
+    runs = tuple(run for run, _ in found)
     if not fixed_scale:
         low, high = min(run.low for run in runs), max(run.high for run in runs)
         if low == high:
@@ -251,7 +280,7 @@ def prepare(
                 "hold the recorded movie."
             )
         preprocessing = replace(preprocessing, low=low, high=high)
-    return PreparedSession(session, preprocessing, tuple(runs))
+    return PreparedSession(session, preprocessing, runs), [seen for _, seen in found]
 
 
 def prepared_bytes(session: Session, crop: tuple[int, int] | None, downscale: int) -> int:
@@ -274,9 +303,12 @@ class _Chunks:
         run: Run,
         preprocessing: Preprocessing,
         nan: NaN,
+        watch: Callable[[Run], Watcher] | None = None,
         on_frames: Callable[[int], None] = _ignore,
     ) -> None:
         self.run = run
+        self.watch = watch
+        self.seen: Any = None
         self.preprocessing = preprocessing
         self.nan = nan
         self.on_frames = on_frames
@@ -288,8 +320,12 @@ class _Chunks:
         return self.run.n_frames, *self.preprocessing.frame_shape
 
     def __iter__(self) -> Iterator[Frames]:
+        watcher = None if self.watch is None else self.watch(self.run)
         for start, stop in chunk_ranges(self.run.movie, self.run.n_frames):
-            frames = self.preprocessing.cut(self.run.read(start, stop))
+            whole = self.run.read(start, stop)
+            if watcher is not None:
+                watcher.add(whole)
+            frames = self.preprocessing.cut(whole)
             if frames.dtype.kind == "f":
                 frames = self._treat_nonfinite(frames, start)
             seen = frames[~self.missing[start:stop]] if self.missing[start:stop].any() else frames
@@ -298,6 +334,7 @@ class _Chunks:
                 self._require_exact(start)
             self.on_frames(stop - start)
             yield np.ascontiguousarray(self.preprocessing.shrink(frames))
+        self.seen = None if watcher is None else watcher.finish()
         if self.missing.all():
             raise LarscopeError(
                 f"A run must have frames without NaN: {self.run.label} has none. Drop the run from the session table."
@@ -349,23 +386,25 @@ class _Chunks:
         own = around[first - before : last - before]
         return np.where(np.isfinite(own), own, line).astype(self.run.movie.dtype)
 
-    def keep_in_memory(self) -> PreparedRun:
+    def keep_in_memory(self) -> tuple[PreparedRun, Any]:
         frames = np.concatenate(list(self))
-        return PreparedRun(ArrayMovie(frames), self.missing, self.low, self.high)
+        return PreparedRun(ArrayMovie(frames), self.missing, self.low, self.high), self.seen
 
 
 FACTS, FRAMES = "facts.json", "frames.npy"
 
 
-def _find_or_store(chunks: _Chunks, folder: Path) -> PreparedRun:
+def _find_or_store(chunks: _Chunks, folder: Path) -> tuple[PreparedRun, Any]:
     """Return a run's prepared frames from the cache, after putting them there unless they are there already.
+
+    With them, what has watched the frames as they were read, if they were.
 
     A movie without a file has no content to address it by before it is read: its frames are written anew.
     """
     files = chunks.run.files
     if files and (found := _load(folder / _address(chunks))) is not None:
         chunks.on_frames(chunks.run.n_frames)
-        return found
+        return found, None
     before = fingerprint(files)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -386,7 +425,7 @@ def _find_or_store(chunks: _Chunks, folder: Path) -> PreparedRun:
     stored = _load(entry)
     if stored is None:
         raise LarscopeError(f"Prepared frames must stay in {entry} while they are used; they are gone. Start again.")
-    return stored
+    return stored, chunks.seen
 
 
 def _address(chunks: _Chunks) -> str:

@@ -4,9 +4,9 @@ A movie is anything with a shape, a dtype and `read(start, stop)`; `larscope._mo
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Shaped
@@ -67,7 +67,7 @@ class Run:
     condition
         Experimental group.
     movie
-        Where the frames come from.
+        The frames.
     start, stop
         Range of frames, `stop` exclusive; `stop=None` is the movie's end.
     path
@@ -79,7 +79,7 @@ class Run:
     frame_rate, pixel_size
         Frames a second, and micrometres a pixel; None when unknown.
     dataset, channel, plane
-        What was chosen of a file that holds more than one movie.
+        The choice in a file with more than one movie.
     """
 
     name: str
@@ -127,6 +127,11 @@ class Run:
         parts: tuple[Path, ...] | None = getattr(self.movie, "paths", None)
         return parts or (() if self.path is None else (self.path,))
 
+    def columns(self) -> dict[str, Any]:
+        """Return all but the frames, as a row of a table with the columns `RUN_COLUMNS`."""
+        row = {name: getattr(self, name) for name in RUN_COLUMNS if name != "run"}
+        return {"run": self.name, **row, "path": None if self.path is None else str(self.path)}
+
     @property
     def n_frames(self) -> int:
         """Number of frames."""
@@ -142,6 +147,10 @@ class Run:
                 f"{len(frames)}. The file is truncated: restore it, or shorten the run with the `stop` column."
             )
         return frames
+
+
+RUN_COLUMNS = ("run", *(field.name for field in fields(Run) if field.name not in ("name", "movie")), "n_frames")
+"""Columns of a table of runs."""
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from larscope._network.footprints import RIDGE, Parts, Windows
 
-Rest = tuple[Float[Tensor, "frames broad"]]
-"""Coefficients of haze and static image."""
+Rest = tuple[Float[Tensor, "frames broad"], ...]
+"""The coefficients of haze and static image, alone in a tuple, as a grid's pooling indices are."""
 
 
 class CellNetwork(nn.Module):
@@ -119,4 +119,5 @@ class CellNetwork(nn.Module):
         canvas.index_add_(1, self.places.flatten(), drawn.flatten(1))
         cells = canvas.unflatten(1, (height + 2 * half, -1))[:, half : half + height, half : half + width]
         coefficients = rest[0] * self.memory if self._forecasts else rest[0]
-        return cells + (coefficients @ self.broad.flatten(1)).unflatten(1, (height, width))
+        images: Tensor = cells + (coefficients @ self.broad.flatten(1)).unflatten(1, (height, width))
+        return images

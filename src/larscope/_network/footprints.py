@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter, label
+from scipy.ndimage import gaussian_filter, label  # type: ignore[attr-defined]
 from scipy.sparse import csr_array
 from torch import Tensor
 from torch.nn import functional as F
@@ -104,7 +104,7 @@ class Parts:
 
     def gram(self) -> Float[NDArray[np.float64], "parts parts"]:
         """Return the products of all parts with each other, cells first."""
-        return _gram(self.cells, self.broad.reshape(len(self.broad), -1))
+        return _gram(self.cells, self.broad.reshape(len(self.broad), self.cells.shape[0] * self.cells.shape[1]))
 
 
 def find_parts(
@@ -176,7 +176,12 @@ def static_components(mean_frame: Float[Tensor, "height width"]) -> Float[Tensor
     """Return the static image and its two slopes, each of unit length: what fading and small movements add to it."""
     rows, columns = torch.gradient(mean_frame)
     static = torch.stack([mean_frame, rows, columns])
-    return static / static.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None]
+    return _of_unit_length(static)
+
+
+def _of_unit_length(images: Float[Tensor, "n height width"]) -> Float[Tensor, "n height width"]:
+    scaled: Tensor = images / images.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None]
+    return scaled
 
 
 class _Movie:
@@ -383,8 +388,7 @@ def seek_haze(
     values, vectors = torch.linalg.eigh((products + products.T) / 2)
     strong = (values > HAZE_SHARE * values[-1].clamp(min=1e-300)).nonzero().flatten().flip(0)[:MOST_HAZE]
     nodes = vectors.T[strong].float().unflatten(1, (len(down), len(across)))
-    haze = mean_frame * (down.T @ nodes @ across)
-    return haze / haze.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None]
+    return _of_unit_length(mean_frame * (down.T @ nodes @ across))
 
 
 def _tents(size: int, n: int) -> Float[Tensor, "n size"]:
@@ -432,7 +436,7 @@ class Windows:
     @property
     def half(self) -> int:
         """Half the side of a window."""
-        return self.values.shape[1] // 2
+        return int(self.values.shape[1]) // 2
 
     @property
     def places(self) -> Int[NDArray[np.int64], "K pixels"]:
@@ -443,12 +447,13 @@ class Windows:
         return np.asarray((first[:, None, None] + side[:, None] * wide + side).reshape(len(self), -1))
 
     @property
-    def matrix(self) -> csr_array:
+    def matrix(self) -> Any:
         """The footprints as rows over the pixels of such a frame."""
         height, width = (size + 2 * self.half for size in self.shape)
         n_pixels = self.values[0].size if len(self) else 0
         ends = np.arange(len(self) + 1) * n_pixels
-        return csr_array((self.values.ravel(), self.places.ravel(), ends), shape=(len(self), height * width))
+        entries = self.values.ravel(), self.places.ravel(), ends
+        return csr_array(entries, shape=(len(self), height * width))
 
     def centres(self) -> Float[NDArray[np.float64], "K 2"]:
         """Return row and column of each footprint's centre of mass."""
@@ -465,7 +470,8 @@ class Windows:
     def pad(self, images: Float[NDArray[Any], "n pixels"]) -> Float[NDArray[Any], "n more"]:
         """Return frames with the margin that windows may reach into."""
         half = self.half
-        return np.pad(images.reshape(-1, *self.shape), ((0, 0), (half, half), (half, half))).reshape(len(images), -1)
+        padded = np.pad(images.reshape(-1, *self.shape), ((0, 0), (half, half), (half, half)))
+        return padded.reshape(len(padded), padded.shape[1] * padded.shape[2])
 
     def keep(self, which: NDArray[Any]) -> "Windows":
         """Return some of them."""

@@ -9,7 +9,7 @@ import xarray as xr
 from jaxtyping import Float
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from larscope._report.cells import has_cells
 from larscope._report.section import Picture, Section
@@ -70,8 +70,8 @@ def _sentence(result: Result) -> str:
     return (
         "A contribution map shows how strongly the cells at each pixel drive others. A latent's influence is the sum "
         "of its absolute couplings to others, over lags and targets. A pixel has the mean influence of the latents "
-        "shown there by the decoder. Maps use a separate fit: unit-variance latents, couplings found in all runs "
-        f"together beyond chance (q <= {FDR}) and measured in each run.{none}{squares}"
+        "shown there by the decoder. Maps use a separate fit: unit-variance latents, couplings beyond chance in all "
+        f"runs together (q <= {FDR}), measured in each run. A coupling is a forecast, not a synapse.{none}{squares}"
     )
 
 
@@ -121,7 +121,8 @@ def maps_of(data: xr.Dataset, records: Sequence[ComparisonRecord]) -> dict[str, 
     row, column = _blocks_of(places.row, step), _blocks_of(places.column, step)
     if has_cells(data):
         pixels = np.stack(np.meshgrid(row, column, indexing="ij"), axis=-1)
-        latent_at = cKDTree(np.stack([places.latent_row, places.latent_column], axis=1)).query(pixels)[1]
+        tree = KDTree(np.stack([places.latent_row, places.latent_column], axis=1))
+        latent_at = tree.query(pixels)[1]
     else:
         latent_at = np.arange(data.sizes["latent"]).reshape(-1, len(np.unique(data["latent_column"])))
     return {

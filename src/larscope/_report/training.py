@@ -29,7 +29,7 @@ from larscope._report.style import (
     plain_text,
     titled,
 )
-from larscope._results.folder import Result, split_runs
+from larscope._results.folder import SCORES, Result, split_runs
 
 N_TRACES = 6
 SMOOTHING = 20
@@ -37,16 +37,6 @@ SMOOTHING = 20
 
 MAX_COLUMNS = 3
 """Most conditions in the figures of latents (columns) and of frames (rows)."""
-
-MEASURES = {
-    "reconstruction_error": ("reconstruction error", "mean squared difference, intensities in [0, 1]"),
-    "forecast_error": ("forecast error", "mean squared difference of decoded forecasts, intensities in [0, 1]"),
-    "var_error": ("VAR error", "squared forecast error / squared signal of the latents, mean over frames, in sample"),
-    "var_explained": ("VAR explained", "1 - squared error / variance of the latents, pooled, in sample"),
-    "var_error_heldout": ("VAR error, held out", "VAR error on the last 20 % of the run, fitted to the first 80 %"),
-    "n_active": ("active coefficients", "non-zero coefficients of the run's VAR"),
-}
-"""Measures of a run: heading and meaning."""
 
 MOVIE_BYTES = 1_200_000
 """Largest size of all movies of a page. To stay below, first their quality falls, then their number."""
@@ -107,7 +97,7 @@ def errors_of(data: xr.Dataset) -> dict[str, Any]:
         "conditions": data["condition"].to_numpy().tolist(),
         "measures": [
             {"label": label, "meaning": meaning, "values": data[name].to_numpy().tolist()}
-            for name, (label, meaning) in MEASURES.items()
+            for name, (label, meaning) in SCORES.items()
             if name in data
         ],
     }
@@ -115,20 +105,20 @@ def errors_of(data: xr.Dataset) -> dict[str, Any]:
 
 def score_table(data: xr.Dataset) -> dict[str, Any]:
     """Return headings and rows of the table of errors."""
-    names = [name for name in MEASURES if name in data]
+    names = [name for name in SCORES if name in data]
     columns = [data[name].to_numpy().tolist() for name in ("run", "condition")]
     columns += [[_cell(name, value) for value in data[name].to_numpy().tolist()] for name in names]
     return {
-        "headings": ["run", "condition", *(MEASURES[name][0] for name in names)],
+        "headings": ["run", "condition", *(SCORES[name][0] for name in names)],
         "rows": list(zip(*columns, strict=True)),
-        "meanings": [MEASURES[name] for name in names],
+        "meanings": [SCORES[name] for name in names],
     }
 
 
 def _cell(name: str, value: float) -> str:
     if not math.isfinite(value):
         return ""
-    if name == "n_active":
+    if name.startswith("n_"):
         return f"{value:.0f}"
     return f"{value:.2e}" if name in ("reconstruction_error", "forecast_error") else f"{value:.3f}"
 
@@ -221,7 +211,7 @@ def plot_training(result: Result) -> Figure:
 def plot_errors(result: Result) -> Figure:
     """Draw every measure of every run, by condition."""
     data = result.dataset
-    names = [name for name in MEASURES if name in data]
+    names = [name for name in SCORES if name in data]
     groups = conditions_of(data)
     rng = np.random.default_rng(0)
     figure = Figure(figsize=(11, 2.9 * -(-len(names) // 3)), layout="constrained")
@@ -234,7 +224,7 @@ def plot_errors(result: Result) -> Figure:
             if np.isfinite(values).any():
                 axes.plot([position - 0.3, position + 0.3], [np.nanmean(values)] * 2, color=colour, linewidth=2)
         name_ticks(axes, groups)
-        axes.set_ylabel(MEASURES[name][0])
+        axes.set_ylabel(SCORES[name][0])
         axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 4), useMathText=True)
         open_axes(axes)
     for axes in panels[len(names) :]:

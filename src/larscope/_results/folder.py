@@ -12,13 +12,12 @@
 import json
 import os
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import tomli_w
 import xarray as xr
 from numpy.typing import NDArray
@@ -26,7 +25,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from larscope._errors import LarscopeError
-from larscope._movies.preprocessing import Preprocessing
 from larscope._results.schema import SCHEMA_VERSION, migrate
 from larscope._settings import DEFAULT_PENALTY, REFITTED, Settings
 from larscope._storage import put_in_place, reading_hdf5, unfinished, write_text
@@ -37,6 +35,18 @@ PACKED = ("clip_observed", "clip_reconstruction")
 FILES = ("config.toml", "provenance.json", "log.jsonl", "model.safetensors", "results.nc")
 
 MAP_UNITS = "influence (sum of absolute couplings)"
+
+SCORES = {
+    "reconstruction_error": ("reconstruction error", "mean squared difference, intensities in [0, 1]"),
+    "forecast_error": ("forecast error", "mean squared difference of decoded forecasts, intensities in [0, 1]"),
+    "var_error": ("VAR error", "squared forecast error / squared signal of the latents, mean over frames, in sample"),
+    "var_explained": ("VAR explained", "1 - squared error / variance of the latents, pooled, in sample"),
+    "var_error_heldout": ("VAR error, held out", "VAR error on the last 20 % of the run, fitted to the first 80 %"),
+    "n_active": ("active coefficients", "non-zero coefficients of the run's VAR"),
+    "n_couplings": ("couplings", "non-zero coefficients between different latents, of the run's own fit"),
+    "n_chance": ("by chance", "the same, after shifting each latent in time"),
+}
+"""What is measured of each run: heading and meaning."""
 
 SHARED = "shared_"
 """Prefix of names about coefficients shared by runs."""
@@ -274,132 +284,9 @@ def _packing(images: xr.DataArray) -> dict[str, Any]:
     return {"dtype": "uint16", "scale_factor": scale, "add_offset": low, "_FillValue": levels}
 
 
-def build_dataset(
-    *,
-    runs: pd.DataFrame,
-    scores: pd.DataFrame,
-    latents: Sequence[NDArray[Any]],
-    forecasts: Sequence[NDArray[Any]],
-    coef_shape: tuple[int, int, int, int],
-    coef_index: NDArray[Any],
-    coef_value: NDArray[Any],
-    couplings: pd.DataFrame,
-    mean_frame: NDArray[Any],
-    positions: NDArray[Any],
-    footprints: NDArray[Any] | None,
-    examples: Mapping[str, NDArray[Any]],
-    clips: Mapping[str, NDArray[Any]],
-    curves: Mapping[str, NDArray[Any]],
-    contribution_maps: NDArray[Any],
-    penalty: float,
-    shared_penalty: float | None,
-    tried: Mapping[str, NDArray[Any]],
-    preprocessing: Preprocessing,
-    crop_offset: tuple[int, int],
-    simulated: bool,
-) -> xr.Dataset:
-    """Name and describe every variable of `results.nc`.
-
-    Parameters
-    ----------
-    runs, scores
-        One row a run.
-    latents, forecasts
-        Series of each run, (T, K) and (T - order, K); joined along time in the file.
-    coef_shape, coef_index, coef_value
-        The non-zero coefficients of all runs: (runs, order, K, K); run, lag - 1, target and source of each; values.
-    couplings
-        One row a condition and pair of latents, each column kept as `coupling_*`.
-    mean_frame
-        (height, width).
-    positions, footprints
-        Row and column of each latent's centre, in pixels of the prepared frames; and where each cell is, (K, height,
-        width), if latents are cells.
-    examples
-        `example_frame` (runs,) and images (runs, height, width) by name.
-    clips
-        Consecutive frames of some runs: `clip_run` and `clip_frame` say whose, images (frames, height, width).
-    curves
-        `penalty`, `curve_run`, and measures of these runs at these penalties, (runs, penalties).
-    contribution_maps
-        (runs, height, width).
-    penalty, shared_penalty, tried
-        The penalty of the fits to single runs, and the one that was chosen for coefficients that runs share, kept as
-        attributes; where one was chosen, `tried_penalty` and `tried_explained`, or the same after `SHARED`.
-    preprocessing, crop_offset, simulated
-        Kept as attributes; `crop_offset` is the row and column of the crop's first pixel.
-    """
-    latent = np.arange(latents[0].shape[1])
-    per_run = {name: ("run", _for_netcdf(runs[name])) for name in runs.columns if name != "run"}
-    per_run |= {name: ("run", scores[name].to_numpy()) for name in scores.columns if name not in runs.columns}
-    images = {name: (("run", "row", "column")[: image.ndim], image) for name, image in examples.items()}
-    centre = {"latent_row": positions[:, 0], "latent_column": positions[:, 1]}
-    drawn = {} if footprints is None else _list_footprints(footprints)
-    coefficients = dict(zip(("coef_run", "coef_lag", "coef_target", "coef_source"), coef_index, strict=True))
-    coefficients["coef_lag"] = coefficients["coef_lag"] + 1
-    dataset = xr.Dataset(
-        {
-            **per_run,
-            **images,
-            **{name: (("clip", "row", "column")[: value.ndim], value) for name, value in clips.items()},
-            **{
-                name: (("curve", "penalty")[: value.ndim], value) for name, value in curves.items() if name != "penalty"
-            },
-            **{name: (name.rpartition("_")[0], value) for name, value in tried.items()},
-            "latent_series": (("frame", "latent"), np.concatenate(latents), {"long_name": "latents of all runs"}),
-            "forecast_series": (("forecast_frame", "latent"), np.concatenate(forecasts)),
-            "mean_frame": (("row", "column"), mean_frame),
-            "contribution_map": (("run", "row", "column"), contribution_maps),
-            **{name: ("entry", value) for name, value in coefficients.items()},
-            **{f"coupling_{name}": ("coupling", _for_netcdf(couplings[name])) for name in couplings.columns},
-            "coef": ("entry", coef_value, {"long_name": "effect of latent coef_source on coef_target at coef_lag"}),
-            **{name: ("latent", place) for name, place in centre.items()},
-            **{name: ("pixel", values) for name, values in drawn.items()},
-        },
-        coords={"run": _for_netcdf(runs["run"]), "latent": latent}
-        | ({"penalty": curves["penalty"]} if "penalty" in curves else {}),
-        attrs={
-            "title": "larscope result" + (" of a simulated session" if simulated else ""),
-            "simulated": int(simulated),
-            "order": coef_shape[1],
-            "penalty": penalty,
-            **({} if shared_penalty is None else {"shared_penalty": shared_penalty}),
-            "crop": list(preprocessing.crop),
-            "crop_offset": list(crop_offset),
-            "downscale": preprocessing.downscale,
-            "intensity_low": preprocessing.low,
-            "intensity_high": preprocessing.high,
-        },
-    )
-    for name in ("reconstruction_error", "forecast_error"):
-        dataset[name].attrs["units"] = "mean squared difference, intensities in [0, 1]"
-    dataset["contribution_map"].attrs["units"] = MAP_UNITS
-    for name in clips.keys() & set(PACKED):
-        dataset[name].attrs["units"] = "intensity, [0, 1] of the session"
-    for name in ("latent_row", "latent_column"):
-        dataset[name].attrs["units"] = "pixels of the preprocessed frame"
-    return dataset
-
-
-def _list_footprints(footprints: NDArray[Any]) -> dict[str, NDArray[Any]]:
-    """Return latent, row, column and brightness of every pixel of every cell."""
-    places = np.nonzero(footprints)
-    names = ("footprint_latent", "footprint_row", "footprint_column")
-    return {**dict(zip(names, places, strict=True)), "footprint": footprints[places]}
-
-
 def split_runs(joined: NDArray[Any], lengths: NDArray[Any]) -> list[NDArray[Any]]:
     """Cut joined series into those of the runs."""
     return np.split(joined, np.cumsum(lengths)[:-1])
-
-
-def _for_netcdf(column: pd.Series) -> NDArray[Any]:
-    """NetCDF has no missing text: an absent cell becomes empty, an absent number NaN."""
-    if column.dtype.kind in "iuf":
-        return np.asarray(column)
-    if all(value is None or isinstance(value, float) for value in column):
-        return np.asarray(column, dtype=np.float64)
-    return np.array(["" if pd.isna(value) else str(value) for value in column], dtype=object)
 
 
 def write_json(content: Mapping[str, Any], path: Path) -> None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from larscope._errors import LarscopeError, suggest
 from larscope._results.comparison import ComparisonRecord, find_records, read_record
-from larscope._results.folder import Result, read_result, split_runs
+from larscope._results.folder import SCORES, Result, read_result, split_runs
 from larscope._storage import creating, reading_hdf5
 
 REQUIRED = ("session_description", "identifier", "session_start_time")
@@ -55,13 +55,13 @@ def write_nwb(result: str | Path, path: str | Path, metadata: str | Path | None 
     path
         The file to write; it must not exist, and end with `.nwb`.
     metadata
-        A TOML file of NWB's general fields (`identifier`, `session_start_time`, `session_description`,
-        `experimenter`, ... and a table `[subject]`). It is needed where the inputs were not NWB, and wins over them.
+        A TOML file of NWB's general fields (`identifier`, `session_start_time`, `session_description`, `experimenter`,
+        ... and a table `[subject]`). Needed if the inputs were not NWB; overrides them.
 
     Raises
     ------
     LarscopeError
-        A field that NWB requires was given by nobody, inputs contradict each other, or the file exists already.
+        A field required by NWB is missing, inputs contradict each other, or the file exists already.
     """
     path = Path(path)
     if path.suffix != ".nwb":
@@ -286,14 +286,7 @@ RUN_COLUMNS = {
     "n_frames": "number of frames",
     "frame_rate": "frames a second",
     "pixel_size": "micrometres",
-    "reconstruction_error": "mean squared difference of frames, intensities in [0, 1]",
-    "forecast_error": "mean squared difference of frames forecast one step ahead, intensities in [0, 1]",
-    "var_error": "mean over frames of squared forecast error / squared signal of the latents, in sample",
-    "var_explained": "1 - squared forecast error / variance of the latents, in sample",
-    "var_error_heldout": "as var_error, on the last fifth of the run, fitted on the rest",
-    "n_active": "number of non-zero coefficients",
-    "n_couplings": "number of couplings between latents, of the run's own fit",
-    "n_chance": "number of couplings expected by chance, from latents shifted in time",
+    **{name: meaning for name, (_, meaning) in SCORES.items()},
 }
 
 EDGE_TESTS = "Permutation test of each coefficient for a difference between two groups, corrected by max-T."

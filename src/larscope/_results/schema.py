@@ -32,7 +32,7 @@ MIGRATIONS: dict[tuple[str, int], Callable[[Any], Any]] = {
         **settings,
     },
     ("config.toml", 2): lambda settings: {"shortcut": False, **settings},
-    ("config.toml", 5): lambda settings: {"latents": "grid", **settings},
+    ("config.toml", 5): lambda settings: {"latents": "grid", "penalty": 0.75, "penalty_scale": "noise", **settings},
 }
 """Migrations: for a file name and a version, the function to the next version."""
 

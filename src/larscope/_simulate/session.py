@@ -79,6 +79,7 @@ def simulate_session(
     drift: float = 0.0,
     motion: float = 0.0,
     overlapping: float = 0.0,
+    haze: float = 1.0,
     seed: int = 0,
 ) -> SimulatedSession:
     """Simulate a session with planted sparse dynamics; the defaults have the shape of the paper's (sec. 3.1).
@@ -97,7 +98,7 @@ def simulate_session(
     cell_diameter
         In pixels.
     order
-        Order of the VAR that the traces follow. Couplings between spikes have lags from 1 to `order` - 1.
+        Order of the traces' VAR. Couplings between spikes have lags from 1 to `order` - 1.
     runs_per_block
         Consecutive runs of one condition; None makes eight blocks, as in the paper. Blocks of one run are not
         marked as blocks.
@@ -113,7 +114,9 @@ def simulate_session(
     motion
         Root mean square of the residual motion, in pixels.
     overlapping
-        Share of the cells that lie over half of another one.
+        Share of cells lying half over another one.
+    haze
+        Brightness of the haze: 1 is 3 % of the background for each of six patterns.
     seed
         Same seed, same session.
 
@@ -143,7 +146,7 @@ def simulate_session(
     _require_valid(parameters | {"n_cells": n_cells, "runs_per_block": runs_per_block})
     anatomy_seed, wiring_seed, length_seed, blocks_seed, runs_seed = SeedSequence(seed).spawn(5)
 
-    tissue = grow_tissue(default_rng(anatomy_seed), frame_shape, n_cells, cell_diameter, overlapping)
+    tissue = grow_tissue(default_rng(anatomy_seed), frame_shape, n_cells, cell_diameter, overlapping, haze)
     couplings = plant_couplings(default_rng(wiring_seed), n_cells, order, novel_strength)
     lengths = _run_lengths(default_rng(length_seed), n_runs, n_frames)
     blocks = [number // runs_per_block for number in range(n_runs)]
@@ -191,7 +194,7 @@ def _plain(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 def _require_valid(parameters: Mapping[str, Any]) -> None:
     _require_at_least(parameters, n_runs=2, n_cells=4, order=2, runs_per_block=1, seed=0)
-    _require_at_least(parameters, cell_diameter=1, noise=0, drift=0, motion=0)
+    _require_at_least(parameters, cell_diameter=1, noise=0, drift=0, motion=0, haze=0)
     for name in ("novel_strength", "bleaching", "overlapping"):
         if not 0 <= parameters[name] <= 1:
             raise LarscopeError(f"`{name}` must lie in [0, 1]; got {parameters[name]}. Pass a share.")

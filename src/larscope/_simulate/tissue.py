@@ -25,12 +25,14 @@ class Tissue:
     haze: Float32[NDArray[np.float32], "patterns height width"]
 
 
-def grow_tissue(rng: Generator, shape: tuple[int, int], n_cells: int, diameter: float, overlapping: float) -> Tissue:
+def grow_tissue(
+    rng: Generator, shape: tuple[int, int], n_cells: int, diameter: float, overlapping: float, haze: float = 1.0
+) -> Tissue:
     """Draw cells, the background with its bystanders, and patterns of haze."""
     positions = _place_cells(rng, shape, n_cells, diameter, overlapping)
     bystanders = rng.uniform((0, 0), shape, (n_cells, 2))
     background = _draw_background(rng, shape, diameter, bystanders)
-    haze = [0.03 * background * _smooth_noise(rng, shape, max(shape) / 8) for _ in range(6)]
+    patterns = [0.03 * haze * background * _smooth_noise(rng, shape, max(shape) / 8) for _ in range(6)]
     return Tissue(
         background=background,
         positions=positions,
@@ -38,7 +40,7 @@ def grow_tissue(rng: Generator, shape: tuple[int, int], n_cells: int, diameter: 
         brightness=0.6 * np.exp(0.3 * rng.standard_normal(n_cells)),
         amplitude=rng.uniform(0.5, 0.9, n_cells),
         decay=np.exp(-1 / rng.uniform(4, 8, n_cells)),
-        haze=np.stack(haze).astype(np.float32),
+        haze=np.stack(patterns).astype(np.float32),
     )
 
 

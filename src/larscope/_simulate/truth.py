@@ -24,7 +24,7 @@ class Truth:
     footprints
         Each cell's image, 1 at its brightest.
     driving
-        The cells that drive others.
+        The driving cells.
     decay
         Share of each cell's calcium left after one frame.
     traces

@@ -33,7 +33,7 @@ class Comparison:
     Attributes
     ----------
     conditions
-        Names of the conditions, that of the first run first.
+        Names of the conditions, starting with the first run's.
     statistic
         mean(inter) - mean(intra), every condition counting alike (see `larscope._statistics`). So with groups of
         different sizes it is not `inter.mean() - intra.mean()`.
@@ -43,9 +43,9 @@ class Comparison:
         The paper's: one-sided rank-sum test of inter against intra, as if pairs that share runs were independent: it
         may be far too small, or too large.
     min_pvalue
-        The smallest `pvalue` that this design can reach.
+        The smallest possible `pvalue` of this design.
     n_labelings
-        Number of labelings that the design allows.
+        Number of labelings of this design.
     effect_size
         In percent. Coefficient swap: how much worse forecasts get, in percent of the run's own error,
         under coefficients from the other condition than under those of another run of the same condition.
@@ -55,7 +55,7 @@ class Comparison:
     intra, inter
         The numbers of all pairs within a condition and between conditions, as the paper's test takes them.
     intra_condition
-        The condition that each pair of `intra` lies within, as an index into `conditions`.
+        The condition of each pair of `intra`, as an index into `conditions`.
     permuted
         The statistic under each labeling, the observed one first: `pvalue` is the share of these that reach the first.
     anosim_r
@@ -68,7 +68,7 @@ class Comparison:
     units
         Who traded labels with whom, in words.
     warnings
-        What limits the comparison, in words.
+        Limits of the comparison, in words.
     """
 
     conditions: tuple[str, ...]

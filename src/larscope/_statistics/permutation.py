@@ -98,7 +98,7 @@ class MaxT:
         Probability, if nothing differed anywhere, that the *largest* statistic is at least this large:
         already corrected for the number of positions.
     min_pvalue
-        The smallest p-value that the design can reach.
+        The smallest possible p-value of the design.
     """
 
     difference: Float[np.ndarray, "*shape"]

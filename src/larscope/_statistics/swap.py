@@ -14,6 +14,7 @@ from larscope._statistics.maps import Coefs, check_coefs
 from larscope._statistics.pairs import PairDistances
 from larscope._statistics.permutation import exchangeable_units
 from larscope._statistics.pitfalls import check_fitted_separately, condition_imbalances, silent_runs
+from larscope._statistics.scaling import rounding_energy
 
 
 def coefficient_swap_test(
@@ -55,7 +56,7 @@ def coefficient_swap_test(
     center
         Subtract each series' mean over time, as the fit did.
     n_permutations, seed
-        How many labelings to draw where there are more than 10,000, and from which seed.
+        Random labelings to draw if there are more than 10,000, and their seed.
     equal_length
         Measure every run on as many frames as the shortest one has.
     scale
@@ -190,9 +191,10 @@ def swap_errors(
     errors = np.empty((len(latents), len(coefs)))
     for s, latent in enumerate(series_of):
         series = np.asarray(latent, float).T
+        energy = np.nanmean(series**2, axis=1, keepdims=True)
         if center:
             series = series - np.nanmean(series, axis=1, keepdims=True)
-        sigma = _root_mean_square(series) if scale == "latent" else 1.0
+        sigma = _scale(series, energy, np.asarray(latent).dtype) if scale == "latent" else 1.0
         lags = _lagged(series / sigma, order)
         there = np.isfinite(lags).all(axis=0) & np.isfinite(series[:, order:]).all(axis=0)
         lags, target = lags[:, there], series[:, order:][:, there]
@@ -246,14 +248,17 @@ def _lagged(series: Float[np.ndarray, "K frames"], order: int) -> Float[np.ndarr
     return np.concatenate([series[:, order - k : n_frames - k] for k in range(1, order + 1)])
 
 
-def _root_mean_square(series: Float[np.ndarray, "K frames"]) -> Float[np.ndarray, "K 1"]:
-    """Scale of each latent; 1 for a constant one."""
-    scale = np.sqrt(np.nanmean(series**2, axis=1, keepdims=True))
-    return np.asarray(np.where(scale > 0, scale, 1.0))
+def _scale(
+    series: Float[np.ndarray, "K frames"], energy: Float[np.ndarray, "K 1"], dtype: np.dtype[Any]
+) -> Float[np.ndarray, "K 1"]:
+    """Return the scale of each latent, given its mean square before centring; 1 for one that is constant."""
+    variance = np.nanmean(series**2, axis=1, keepdims=True)
+    eps = np.finfo(dtype if dtype.kind == "f" else float).eps
+    return np.sqrt(np.where(variance <= rounding_energy(energy, eps), 1.0, variance))
 
 
 def _coef_matrix(coef: Float[np.ndarray, "order K K"]) -> Any:
     """Coefficients as one matrix (K, order * K), row the target, column the source lag by lag; sparse if few."""
     matrix = np.concatenate(list(np.asarray(coef, float)), axis=1)
     few = np.count_nonzero(matrix) < 0.05 * matrix.size
-    return scipy.sparse.csr_array(matrix) if few else matrix  # type: ignore[no-untyped-call]
+    return scipy.sparse.csr_array(matrix) if few else matrix

@@ -89,10 +89,10 @@ def _reopen(row: Mapping[Any, Any], folder: Path) -> Run:
 
 def _require_fitted(run: Run, model: LatentVAR, number: int) -> None:
     """Raise unless a run has the fitted number of frames, among them the one kept by the result."""
-    n_frames, frame = len(model.latents_[number]), int(model._examples["example_frame"][number])
+    n_frames, frame = len(model.latents_[number]), int(model.dataset_["example_frame"][number])
     if run.n_frames != n_frames:
         raise LarscopeError(f"{run.label} must have the {n_frames} frames of the fit; it has {run.n_frames}.")
-    kept = model._examples["example_observed"][number]
+    kept = model.dataset_["example_observed"].to_numpy()[number]
     image = _preprocess(model, run, frame, frame + 1)[0]
     # pixels that are NaN in the file were bridged by the fit
     if image.shape != kept.shape or not np.allclose(np.where(np.isfinite(image), image, kept), kept, atol=1e-6):

@@ -33,7 +33,7 @@ def build_page(exhibit: Exhibit) -> Any:
 def build_explorer(exhibit: Exhibit) -> Any:
     """Return movie, couplings and penalty, on one choice of run, frame and latent."""
     # the first look is at the frame that the report shows too, and at a latent that has couplings
-    liveliest = int(exhibit.model._examples["example_frame"][0])
+    liveliest = int(exhibit.model.dataset_["example_frame"].to_numpy()[0])
     choice = Choice(frame=liveliest, latent=_most_coupled(exhibit))  # type: ignore[no-untyped-call]
     sections = [section(exhibit, choice).layout for section in (MovieSection, CouplingSection, PathSection)]
     return pn.Column(_warnings(exhibit), *sections, sizing_mode="stretch_width")

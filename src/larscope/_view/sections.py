@@ -97,7 +97,7 @@ class MovieSection:
         self._player: Any = None
         self._ahead: tuple[int, int] | None = None
         self._make_controls()
-        mean_frame, examples = exhibit.model.mean_frame_, exhibit.model._examples["example_observed"]
+        mean_frame, examples = exhibit.model.mean_frame_, exhibit.model.dataset_["example_observed"].to_numpy()
         self._top = float(np.quantile(examples, 0.999))
         self._spread = float(np.quantile(np.abs(examples - mean_frame), 0.999))
         self._panels = MoviePanels(mean_frame, self._top, self._spread, exhibit.positions)

@@ -24,6 +24,8 @@ Engine = Literal["auto", "active_set", "path"]
 
 # Largest relative KKT violation and duality gap of a solution that counts as exact.
 TOLERANCE = 1e-9
+# Numbers in the designs that are solved together.
+SIZE = 2**22
 
 
 class NothingToLearnWarning(UserWarning):
@@ -49,6 +51,36 @@ def solve(problem: Problem, init: Tensor | None, engine: Engine, learning: bool)
             "Coefficients must fit into float64: got some above 1.8e308, since columns of `X` are so much smaller "
             "than `y`. Rescale one of them."
         )
+    return coef
+
+
+def solve_grid(problem: Problem, grid: Float[Tensor, "k steps"], l1_ratio: float) -> Float[Tensor, "k steps p"]:
+    """Solve each target of one design at each of its penalties, falling from the first; `problem.alpha` is not used.
+
+    A penalty alpha is `alpha l1_ratio` on the absolute values and `alpha (1 - l1_ratio)` on the squares.
+    """
+    (k, steps), p = grid.shape, problem.n_features
+    penalty, ridge = (grid * share for share in (l1_ratio, 1 - l1_ratio))
+    coef, missing = torch.zeros(k, steps, p, dtype=torch.float64), torch.ones(k, steps, dtype=torch.bool)
+    if l1_ratio == 1 and check_values(problem).ordinary:
+        from larscope.lasso import _active_set
+
+        coef, defect = _active_set.follow(problem, grid)
+        missing = ~(defect <= TOLERANCE)
+    # Every ridge is a design of its own.
+    target, step = missing.nonzero(as_tuple=True)
+    size = max(1, SIZE // problem.X[0].numel())
+    for some in torch.arange(len(target)).split(size):
+        t, s = target[some], step[some]
+        each = Problem(
+            problem.X.expand(len(some), -1, -1),
+            problem.y[0].mT[t].unsqueeze(-1),
+            penalty[t, s].unsqueeze(-1),
+            problem.weights[..., :1].expand(len(some), p, 1),
+            ridge[t, s].unsqueeze(-1).expand(-1, p),
+            positive=problem.positive,
+        )
+        coef[t, s] = solve(each, None, "auto", learning=False)[..., 0]
     return coef
 
 

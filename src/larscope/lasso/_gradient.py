@@ -129,10 +129,21 @@ class SupportSolve(Function):
 
 
 def implicit_lasso(*inputs: Any) -> Tensor:
-    """Apply `ImplicitLasso`; where `torch.compile` traces, which knows no forward mode, call one node of its graph."""
+    """Apply `ImplicitLasso`; where `torch.compile` traces, which knows no forward mode, call one node of its graph.
+
+    Where nobody asks for derivatives, solve at once: `apply` takes longer than a small problem.
+    """
+    *tensors, init, positive, engine, learning = inputs
+    if not (learning or is_traced(tensors[0]) or _is_transformed()):
+        return _engines.solve(Problem(*tensors, positive=positive), init, engine, learning)
     apply: Callable[..., Tensor] = ImplicitLasso.apply
     operator = torch.ops.larscope.solve_lasso if torch.compiler.is_compiling() else apply
     return operator(*inputs)
+
+
+def _is_transformed() -> bool:
+    """Whether a function is differentiated forwards here, or mapped, or transformed otherwise."""
+    return bool(torch._C._are_functorch_transforms_active()) or torch.autograd.forward_ad._current_level >= 0
 
 
 # A typed name for what torch leaves untyped.

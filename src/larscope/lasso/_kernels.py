@@ -46,6 +46,7 @@ GUESSED, OPEN, SETTLED, DONE, FULL, FAILED = range(6)
 class Data(NamedTuple):
     """What all targets share: the design by columns (p, width) and by samples (n, p), in the numbers to compute with.
 
+    Arrays of a batch have one dimension more, the first.
     `norms` are those of the columns, `l2` is the ridge of each. `violation`: relative to the scale of the certificate,
     a correlation is a violation from here. `dependent`: a column whose squared relative distance from the span of the
     active ones is less is in it. Where numbers are not `exact`, active sets are proposals.
@@ -126,7 +127,7 @@ def _scratch(data, capacity):
         inverses=np.empty((GROUP, capacity, _padded(capacity)), number),
         g=np.empty(_padded(capacity), number),
         v=np.empty(_padded(capacity), number),
-        z=np.empty(data.columns.shape[1], number),
+        z=np.empty(data.columns.shape[-1], number),
         order=np.arange(capacity),
         found=np.empty(4 * CANDIDATES, dtype=np.int64),
         excess=np.empty(4 * CANDIDATES, number),
@@ -601,22 +602,67 @@ def _visit(c, t, certify, data, state, work):
     if certify and unmoved:
         state.defect[t] = max(worst, _gap(t, data, state, worst))
         state.status[t] = DONE
-    elif unmoved or state.size[t] <= SOON_SETTLED:
+    elif unmoved or (not certify and state.size[t] <= SOON_SETTLED):
         if data.exact:
             _settle(t, data, state, work)
         state.status[t] = SETTLED if data.exact else DONE
 
 
 @compiled
-def solve_groups(start, stop, rounds, data, state):
-    """Alternate pricing and advancing, group by group, until no target is open, or a full one needs more room.
+def solve_designs(first, last, start, stop, rounds, data, state):
+    """Solve targets start to stop of designs first to last, which are entries of every array.
 
-    Exact targets are settled and certified before they count as done.
+    Pricing and advancing alternate, group by group, until no target is open, or a full one needs more room. Exact
+    targets are settled and certified before they count as done.
     """
-    work = _scratch(data, state.active.shape[1])
-    depth, p = data.samples.shape
+    work = _scratch(data, state.active.shape[2])
+    depth, p = data.samples.shape[1], data.samples.shape[2]
     pending = np.empty(GROUP, dtype=np.int64)
     rows, prices = np.empty((GROUP, depth), data.samples.dtype), np.empty((GROUP, p + HEATS), data.samples.dtype)
+    for b in range(first, last):
+        _solve_groups(start, stop, rounds, _data(data, b), _state(state, b), work, pending, rows, prices)
+
+
+@compiled
+def _data(data, b):
+    return Data(
+        data.columns[b],
+        data.samples[b],
+        data.diagonal[b],
+        data.norms[b],
+        data.l2[b],
+        data.gram[b],
+        data.n,
+        data.ridged,
+        data.positive,
+        data.violation,
+        data.dependent,
+        data.exact,
+    )
+
+
+@compiled
+def _state(state, b):
+    return State(
+        state.y[b],
+        state.residual[b],
+        state.prices_of_y[b],
+        state.alpha[b],
+        state.reached[b],
+        state.weights[b],
+        state.floor[b],
+        state.active[b],
+        state.sign[b],
+        state.coef[b],
+        state.size[b],
+        state.status[b],
+        state.defect[b],
+        state.priced[b],
+    )
+
+
+@_internal
+def _solve_groups(start, stop, rounds, data, state, work, pending, rows, prices):
     for lo in range(start, stop, GROUP):
         hi = min(lo + GROUP, stop)
         for t in range(lo, hi):
@@ -638,6 +684,51 @@ def solve_groups(start, stop, rounds, data, state):
                 priced += count
             if priced == 0:
                 break
+
+
+@compiled
+def follow_grid(start, stop, rounds, data, state, grid, coefs, defect):
+    """Solve targets at one penalty of `grid` (k, steps) after the other, from the largest down.
+
+    Active sets and inverses stay from penalty to penalty. Answers go to `coefs` (k, steps, p) and `defect`; what is not
+    solved keeps an infinite defect, and a target that needs more room the status FULL.
+    """
+    work = _scratch(data, state.active.shape[1])
+    depth, p = data.samples.shape
+    pending = np.empty(GROUP, dtype=np.int64)
+    rows, prices = np.empty((GROUP, depth), data.samples.dtype), np.empty((GROUP, p + HEATS), data.samples.dtype)
+    for lo in range(start, stop, GROUP):
+        hi = min(lo + GROUP, stop)
+        for step in range(grid.shape[1]):
+            for t in range(lo, hi):
+                state.alpha[t] = grid[t, step]
+                if state.status[t] == DONE:
+                    state.status[t] = OPEN
+            for trial in range(rounds):
+                count = ZERO
+                for t in range(lo, hi):
+                    if state.status[t] < DONE:
+                        pending[count] = t
+                        count += 1
+                if count == 0:
+                    break
+                _price(data.samples, state.residual, pending, count, data.n, rows, prices)
+                for i in range(count):
+                    t = pending[i]
+                    _visit(prices[i], t, True, data, state, work)
+                    if state.status[t] == DONE and state.defect[t] > data.violation and trial < rounds - 1:
+                        # Updates have added up their rounding.
+                        if defect[t, step] == np.inf:
+                            _settle(t, data, state, work)
+                            state.status[t] = SETTLED
+                        defect[t, step] = state.defect[t]
+            for t in range(lo, hi):
+                if state.status[t] == DONE:
+                    defect[t, step] = state.defect[t]
+                    for i in range(state.size[t]):
+                        coefs[t, step, state.active[t, i]] = state.coef[t, i]
+                elif state.status[t] < DONE:
+                    state.status[t] = FAILED
 
 
 @compiled

@@ -18,19 +18,19 @@ class Finding:
     Attributes
     ----------
     run
-        Name of the run; None where the finding is about several.
+        Name of the run; None for a finding about several.
     check
         Name of the check, as in `docs/check.md`.
     level
         `"pass"`, `"warn"` or `"fail"`.
     value, unit
-        The number that was measured, and what it counts; None where nothing could be measured.
+        The measured number and its unit; None if nothing could be measured.
     frame
-        The first frame of the run that is concerned, counted from 0; None where frames do not matter.
+        The first frame concerned, counted from 0; None if frames do not matter.
     message
         A sentence.
     advice
-        What to do about it; empty for a check that passed.
+        Your remedy; empty for a passed check.
     """
 
     run: str | None

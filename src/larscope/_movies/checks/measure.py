@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -124,6 +125,61 @@ class Measures:
         return max(mean, float(np.sqrt(self.variance))) if np.nanmin(self.low, initial=0) < 0 else mean
 
 
+class Measurement:
+    """Measures a run while its frames are read, whoever reads them: part by part, from the first on."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._sampled = _choose_sample(run)
+        self._parts: list[tuple[NDArray[Any], ...]] = []
+        self._sample: list[NDArray[Any]] = []
+        self._lowest: NDArray[Any] | None = None
+        self._highest: NDArray[Any] | None = None
+        self._top, self._brightest, self._n_frames = -np.inf, 0, 0
+
+    def add(self, frames: Frames) -> None:
+        """Measure the frames after those before."""
+        frames = _native(frames)
+        mean, low, high, nonfinite, oversized = _statistics(frames)
+        zeros = prod(frames.shape[1:]) - np.count_nonzero(frames, axis=(1, 2))
+        self._parts.append((mean, low, high, nonfinite, oversized, zeros, _digests(frames)))
+        if (here := float(np.max(high, initial=-np.inf, where=~np.isnan(high)))) >= self._top:
+            self._brightest = (self._brightest if here == self._top else 0) + int(np.count_nonzero(frames == here))
+            self._top = here
+        with np.errstate(invalid="ignore"):  # NaN stays NaN
+            below, above = frames.min(axis=0), frames.max(axis=0)
+            self._lowest = below if self._lowest is None else np.minimum(self._lowest, below)
+            self._highest = above if self._highest is None else np.maximum(self._highest, above)
+        start, self._n_frames = self._n_frames, self._n_frames + len(frames)
+        chosen = self._sampled[(self._sampled >= start) & (self._sampled < self._n_frames)]
+        self._sample.append(_centre(frames)[chosen - start])
+
+    def finish(self) -> Measures:
+        """Return what was measured, once all frames are."""
+        assert self._lowest is not None  # a run has at least one frame
+        mean, low, high, nonfinite, oversized, zeros, digest = map(np.concatenate, zip(*self._parts, strict=True))
+        constant = np.asarray(self._lowest == self._highest)
+        kept = np.concatenate(self._sample)
+        values, counts = _count_values(kept, constant)
+        return Measures(
+            run=self._run,
+            mean=mean,
+            low=low,
+            high=high,
+            nonfinite=nonfinite,
+            oversized=oversized,
+            zeros=zeros,
+            digest=digest,
+            brightest=self._brightest,
+            constant=constant,
+            image=self._lowest,
+            sampled=self._sampled,
+            **_follow(kept, self._sampled),
+            ceiling=bool(len(values)) and float(values[-1]) == self._top and _is_apart(counts, len(counts) - 1),
+            clipped_at_zero=_is_apart(counts, int(np.searchsorted(values, 0))) if 0 in values else False,
+        )
+
+
 def measure_run(run: Run, on_frames: Callable[[int], None] = lambda n_frames: None) -> Measures:
     """Read a run once, about 32 MiB at a time.
 
@@ -139,49 +195,11 @@ def measure_run(run: Run, on_frames: Callable[[int], None] = lambda n_frames: No
     LarscopeError
         Frames cannot be read.
     """
-    height, width = run.movie.shape[1:]
-    sampled = _choose_sample(run)
-    parts: list[tuple[NDArray[Any], ...]] = []
-    sample = []
-    lowest = highest = None
-    top, brightest = -np.inf, 0
+    measurement = Measurement(run)
     for start, stop in chunk_ranges(run.movie, run.n_frames):
-        frames = _native(run.read(start, stop))
-        mean, low, high, nonfinite, oversized = _statistics(frames)
-        zeros = height * width - np.count_nonzero(frames, axis=(1, 2))
-        parts.append((mean, low, high, nonfinite, oversized, zeros, _digests(frames)))
-        if (here := float(np.max(high, initial=-np.inf, where=~np.isnan(high)))) >= top:
-            brightest = (brightest if here == top else 0) + int(np.count_nonzero(frames == here))
-            top = here
-        with np.errstate(invalid="ignore"):  # NaN stays NaN
-            below, above = frames.min(axis=0), frames.max(axis=0)
-            lowest = below if lowest is None else np.minimum(lowest, below)
-            highest = above if highest is None else np.maximum(highest, above)
-        sample.append(_centre(frames)[sampled[(sampled >= start) & (sampled < stop)] - start])
-        on_frames(len(frames))
-        del frames  # before the next are read
-    assert lowest is not None  # a run has at least one frame
-    mean, low, high, nonfinite, oversized, zeros, digest = (np.concatenate(part) for part in zip(*parts, strict=True))
-    constant = np.asarray(lowest == highest)
-    kept = np.concatenate(sample)
-    values, counts = _count_values(kept, constant)
-    return Measures(
-        run=run,
-        mean=mean,
-        low=low,
-        high=high,
-        nonfinite=nonfinite,
-        oversized=oversized,
-        zeros=zeros,
-        digest=digest,
-        brightest=brightest,
-        constant=constant,
-        image=lowest,
-        sampled=sampled,
-        **_follow(kept, sampled),
-        ceiling=bool(len(values)) and float(values[-1]) == top and _is_apart(counts, len(counts) - 1),
-        clipped_at_zero=_is_apart(counts, int(np.searchsorted(values, 0))) if 0 in values else False,
-    )
+        measurement.add(run.read(start, stop))
+        on_frames(stop - start)
+    return measurement.finish()
 
 
 def _choose_sample(run: Run) -> Int[NDArray[np.int64], " sample"]:

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from larscope._movies.checks.findings import Finding, Level
 from larscope._movies.checks.measure import LARGEST, Measures
-from larscope._settings import Settings
 
 MOVED = 1.0
 """Smallest shift to count as motion, in pixels."""
@@ -47,11 +46,14 @@ FEW_FRAMES = 20
 LEAVE_OUT = "Leave them out with the `start` and `stop` columns, or restore the recording."
 
 
-def check_run(measures: Measures) -> list[Finding]:
-    """Return one finding per check; a run without any change gets only this one."""
+def check_run(measures: Measures, needed: int) -> list[Finding]:
+    """Return one finding per check; a run without any change gets only this one.
+
+    `needed` is how many frames a fit asks of a run.
+    """
     if measures.constant.all() and measures.n_frames > 1:
         return [_constant_run(measures)]
-    return [check(measures) for check in RUN_CHECKS]
+    return [check_length(measures, needed), *(check(measures) for check in RUN_CHECKS)]
 
 
 def _constant_run(measures: Measures) -> Finding:
@@ -67,17 +69,15 @@ def _constant_run(measures: Measures) -> Finding:
     )
 
 
-def check_length(measures: Measures) -> Finding:
-    """Too few frames for the default settings."""
-    default = Settings()
-    needed = default.order + default.window
+def check_length(measures: Measures, needed: int) -> Finding:
+    """Fewer frames than a fit needs."""
     return _finding(
         measures,
         "length",
         measures.n_frames,
         "frames",
         f"{measures.n_frames} frames.",
-        f"{measures.n_frames} frames are fewer than a fit needs by default: order + window = {needed}."
+        f"{measures.n_frames} frames are fewer than a fit needs: order + window = {needed}."
         if measures.n_frames < needed
         else None,
         "Drop the run, or lower `order` or `window`.",
@@ -350,7 +350,6 @@ def check_trend(measures: Measures) -> Finding:
 
 
 RUN_CHECKS: tuple[Callable[[Measures], Finding], ...] = (
-    check_length,
     check_finite,
     check_range,
     check_constant_frames,

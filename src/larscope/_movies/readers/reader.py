@@ -28,11 +28,11 @@ class Request:
     Parameters
     ----------
     dataset
-        Name of the frames inside the file, where it can hold several stacks.
+        Name of the frames inside a file with several stacks.
     channel, plane
         Number, from 0, or name of one of its channels and planes.
     on_truncated
-        Whether a movie that was cut short is an error, or is kept as far as its frames are whole.
+        A movie cut short is an error, or is kept up to its last whole frame.
     """
 
     dataset: str | None = None
@@ -52,9 +52,9 @@ class Request:
         Parameters
         ----------
         path, why
-            The file, and what is wrong with its first frame that is not whole.
+            The file, and the fault of its first broken frame.
         found, expected
-            Number of frames; `expected` is None where the file does not say.
+            Number of frames; `expected` is None if the file does not say.
         """
         if self.on_truncated == "error" or found == 0:
             number = f"frame {found}" + ("" if expected is None else f" of {expected}")

@@ -1,0 +1,89 @@
+"""Traces of one's own, without a movie."""
+
+import numpy as np
+import pytest
+import torch
+
+from larscope import LarscopeError, LatentVAR, SparseVAR, load, simulate_session
+from larscope._report.page import write_report
+from larscope._statistics.comparison import ComparisonWarning
+
+CONDITIONS = ["familiar", "novel", "familiar", "novel"]
+
+
+@pytest.fixture(scope="module")
+def session():
+    return simulate_session(n_runs=4, n_frames=200, frame_shape=(48, 48), seed=0)
+
+
+@pytest.fixture(scope="module")
+def model(session):
+    return LatentVAR.from_traces(
+        session.truth.traces, CONDITIONS, block=[1, 1, 2, 2], footprints=session.truth.footprints, order=3
+    )
+
+
+def test_coefficients_are_those_of_the_traces(model, session):
+    settings = model.settings
+    var = SparseVAR(3, model.penalty_, penalty_scale=settings.penalty_scale, scale=settings.scale, own_weight=0.0)
+    for run, traces in enumerate(session.truth.traces):
+        np.testing.assert_array_equal(model.latents_[run], traces)
+        np.testing.assert_allclose(model.coef_[run], var(torch.from_numpy(traces)).coef.numpy(), atol=1e-6)
+
+
+def test_maps_show_cells_where_their_footprints_are(model, session):
+    np.testing.assert_allclose(model.footprints_, session.truth.footprints, atol=1e-6)
+    image = model.contribution_map("familiar")
+    assert image.max() > 0
+    assert (image[session.truth.footprints.max(0) == 0] == 0).all()
+
+
+def test_conditions_are_compared_within_blocks(model):
+    with pytest.warns(ComparisonWarning, match="2 familiar against 2 novel"):
+        found = model.compare("familiar", "novel")
+    assert found.n_labelings == 4
+
+
+def test_a_result_of_traces_is_saved_reported_and_loaded(model, tmp_path):
+    folder = model.save(tmp_path / "result")
+    assert "cells" in write_report(folder).read_text(encoding="utf-8")
+    again = load(folder)
+    np.testing.assert_array_equal(again.latents_[3], model.latents_[3])
+    np.testing.assert_array_equal(again.footprints_, model.footprints_)
+
+
+def test_without_footprints_each_trace_has_a_square():
+    rng = np.random.default_rng(0)
+    model = LatentVAR.from_traces([rng.standard_normal((50, 5)) for _ in range(2)], ["a", "b"], order=1)
+    assert model.footprints_.shape[0] == 5
+    assert (model.footprints_.sum(0) <= 1).all()
+    assert (model.footprints_.sum((1, 2)) == 9).all()
+
+
+def test_missing_frames_are_left_out(session):
+    traces = [traces.copy() for traces in session.truth.traces]
+    traces[0][50:53] = np.nan
+    model = LatentVAR.from_traces(traces, CONDITIONS, order=3)
+    assert np.isnan(model.forecasts_[0][47:53]).all()
+    assert np.isfinite(model.forecasts_[0][56:]).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"traces": []}, "got none"),
+        ({"traces": [np.zeros((50, 3)), np.zeros((50, 4))]}, r"got shape \(50, 4\) for run 1"),
+        ({"traces": [np.zeros((3, 50))] * 2}, "Transpose"),
+        ({"traces": [np.full((50, 3), np.inf)] * 2}, "finite"),
+        ({"condition": ["a"]}, "`condition` must have one value a run: got 1 for 2 runs"),
+        ({"block": [1, 1, 1]}, "`block` must have one value a run: got 3"),
+        ({"footprints": np.ones((2, 8, 8))}, r"3 images, .* got shape \(2, 8, 8\)"),
+        ({"footprints": -np.ones((3, 8, 8))}, "not negative"),
+        ({"footprints": np.zeros((3, 8, 8))}, "number 0 has none"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(change, message):
+    rng = np.random.default_rng(0)
+    given = {"traces": [rng.standard_normal((50, 3)) for _ in range(2)], "condition": ["a", "b"], **change}
+    with pytest.raises(LarscopeError, match=message):
+        LatentVAR.from_traces(**given)
