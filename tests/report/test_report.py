@@ -460,8 +460,8 @@ def test_a_penalty_that_was_chosen_is_said_to_be(session, result, tmp_path, stil
     assert curves_of(chosen)["chosen"] == model.penalty_
     text = describe_methods(chosen, [])
     for part in (
-        f"l1 penalty of {model.penalty_:.4g} sqrt(",
-        f"were used: penalty {DEFAULT_PENALTY}.",
+        f"l1 penalty of {model.penalty_:.4g} s sqrt(",
+        f"were used: penalty {DEFAULT_PENALTY:g}.",
         f"chosen among {tried} by",
     ):
         assert part in text
