@@ -3,8 +3,8 @@
     python reproduction/cells.py
 
 Five kinds of sessions, five seeds each, 96 x 64 pixels, 12 runs of 300 frames. Every method's series go into the same
-couplings (`fit_couplings`: selected on all runs together), so that what differs is the series. Finished rows are kept
-in `cells.csv`, so it can be stopped and started. Then writes `cells.md`.
+couplings (those of `find_couplings`, ranked by their evidence), so that what differs is the series. Finished rows are
+kept in `cells.csv`, so it can be stopped and started. Then writes `cells.md`.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from sklearn.metrics import average_precision_score
 from sklearn.utils.extmath import randomized_svd
 
 from larscope import SparseVAR, simulate_session
-from larscope._dynamics.couplings import fit_couplings
+from larscope._dynamics.couplings import _evidence, _strongest_lags
 from larscope._movies.preprocessing import PreparedSession, prepare
 from larscope._movies.session import ArrayMovie, Run
 from larscope._network.autoencoder import Autoencoder
@@ -83,11 +83,13 @@ def series_of(prepared: PreparedSession, weights: Float[NDArray[Any], "K pixels"
 
 
 def couple(series: Series) -> Float[NDArray[np.float64], "K K"]:
-    """Return the absolute couplings, summed over lags, mean over runs."""
-    couplings = fit_couplings(SparseVAR(order=5), [torch.from_numpy(one) for one in series])
-    strength = np.mean([coef.abs().sum(0).numpy() for coef in couplings], axis=0)
-    np.fill_diagonal(strength, 0)
-    return strength
+    """Return the evidence (absolute t) for each coupling over all runs, before any threshold; 0 where none is."""
+    var = SparseVAR(order=5)
+    found = _strongest_lags(*_evidence(var, [torch.from_numpy(one) for one in series]), var.order)
+    evidence = np.zeros((series[0].shape[1], series[0].shape[1]))
+    evidence[found.target, found.source] = found.evidence
+    np.fill_diagonal(evidence, 0)
+    return evidence
 
 
 def judge(strength: Strength, truth: Truth) -> dict[str, float]:
