@@ -230,9 +230,9 @@ class Settings:
     def __post_init__(self) -> None:
         if self.scale == "latent" and self.penalty_scale == "mean":
             raise LarscopeError(
-                "scale='latent' needs penalty_scale='residual', 'noise' or 'target': got penalty_scale='mean'. It multiplies "
-                "the penalty by the number of latents, but at unit variance alpha = 1 already leaves no coefficient. "
-                "Pass another, or scale='series'."
+                "scale='latent' needs penalty_scale='residual', 'noise' or 'target': got penalty_scale='mean'. It "
+                "multiplies the penalty by the number of latents, but at unit variance alpha = 1 already leaves no "
+                "coefficient. Pass another, or scale='series'."
             )
         if self.penalty is None and self.penalty_scale != "residual":
             raise LarscopeError(

@@ -267,8 +267,8 @@ def test_compare_is_the_swap_test_on_equal_lengths(model):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ComparisonWarning)
         expected = coefficient_swap_test(latents, coefs, conditions, scale="latent")
-        found = model.compare("familiar", "novel")
-        paper = model.compare("familiar", "novel", relative=False)
+        found = model.compare("familiar", "novel", test="swap")
+        paper = model.compare("familiar", "novel", test="swap", relative=False)
     assert any("0.05" in warning for warning in found.warnings)  # two runs against two cannot reach it
     assert found.statistic == pytest.approx(expected.statistic)
     assert found.pvalue == expected.pvalue

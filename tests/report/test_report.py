@@ -189,12 +189,18 @@ def test_holds_the_numbers_of_every_run(outline, result):
 
 
 def test_words_agree_with_the_numbers(result):
-    data, training, errors, dynamics = describe(result)
+    data, training, errors, dynamics, beyond = describe(result)
     assert rf"1 {HOSTILE_CONDITION}, 2 novel, 1 familiar" in data
     assert "316 frames of 24 x 16 pixels, 6 latents" in data
     assert "9 steps" in training
     assert f"{100 * result.dataset['var_explained'].to_numpy().mean():.0f} %" in errors
-    assert f"{result.dataset['n_active'].to_numpy().mean():.0f} active coefficients of 72" in dynamics
+    table = result.dataset
+    own = table["coef_target"].to_numpy() == table["coef_source"].to_numpy()
+    assert f"A run has {(~own).sum() / 4:.0f} couplings between latents of 60 possible" in dynamics
+    assert f"{table['n_chance'].to_numpy().mean():.0f} are expected by chance" in dynamics
+    assert f"own past: {own.sum() / 4:.0f} of 12" in dynamics
+    kept = table["coupling_condition"].to_numpy()[table["coupling_qvalue"].to_numpy() <= 0.1]
+    assert f"novel {(kept == 'novel').sum() or 'none beyond chance'}" in beyond
 
 
 def test_loss_change_compares_the_last_two_fifths(result):

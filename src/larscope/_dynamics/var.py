@@ -182,8 +182,8 @@ class SparseVAR(nn.Module):
         super().__init__()
         if scale == "latent" and penalty_scale == "mean":
             raise LarscopeError(
-                "scale='latent' needs penalty_scale='target', 'noise' or 'residual', got penalty_scale='mean': with every "
-                "latent at unit variance all coefficients are zero from alpha = 1 on. Pass one of them."
+                "scale='latent' needs penalty_scale='target', 'noise' or 'residual', got penalty_scale='mean': with "
+                "every latent at unit variance all coefficients are zero from alpha = 1 on. Pass one of them."
             )
         for name, value, known in (
             ("scale", scale, ("series", "latent")),

@@ -110,8 +110,8 @@ def _model(result: Result) -> list[str]:
         "mean": f"{result.penalty:.4g} ({result.penalty * n_latents:.4g} for each target latent",
         "target": f"{result.penalty:.4g} (for each target latent",
         "noise": f"{result.penalty:.4g} sqrt(2 log({chosen['order'] * n_latents}) / n) (for a fit to n frames",
-        "residual": f"{result.penalty:.4g} s sqrt(2 log({chosen['order'] * n_latents}) / n) (for a fit to n frames, with "
-        "s the residual standard deviation of each latent given its own past",
+        "residual": f"{result.penalty:.4g} s sqrt(2 log({chosen['order'] * n_latents}) / n) (for a fit to n frames, "
+        "with s the residual standard deviation of each latent given its own past",
     }[chosen["penalty_scale"]]
     fitted = (
         "Afterwards coefficients were fitted to each whole run, for couplings, maps and comparisons, and one matrix of "

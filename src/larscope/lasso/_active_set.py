@@ -188,7 +188,7 @@ class Design:
 
     def worth_rounding(self, k: int) -> bool:
         """Whether proposals in float32 save more than they cost, when a process first compiles them too."""
-        return k * self.exact.samples[0].size >= PROPOSED
+        return bool(k * self.exact.samples[0].size >= PROPOSED)
 
     def worth_a_gram(self, sizes: NDArray[np.int64]) -> bool:
         """Whether X'X / n saves more than it costs: tall designs, many targets, supports not small."""
