@@ -21,7 +21,6 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import average_precision_score
-from sklearn.utils.extmath import randomized_svd
 
 from larscope import SparseVAR, simulate_session
 from larscope._dynamics.couplings import _evidence, _strongest_lags
@@ -48,7 +47,7 @@ FLICKER = 1500
 """Counts that unpredictable blobs over a third of the cells add at their brightest, about as much as a cell's spike."""
 MATCHED = 0.7
 """A cell is found where a footprint correlates with the planted one at least so well."""
-METHODS = ("cells", "grid, before training", "masks known", "masks known, demixed", "50 PCA scores")
+METHODS = ("cells", "grid, before training", "masks known", "masks known, demixed")
 
 Series = list[Float[NDArray[np.float32], "T K"]]
 Strength = Float[NDArray[np.float64], "cells cells"]
@@ -150,20 +149,12 @@ def judge_masks(prepared: PreparedSession, truth: Truth, demixed: bool) -> dict[
     return {**judge(couple(series_of(prepared, weights)), truth), "latents": len(masks)}
 
 
-def judge_pca(prepared: PreparedSession, truth: Truth) -> dict[str, float]:
-    movies = [prepared.frames(run).reshape(about.n_frames, -1) for run, about in enumerate(prepared.runs)]
-    axes = randomized_svd(np.concatenate([movie - movie.mean(0) for movie in movies]), 50, random_state=0)[2]
-    masks = truth.masks.reshape(len(truth.masks), -1)
-    loading = np.abs((masks / masks.sum(1, keepdims=True)) @ axes.T)
-    return {**judge(loading @ couple(series_of(prepared, axes)) @ loading.T, truth), "latents": len(axes)}
-
-
 def measure(method: str, prepared: PreparedSession, truth: Truth) -> dict[str, float]:
     if method == "cells":
         return judge_cells(prepared, truth)
     if method == "grid, before training":
         return judge_grid(prepared, truth)
-    return judge_pca(prepared, truth) if "PCA" in method else judge_masks(prepared, truth, "demixed" in method)
+    return judge_masks(prepared, truth, demixed="demixed" in method)
 
 
 def describe(table: pd.DataFrame) -> str:
