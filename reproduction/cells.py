@@ -3,8 +3,8 @@
     python reproduction/cells.py
 
 Five kinds of sessions, five seeds each, 96 x 64 pixels, 12 runs of 300 frames. Every method's series go into the same
-couplings (`fit_couplings`: selected on all runs together), so that what differs is the series. Finished rows are kept
-in `cells.csv`, so it can be stopped and started. Then writes `cells.md`.
+couplings (those of `find_couplings`, ranked by their evidence), so that what differs is the series. Finished rows are
+kept in `cells.csv`, so it can be stopped and started. Then writes `cells.md`.
 """
 
 import argparse
@@ -21,10 +21,9 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import average_precision_score
-from sklearn.utils.extmath import randomized_svd
 
 from larscope import SparseVAR, simulate_session
-from larscope._dynamics.couplings import fit_couplings
+from larscope._dynamics.couplings import _evidence, _strongest_lags
 from larscope._movies.preprocessing import PreparedSession, prepare
 from larscope._movies.session import ArrayMovie, Run
 from larscope._network.autoencoder import Autoencoder
@@ -48,7 +47,7 @@ FLICKER = 1500
 """Counts that unpredictable blobs over a third of the cells add at their brightest, about as much as a cell's spike."""
 MATCHED = 0.7
 """A cell is found where a footprint correlates with the planted one at least so well."""
-METHODS = ("cells", "grid, before training", "masks known", "masks known, demixed", "50 PCA scores")
+METHODS = ("cells", "grid, before training", "masks known", "masks known, demixed")
 
 Series = list[Float[NDArray[np.float32], "T K"]]
 Strength = Float[NDArray[np.float64], "cells cells"]
@@ -83,11 +82,13 @@ def series_of(prepared: PreparedSession, weights: Float[NDArray[Any], "K pixels"
 
 
 def couple(series: Series) -> Float[NDArray[np.float64], "K K"]:
-    """Return the absolute couplings, summed over lags, mean over runs."""
-    couplings = fit_couplings(SparseVAR(order=5), [torch.from_numpy(one) for one in series])
-    strength = np.mean([coef.abs().sum(0).numpy() for coef in couplings], axis=0)
-    np.fill_diagonal(strength, 0)
-    return strength
+    """Return the evidence (absolute t) for each coupling over all runs, before any threshold; 0 where none is."""
+    var = SparseVAR(order=5)
+    found = _strongest_lags(*_evidence(var, [torch.from_numpy(one) for one in series]), var.order)
+    evidence = np.zeros((series[0].shape[1], series[0].shape[1]))
+    evidence[found.target, found.source] = found.evidence
+    np.fill_diagonal(evidence, 0)
+    return evidence
 
 
 def judge(strength: Strength, truth: Truth) -> dict[str, float]:
@@ -148,20 +149,12 @@ def judge_masks(prepared: PreparedSession, truth: Truth, demixed: bool) -> dict[
     return {**judge(couple(series_of(prepared, weights)), truth), "latents": len(masks)}
 
 
-def judge_pca(prepared: PreparedSession, truth: Truth) -> dict[str, float]:
-    movies = [prepared.frames(run).reshape(about.n_frames, -1) for run, about in enumerate(prepared.runs)]
-    axes = randomized_svd(np.concatenate([movie - movie.mean(0) for movie in movies]), 50, random_state=0)[2]
-    masks = truth.masks.reshape(len(truth.masks), -1)
-    loading = np.abs((masks / masks.sum(1, keepdims=True)) @ axes.T)
-    return {**judge(loading @ couple(series_of(prepared, axes)) @ loading.T, truth), "latents": len(axes)}
-
-
 def measure(method: str, prepared: PreparedSession, truth: Truth) -> dict[str, float]:
     if method == "cells":
         return judge_cells(prepared, truth)
     if method == "grid, before training":
         return judge_grid(prepared, truth)
-    return judge_pca(prepared, truth) if "PCA" in method else judge_masks(prepared, truth, "demixed" in method)
+    return judge_masks(prepared, truth, demixed="demixed" in method)
 
 
 def describe(table: pd.DataFrame) -> str:

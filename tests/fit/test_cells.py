@@ -17,7 +17,7 @@ SMALL = {"latents": "cells", "order": 2, "window": 32}
 
 @pytest.fixture(scope="module")
 def session():
-    return simulate_session(n_runs=4, n_frames=150, frame_shape=(48, 48), seed=0)
+    return simulate_session(n_runs=4, n_frames=300, frame_shape=(48, 48), seed=0)
 
 
 @pytest.fixture(scope="module")

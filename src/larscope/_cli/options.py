@@ -13,7 +13,9 @@ DYNAMICS, FRAMES, NETWORK, TRAINING = (f"Settings: {name}" for name in ("dynamic
 PANELS = {
     **dict.fromkeys(REFITTED, DYNAMICS),
     **dict.fromkeys(("crop", "downscale", "nan"), FRAMES),
-    **dict.fromkeys(("patch", "skip", "shortcut", "output", "pooling", "batch_norm"), NETWORK),
+    **dict.fromkeys(
+        ("latents", "cell_diameter", "patch", "skip", "shortcut", "output", "pooling", "batch_norm"), NETWORK
+    ),
     **dict.fromkeys(
         ("training", "epochs", "batch_size", "learning_rate", "precision", "window", "window_starts", "seed"), TRAINING
     ),

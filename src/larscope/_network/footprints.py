@@ -49,8 +49,8 @@ DEVIATIONS = 7.0
 FAINT, FAINTEST = 0.15, 0.1
 """Pixels below this share of its peak are none of a footprint: of a candidate, and of a refined one."""
 
-SMALLEST = 0.16
-"""Area of the smallest footprint, in squared diameters."""
+SMALLEST, LARGEST = 0.16, 2.5
+"""Area of the smallest and, once refined, of the largest footprint, in squared diameters: more is haze."""
 
 MOST_CELLS = 2000
 """Candidates at most."""
@@ -563,7 +563,8 @@ def refine(
     to the static image, which stays as it is. Noise in the coefficients does not bias them, since it is another one
     frame later: they are instruments.
     """
-    n_cells, lagged = len(cells), moments.lagged.copy()
+    n_cells, lagged = len(cells), _remembering(moments)
+    forgotten = np.diag(moments.lagged) <= FORGETFUL * np.diag(moments.power)
     values, places = cells.values.reshape(n_cells, -1).copy(), cells.places
     inside = cells.pad(np.ones((1, mean_frame.size))).ravel()[places] > 0
     parts = broad.astype(np.float64)
@@ -575,7 +576,7 @@ def refine(
     for sweep in range(SWEEPS):
         hazy = cells.pad(parts)
         for k in range(n_cells):
-            if lagged[k, k] <= FORGETFUL * moments.power[k, k]:
+            if forgotten[k]:
                 values[k] = 0
                 continue
             drawn = lagged[k, n_cells:] @ hazy[:, places[k]]
@@ -591,7 +592,7 @@ def refine(
         current = Windows(values.reshape(cells.values.shape), cells.corner, cells.shape)
         for i in range(n_haze):
             row = n_cells + i
-            if lagged[row, row] <= FORGETFUL * moments.power[row, row]:
+            if forgotten[row]:
                 continue
             drawn = _unpad(current.matrix.T @ lagged[row, :n_cells], cells) + lagged[row, n_cells:] @ parts
             image = (parts[i] + (moments.with_broad[i] - drawn) / lagged[row, row]).reshape(mean_frame.shape)
@@ -601,11 +602,25 @@ def refine(
     length = np.concatenate([np.sqrt(np.square(values).sum((1, 2))), np.linalg.norm(parts, axis=1)])
     scaled = lagged * length[:, None] * length
     safe = np.where(length > 0, length, 1)
-    kept = (length[:n_cells] > 0) & (np.count_nonzero(values, axis=(1, 2)) >= SMALLEST * diameter**2)
+    area = np.count_nonzero(values, axis=(1, 2)) / diameter**2
+    kept = (length[:n_cells] > 0) & (area >= SMALLEST) & (area <= LARGEST)
     found = Windows(values / safe[:n_cells, None, None], cells.corner, cells.shape).keep(kept)
     those = np.concatenate([kept, np.ones(len(parts), bool)])
     new_broad = (parts / safe[n_cells:, None]).astype(np.float32)
     return found, new_broad, scaled[np.ix_(those, those)]
+
+
+def _remembering(moments: Moments) -> Float[NDArray[np.float64], "parts parts"]:
+    """Return the lagged moments with a share `FORGETFUL` of the power, at least, in every mixture of parts.
+
+    In short movies chance makes some negative, and no fit would end.
+    """
+    values, vectors = np.linalg.eigh(moments.power)
+    root = vectors * np.sqrt(values.clip(min=1e-9 * values[-1]))
+    inverse = np.linalg.inv(root)
+    memory, mixtures = np.linalg.eigh(inverse @ moments.lagged @ inverse.T)
+    mixtures = root @ mixtures
+    return np.asarray(mixtures * memory.clip(min=FORGETFUL) @ mixtures.T)
 
 
 def _unpad(image: Float[NDArray[np.float64], " more"], cells: Windows) -> Float[NDArray[np.float64], " pixels"]:
