@@ -49,7 +49,7 @@ def test_fit_and_the_estimator_give_the_same_numbers_bit_for_bit(table, tmp_path
 
 @pytest.mark.parametrize(("given", "used"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
 def test_waiting_threads_sleep_unless_the_user_says_otherwise(given, used):
-    code = "import os, sys, larscope._cli; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    code = "import os, sys, larscope._cli.commands; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
     environment = {**{name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}, **given}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split() == [used, "False"]
@@ -319,7 +319,7 @@ def test_an_unknown_key_in_a_config_is_named(table, tmp_path):
 
 
 def test_help_does_not_wait_for_torch():
-    code = "import sys, larscope._cli; sys.exit('torch' in sys.modules)"
+    code = "import sys, larscope._cli.commands; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

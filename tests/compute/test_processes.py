@@ -62,7 +62,7 @@ SCRIPT = f"""
 import sys, warnings
 import torch
 from larscope import LatentVAR
-from larscope._movies.readers import read_session
+from larscope import read_session
 from larscope._fit.training import TrainingStep
 warnings.simplefilter("ignore")
 original = TrainingStep.training_step

@@ -60,7 +60,7 @@ model = LatentVAR(**{OPTIONS | {"downscale": 8}})
 model.fit(Session(runs), cache={str(tmp_path / "cache")!r}, max_memory={parse_size(LIMIT)})
 model.compare("a", "b", n_permutations=99)
 model.save({str(tmp_path / "result")!r})
-from larscope._report import write_report
+from larscope import write_report
 write_report({str(tmp_path / "result")!r})
 """
     )
@@ -81,7 +81,7 @@ def test_a_bigtiff_of_ten_gigabytes_stays_below_two(tmp_path: Path) -> None:
     options = [part for name, value in OPTIONS.items() for part in (f"--{name}", str(value))]
     out = tmp_path / "result"
     arguments = ["fit", str(tmp_path / "session.csv"), "--out", str(out), "--max-memory", LIMIT, *options]
-    assert peak_of(f"from larscope._cli import app\napp({arguments!r})") < parse_size(LIMIT)
+    assert peak_of(f"from larscope._cli.commands import app\napp({arguments!r})") < parse_size(LIMIT)
     with xr.open_dataset(out / "results.nc") as result:
         assert result.sizes["frame"] == SHAPE[0]
 

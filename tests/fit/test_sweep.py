@@ -54,11 +54,11 @@ def test_a_value_that_no_fit_takes_is_refused(lists, complaint):
 def test_a_preset_is_what_is_not_listed(table, tmp_path, monkeypatch):
     planned = []
 
-    def stop(points, *_):
+    def stop(points, *_, **__):
         planned.extend(points)
         raise LarscopeError("enough")
 
-    monkeypatch.setattr("larscope._cli.commands.prepare_sweep", stop)
+    monkeypatch.setattr("larscope._fit.sweep.prepare_sweep", stop)
     (tmp_path / "settings.toml").write_text("epochs = 7\npenalty = 0.1\n")
     words = f"sweep {table} --out {tmp_path / 'out'} --preset paper --penalty 0.01,0.02 --crop 16 16".split()
     for config in ([], [f"--config={tmp_path / 'settings.toml'}"]):

@@ -35,7 +35,7 @@ import sys
 from larscope._compute.workers import end_with
 end_with(int(sys.argv.pop(1)))
 sys.argv[0] = "larscope"
-from larscope._cli import app
+from larscope._cli.commands import app
 app()
 """
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from larscope.lasso._problem import Problem
+from larscope.lasso._problem import GAP_PER_VIOLATION, Problem
 
 # Correlations this close to the penalty, relatively, mark a point where the solution has a kink.
 KINK = 1e-7
@@ -21,8 +21,8 @@ ROUNDING = 1e-15
 
 
 def defect(problem: Problem, coef: Float[Tensor, "batch p k"]) -> Float[Tensor, "batch k"]:
-    """Return the larger of `violation` and `duality_gap`, which a solution must both have small."""
-    return torch.maximum(violation(problem, coef), duality_gap(problem, coef))
+    """Return the larger of `violation` and a thousandth of `duality_gap`: a solution must have both small."""
+    return torch.maximum(violation(problem, coef), duality_gap(problem, coef) / GAP_PER_VIOLATION)
 
 
 def violation(

@@ -18,11 +18,11 @@ from torch import Tensor
 from larscope._errors import LarscopeError
 from larscope.lasso import _certificate
 from larscope.lasso._path import ConvergenceWarning, homotopy
-from larscope.lasso._problem import Problem, check_values, in_units, measure
+from larscope.lasso._problem import GAP_PER_VIOLATION, Problem, check_values, in_units, measure
 
 Engine = Literal["auto", "active_set", "path"]
 
-# Largest relative KKT violation and duality gap of a solution that counts as exact.
+# Largest relative KKT violation of a solution that counts as exact; its duality gap is at most 1e-6.
 TOLERANCE = 1e-9
 # Numbers in the designs that are solved together.
 SIZE = 2**22
@@ -180,8 +180,9 @@ def _warn_uncertified(defect: Float[Tensor, "batch k"]) -> None:
         return
     named = ", ".join([*(str(tuple(i)) for i in bad.nonzero()[:5].tolist()), *(["..."] if bad.sum() > 5 else [])])
     warnings.warn(
-        f"{int(bad.sum())} of {bad.numel()} lasso solutions have a relative KKT violation or duality gap above "
-        f"{TOLERANCE:g}, at worst {defect.max().item():.1e}; (batch, target): {named}. "
+        f"{int(bad.sum())} of {bad.numel()} lasso solutions have a relative KKT violation above {TOLERANCE:g} or a "
+        f"duality gap above {TOLERANCE * GAP_PER_VIOLATION:g}, {defect.max() / TOLERANCE:.2g} times as much at worst; "
+        f"(batch, target): {named}. "
         "Rescale the features, raise `alpha`, or add a small `l2`.",
         ConvergenceWarning,
         stacklevel=_caller()[0],

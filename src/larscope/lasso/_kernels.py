@@ -18,6 +18,7 @@ import numpy as np
 from numba.core.options import DefaultOptions
 
 from larscope._compute.compiler import OPTIONS, compiled
+from larscope.lasso._problem import GAP_PER_VIOLATION
 
 # So many features, or a few more, may join a target in one round.
 CANDIDATES = 24
@@ -70,7 +71,7 @@ class State(NamedTuple):
     """Where each target stands; `prices_of_y` is X'y / n, held where `Data.gram` is.
 
     `floor`, times the norm of a column, is the part of its scale that does not vanish with the penalty. `defect` is the
-    larger of the violation and the duality gap of what is done.
+    larger of the violation and a thousandth of the duality gap of what is done.
     """
 
     y: Any
@@ -600,7 +601,7 @@ def _visit(c, t, certify, data, state, work):
         return
     unmoved = joined == 0 and reached <= alpha
     if certify and unmoved:
-        state.defect[t] = max(worst, _gap(t, data, state, worst))
+        state.defect[t] = max(worst, _gap(t, data, state, worst) / GAP_PER_VIOLATION)
         state.status[t] = DONE
     elif unmoved or (not certify and state.size[t] <= SOON_SETTLED):
         if data.exact:

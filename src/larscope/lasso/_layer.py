@@ -15,6 +15,7 @@ from larscope.lasso._engines import TOLERANCE, Engine
 from larscope.lasso._gradient import implicit_lasso
 from larscope.lasso._path import homotopy
 from larscope.lasso._problem import (
+    GAP_PER_VIOLATION,
     Layout,
     Problem,
     canonical,
@@ -46,7 +47,7 @@ class LassoInfo:
         Number of zero coefficients whose correlation is at the penalty: the solution has a kink there, and
         the gradient is the one-sided derivative that keeps them at zero.
     converged : Tensor
-        Whether `kkt` and `gap` are both at most 1e-9.
+        Whether `kkt` is at most 1e-9 and `gap` at most 1e-6.
     """
 
     kkt: Float[Tensor, "*targets"]
@@ -303,7 +304,7 @@ def _info(problem: Problem, coef: Tensor, layout: Layout) -> LassoInfo:
         gap,
         (coef != 0).sum(dim=-2),
         _certificate.count_kinks(problem, coef, correlation),
-        (kkt <= TOLERANCE) & (gap <= TOLERANCE),
+        (kkt <= TOLERANCE) & (gap <= TOLERANCE * GAP_PER_VIOLATION),
     )
     return LassoInfo(*(layout.per_target(value) for value in values))
 

@@ -21,6 +21,9 @@ from torch._subclasses.fake_tensor import FakeTensor
 from larscope._errors import LarscopeError
 
 DTYPES = (torch.float32, torch.float64)
+# A duality gap may be so many times as large as a violation: it is about the violation times the sum of |w|, which
+# grows where columns nearly cancel.
+GAP_PER_VIOLATION = 1e3
 # Units are powers of two to this power: data of ordinary size have the unit 1, and keep their every bit.
 UNIT = 64
 # The range of units, so that they and their inverses are normal numbers.
