@@ -719,10 +719,6 @@ def test_runs_that_share_coefficients_have_a_penalty_of_their_own_unless_it_is_a
     own = ["n_couplings", "n_chance"]  # of each run's own fit, with the penalty of that
     assert given.scores_.drop(columns=own).equals(shared.scores_.drop(columns=own))
     assert given.score_frames(session).equals(shared.score_frames(session))
-    # of a fit to single runs, they are asked for later
-    alone.coefficients = "condition"
-    assert alone.score_frames(session).equals(shared.score_frames(session))
-    assert alone.shared_choice_ == chosen
 
 
 def test_the_penalty_of_shared_coefficients_is_kept(automatic, session, tmp_path):
