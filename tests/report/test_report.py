@@ -456,12 +456,12 @@ def test_a_penalty_that_was_chosen_is_said_to_be(session, result, tmp_path, stil
     assert f"among {tried} from {model.choice_.tried[0]:.3g}" in said
     assert f"Exact fits at {model.penalty_:.3g} best forecast the last fifth of each run" in said
     assert f"explain {100 * share:.0f} %" in said
-    assert f"learned at {DEFAULT_PENALTY}" in learned
+    assert f"learned at {DEFAULT_PENALTY:g}" in learned
     assert curves_of(chosen)["chosen"] == model.penalty_
     text = describe_methods(chosen, [])
     for part in (
-        f"l1 penalty of {model.penalty_:.4g} sqrt(",
-        f"were used: penalty {DEFAULT_PENALTY}.",
+        f"l1 penalty of {model.penalty_:.4g} s sqrt(",
+        f"were used: penalty {DEFAULT_PENALTY:g}.",
         f"chosen among {tried} by",
     ):
         assert part in text
@@ -492,7 +492,7 @@ def test_the_penalty_of_coefficients_that_runs_share_is_said_beside_that_of_sing
     assert f"{model.shared_choice_.penalty:.3g}" in said
     assert "left-out runs by coefficients of other runs of their condition" in said
     text = describe_methods(chosen, [])
-    assert f"l1 penalty of {DEFAULT_PENALTY} sqrt(" in text
+    assert f"l1 penalty of {DEFAULT_PENALTY:g} s sqrt(" in text
     assert f"The penalty of that matrix, {model.shared_choice_.penalty:.4g}, was chosen among" in text
     assert "In training, other settings" not in text
 
@@ -505,7 +505,7 @@ def test_methods_say_what_a_refit_changed(session, tmp_path):
     result = read_result(model.save(tmp_path / "result"))
     assert repetition(result).endswith(".refit(<session>, order=3, penalty=0.01, max_distance=1.0)")
     text = describe_methods(result, [])
-    assert "order 3 with an l1 penalty of 0.01 sqrt(" in text
+    assert "order 3 with an l1 penalty of 0.01 s sqrt(" in text
     assert (
         "In training, other settings of the autoregression were used: order 2, penalty 0.002, max distance none."
         in text
@@ -521,11 +521,11 @@ def test_methods_take_every_number_from_the_result(result):
         "24 x 16 pixels",
         "3 x 2 = 6 latents",
         "order 2",
-        "l1 penalty of 0.002 sqrt(2 log(12) / n) (for a fit to n frames, in units of 1/(2n) squared error)",
+        "l1 penalty of 0.002 s sqrt(2 log(12) / n) (for a fit to n frames, with s the residual standard deviation",
         "a latent's own past free",
         "9 steps of Adam, Kingma & Ba 2015, in 1 epoch",
         "learning rate 0.001; 1 window of 32 frames a step, begun anywhere and anew each epoch; seed 0",
-        f"{data['n_active'].to_numpy().mean():.0f} non-zero coefficients",
+        f"couplings between latents on average ({data['n_chance'].to_numpy().mean():.0f} by chance)",
     ):
         assert part in text
     assert "Phipson" not in " ".join(methods_section(result, []).shown["references"])

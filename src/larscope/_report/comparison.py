@@ -194,7 +194,8 @@ def _swapped(record: ComparisonRecord, effect: float) -> str:
 
 def _further_apart(effect: float | None, what: str) -> str:
     if effect is None:
-        return f"{what} of all runs of a group are the same, so distances between the groups have no scale"
+        verb = "are" if what == "couplings" else "is"
+        return f"{what} {verb} the same in all runs of a group, so distances between the groups have no scale"
     return (
         f"squared distances of {what} are {abs(effect):.1f} % {'larger' if effect >= 0 else 'smaller'} between the "
         "groups than within them"
