@@ -129,7 +129,7 @@ from larscope._fit.preflight import estimate_fit
 movie = Generated()
 session = Session([Run(str(i), "ab"[i % 2], movie) for i in range(2)])
 model = LatentVAR(crop=({height}, {width}), window={window}, epochs=2, order=2)
-open({str(folder / "estimate")!r}, "w").write(str(estimate_fit(model, session, cached=True).memory))
+open({str(folder / "estimate")!r}, "w").write(str(estimate_fit(model.settings, session, cached=True).memory))
 model.fit(session, cache={str(folder / "cache")!r})
 """
     )
