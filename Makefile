@@ -14,7 +14,7 @@ test: $(INSTALLED) lint
 
 # what takes too long for every commit: the slow tests, and thousands of cases for each property
 nightly: $(INSTALLED)
-	$(BIN)/pytest -n 2 -m "slow or not slow" --hypothesis-profile nightly
+	$(BIN)/pytest -n 2 -m "slow or not slow" --hypothesis-profile nightly --timeout 3600
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

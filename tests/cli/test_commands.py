@@ -274,7 +274,8 @@ def test_the_current_folder_and_a_link_are_folders_too(table, tmp_path, monkeypa
     assert load(tmp_path / "here").order == 2
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
-    assert larscope("fit", table, "--out", ".", *FIT).exit_code == 0
+    done = larscope("fit", table, "--out", ".", *FIT)
+    assert done.exit_code == 0, done.output
     assert load(tmp_path / "empty").order == 2
 
 

@@ -122,7 +122,7 @@ def test_windows_that_cannot_be_shared_out_are_refused(session):
 
 @pytest.mark.parametrize("wrong", [{"devices": 0}, {"num_nodes": 0}, {"strategy": "fsdp"}, {"strategy": "ddp_spawn"}])
 def test_what_is_no_place_to_train_is_refused(wrong):
-    with pytest.raises(LarscopeError, match="must be"):
+    with pytest.raises(LarscopeError, match="must"):
         Processes(**wrong)
 
 

@@ -656,7 +656,7 @@ def test_a_refit_takes_the_session_of_the_fit_alone(model, session):
         model.refit(renamed)
     with pytest.raises(LarscopeError, match="run 'run-3' had 100 frames then, and has 99"):
         model.refit(shorter)
-    with pytest.raises(LarscopeError, match=r"frame \d+ of run 'run-3' is another"):
+    with pytest.raises(LarscopeError, match=r"frame \d+ of run 'run-3' is different"):
         model.refit(other)
     with pytest.raises(LarscopeError, match="not fitted yet"):
         LatentVAR().refit(session)
@@ -744,7 +744,7 @@ def test_a_preset_stands_for_settings_that_given_ones_win_over():
 
 def test_the_paper_s_preset_says_all_but_the_frames_size_and_the_seed():
     """So that no change of a default changes it."""
-    assert set(setting_names()) - set(PRESETS["paper"]) == {"crop", "downscale", "nan", "seed"}
+    assert set(setting_names()) - set(PRESETS["paper"]) == {"cell_diameter", "crop", "downscale", "nan", "seed"}
 
 
 def test_a_refit_takes_a_preset_that_needs_no_training(session):
@@ -784,7 +784,7 @@ def masked(session, *frames):
 def test_what_masked_frames_leave_too_short_is_refused_before_the_training(session, monkeypatch):
     monkeypatch.delattr("larscope._fit.estimator.train")
     whole = [slice(0, 0)] * (len(session.runs) - 1)
-    with pytest.raises(LarscopeError, match=r"needs 32 consecutive frames.* longest stretch has 19"):
+    with pytest.raises(LarscopeError, match=r"needs 32 consecutive unmasked frames.* longest stretch has 19"):
         fit(masked(session, *[slice(19, None, 20)] * len(session.runs)), nan="mask")
     with pytest.raises(LarscopeError, match=rf"{session.runs[0].label} has 1, with .* frames masked"):
         fit(masked(session, slice(0, None, 2), *whole), nan="mask")

@@ -24,6 +24,7 @@ def fit_and_report(
     from larscope._report.sentences import describe
     from larscope._results.folder import read_result
 
+    out = out.resolve()  # now: a result that takes the place of the current folder leaves none
     try:
         fit_to_folder(open_session, out, seeds=seeds, progress=True, say=print_plain, **how, **settings)
     except LostProcessError:
@@ -36,7 +37,6 @@ def fit_and_report(
         raise typer.Exit(130) from None
     if not is_first():
         return
-    out = out.resolve()
     result = read_result(out)
     simulated = bool(result.dataset.attrs["simulated"])
     console.print(score_table(result.dataset, "Simulated session" if simulated else "Session"))

@@ -317,15 +317,13 @@ class LatentVAR(ComparesConditions):
 
         Examples
         --------
-        >>> rng = np.random.default_rng(0)
+        >>> rng = np.random.default_rng(1)
         >>> traces = [rng.standard_normal((200, 3)) for _ in range(4)]
         >>> for run in traces:
         ...     run[1:, 2] += run[:-1, 0]  # cell 0 acts on cell 2
         >>> model = LatentVAR.from_traces(traces, ["a", "b", "a", "b"], order=1)
-        >>> model.coef_[0][0].round(1)
-        array([[-0. ,  0. ,  0. ],
-               [ 0. , -0.1,  0. ],
-               [ 0.6,  0. , -0. ]], dtype=float32)
+        >>> model.couplings_.query("qvalue <= 0.1")[["condition", "source", "target", "lag"]].to_numpy().tolist()
+        [['a', 0, 2, 1], ['b', 0, 2, 1]]
         """
         started = time.monotonic()
         model = cls(**{**settings, "latents": "cells"})

@@ -14,7 +14,7 @@ from larscope.lasso._problem import GAP_PER_VIOLATION, Problem
 
 # Correlations this close to the penalty, relatively, mark a point where the solution has a kink.
 KINK = 1e-7
-# The share of `||X_j|| ||y|| / n` that violations are measured against where there is no penalty.
+# The share of the terms of a correlation that violations are measured against where there is no penalty.
 FLOOR = 1e-6
 # Correlations are known to this share of `||X_j|| ||y|| / n`: what float64 leaves of a sum.
 ROUNDING = 1e-15
@@ -31,8 +31,9 @@ def violation(
     """Relative KKT violation of each target, that of its worst feature.
 
     With `c = X'(y - Xw)/n - l2 w`, it is `|c_j - alpha v_j sign(w_j)|` on the support and `(|c_j| - alpha v_j)+` off
-    it. Each feature is measured against its own penalty and norm, `alpha v_j + 1e-6 ||X_j|| ||y|| / n`: no other
-    feature's size hides it, and it stays meaningful as alpha goes to zero.
+    it. Each feature is measured against its own penalty and norm, `alpha v_j + 1e-6 ||X_j|| (||y|| + sum_l ||X_l||
+    |w_l|) / n`: no other feature's penalty hides it, and it stays meaningful as alpha goes to zero. The sum is there
+    because y - Xw is known no better than the terms that it is made of.
     """
     c = problem.correlation(coef) if correlation is None else correlation
     penalty = _penalty(problem)
@@ -41,7 +42,9 @@ def violation(
     on = (c - penalty * coef.sign()).abs()
     if problem.positive:
         on = torch.where(coef < 0, torch.inf, on)
-    scale = penalty + FLOOR * _norms(problem)
+    columns = torch.linalg.vector_norm(problem.X, dim=-2).unsqueeze(-1)
+    drawn = (columns * coef.abs()).sum(-2, keepdim=True)
+    scale = penalty + FLOOR * (_norms(problem) + columns * drawn / problem.n_samples)
     return _relative(torch.where(coef == 0, off, on), scale).amax(dim=-2)
 
 

@@ -417,7 +417,11 @@ def _violation(c, t, data, state):
     """Largest violation of the optimality conditions over all features, each relative to its own scale."""
     alpha, weights, floor = state.alpha[t], state.weights[min(t, len(state.weights) - 1)], state.floor[t]
     A, s, w, m = state.active[t], state.sign[t], state.coef[t], state.size[t]
-    worst = 0.0
+    size, drawn, worst = np.sqrt(_dot(state.y[t], state.y[t])), 0.0, 0.0
+    for i in range(m):
+        drawn += data.norms[A[i]] * abs(w[i])
+    if size > 0:
+        floor *= 1 + drawn / size
     for i in range(m):
         j = A[i]
         penalty = alpha * weights[j]
