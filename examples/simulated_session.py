@@ -11,7 +11,7 @@ from larscope import LatentVAR, simulate_session
 
 small = "--small" in sys.argv  # as the tests run it
 session = simulate_session(n_runs=8, n_frames=80 if small else 192, frame_shape=(48, 32) if small else (96, 64), seed=0)
-model = LatentVAR(epochs=1 if small else None).fit(session, progress=True)
+model = LatentVAR().fit(session, progress=True)
 test = model.compare("familiar", "novel")
 maps = {condition: model.contribution_map(condition) for condition in session.conditions}
 

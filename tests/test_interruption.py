@@ -32,7 +32,7 @@ FORKS.set_forkserver_preload(
     ["larscope._cli.commands", "larscope._fit.estimator", "larscope._report.page", "test_interruption"]
 )
 
-ORDERS = ["--order", "2", "--window", "32", "--penalty", "0.002", "--epochs", "4"]
+ORDERS = ["--latents", "grid", "--order", "2", "--window", "32", "--penalty", "0.002", "--epochs", "4"]
 
 # Where a fit kills itself: the function, at which of its calls, and whether before or after it.
 POINTS = {

@@ -280,7 +280,7 @@ def original(tmp_path_factory) -> Path:
     ]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = LatentVAR(order=2, window=32, penalty=0.002, epochs=1).fit(Session(tuple(runs)))
+        model = LatentVAR(latents="grid", order=2, window=32, penalty=0.002, epochs=1).fit(Session(tuple(runs)))
         folder = model.save(tmp_path_factory.mktemp("stranger") / "result")
         write_record(model.record_comparison(HOSTILE_NAMES[6], HOSTILE_NAMES[7], n_permutations=99), folder)
     return folder

@@ -49,6 +49,7 @@ PRESETS: Mapping[Preset, Mapping[str, Any]] = MappingProxyType(
             "latents": "grid",
             "patch": 8,
             "skip": True,
+            "adaptive_skip": False,
             "shortcut": False,
             "output": "leaky",
             "pooling": "target",
@@ -135,13 +136,14 @@ class Settings:
     latents: Annotated[
         Literal["cells", "grid"],
         Field(
-            description="'grid': one latent a patch of pixels, learned by the network (the paper's). 'cells': one a "
-            "cell, found in the movie; they are kept as found, and settings of network and training do not matter."
+            description="'cells': one latent a cell, found in the movie and kept as found; settings of the network and "
+            "its training do not matter. 'grid': one a patch of pixels, learned by the network (the paper's)."
         ),
-    ] = "grid"
+    ] = "cells"
     cell_diameter: Annotated[
-        float, Field(ge=2, allow_inf_nan=False, description="Diameter of a cell, in pixels of the prepared frames.")
-    ] = 7.0
+        Annotated[float, Field(ge=1, allow_inf_nan=False)] | None,
+        Field(description="Diameter of a cell, in pixels of the prepared frames. Default: measured in the movie."),
+    ] = None
     patch: Annotated[
         PositiveInt,
         Field(
@@ -150,6 +152,10 @@ class Settings:
         ),
     ] = 8
     skip: Annotated[bool, Field(description="Skip connection: the mean frame bypasses the network.")] = True
+    adaptive_skip: Annotated[
+        bool,
+        Field(description="With cells, the skip connection follows slow changes: of light, focus and baseline."),
+    ] = True
     shortcut: Annotated[
         bool,
         Field(

@@ -21,7 +21,7 @@ from larscope._movies.session import Run
 from larscope._results.folder import read_result
 from larscope._settings import setting_names
 
-FIT = ["--order", "2", "--window", "32", "--penalty", "0.002", "--epochs", "2"]
+FIT = ["--latents", "grid", "--order", "2", "--window", "32", "--penalty", "0.002", "--epochs", "2"]
 
 
 def larscope(*arguments: object):
@@ -39,7 +39,7 @@ def test_fit_and_the_estimator_give_the_same_numbers_bit_for_bit(table, tmp_path
     done = larscope("fit", table, "--out", tmp_path / "result", *FIT)
     assert done.exit_code == 0, done.output
     with pytest.warns(UserWarning, match="only 18 steps"):
-        model = LatentVAR(order=2, window=32, penalty=0.002, epochs=2).fit(read_session(table))
+        model = LatentVAR(latents="grid", order=2, window=32, penalty=0.002, epochs=2).fit(read_session(table))
     written = load(tmp_path / "result")
     assert written.scores_.equals(model.scores_)
     assert written.log_ == model.log_
@@ -67,7 +67,7 @@ def test_fit_takes_a_penalty_by_number_or_chooses_one(table, tmp_path):
 
 
 def test_fit_takes_a_preset(table, tmp_path):
-    given = ["--order", "2", "--window", "32", "--penalty", "0.002"]
+    given = ["--latents", "grid", "--order", "2", "--window", "32", "--penalty", "0.002"]
     done = larscope("fit", table, "--out", tmp_path / "result", "--preset", "paper", *given)
     assert done.exit_code == 0, done.output
     paper = LatentVAR(preset="paper", order=2, window=32, penalty=0.002)
@@ -328,7 +328,7 @@ def test_help_does_not_wait_for_torch():
 def result(session, tmp_path_factory):
     folder = tmp_path_factory.mktemp("compared") / "result"
     with pytest.warns(UserWarning, match="steps"):
-        LatentVAR(order=2, window=32, penalty=0.002, epochs=2).fit(session).save(folder)
+        LatentVAR(latents="grid", order=2, window=32, penalty=0.002, epochs=2).fit(session).save(folder)
     return folder
 
 
@@ -389,7 +389,9 @@ def test_seeds_count_what_single_fits_find(table, tmp_path):
     expected = np.zeros((6, 6))
     for seed in (3, 4):
         with pytest.warns(UserWarning, match="steps"):
-            model = LatentVAR(order=2, window=32, penalty=0.002, epochs=2, seed=seed).fit(read_session(table))
+            model = LatentVAR(latents="grid", order=2, window=32, penalty=0.002, epochs=2, seed=seed).fit(
+                read_session(table)
+            )
         expected += find_edges(model.var_, [model.latents_[run] for run in (0, 2)])
     np.testing.assert_allclose(data["edge_frequency"].sel(condition="familiar"), expected / 2)
     assert "Would another training find the same?" in (tmp_path / "result" / "report.html").read_text()

@@ -19,7 +19,7 @@ from larscope._compute.processes import Processes, noticing_lost_processes, spre
 from larscope._fit.training import finished_epochs
 from larscope._movies.table import read_session
 
-SETTINGS = {"order": 2, "window": 32, "penalty": 0.002, "epochs": 4}
+SETTINGS = {"latents": "grid", "order": 2, "window": 32, "penalty": 0.002, "epochs": 4}
 # processes on the CPU, also where there is a GPU
 ENVIRONMENT = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
 
@@ -116,7 +116,7 @@ def test_the_tasks_of_a_slurm_job_train_together_and_end_together(narrow_table, 
 
 def test_windows_that_cannot_be_shared_out_are_refused(session):
     with pytest.raises(LarscopeError, match=r"multiple of the number of processes, 2 here: got 1. Pass batch_size=2"):
-        LatentVAR(order=2, window=32).fit(session, devices=2)
+        LatentVAR(latents="grid", order=2, window=32).fit(session, devices=2)
     assert Processes(2, num_nodes=3).share(12) == 2
 
 

@@ -27,7 +27,7 @@ from larscope._statistics.pairs import PairDistances
 from larscope._statistics.permutation import exchangeable_units, max_t, permute_labels
 
 HERE = os.getpid()
-SETTINGS = {"order": 2, "window": 32, "epochs": 1, "penalty": 0.5}
+SETTINGS = {"latents": "grid", "order": 2, "window": 32, "epochs": 1, "penalty": 0.5}
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from larscope._movies.session import ArrayMovie
 from larscope._report.page import write_report
 from larscope._results.folder import read_result
 
-SMALL = {"latents": "cells", "order": 2, "window": 32}
+SMALL = {"order": 2, "window": 32}
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def test_masked_frames_are_left_out(session):
 def test_a_grid_has_no_footprints_and_cells_no_printed_map(model, session):
     with pytest.raises(LarscopeError, match="latents='grid'"):
         model.contribution_map("novel", preset="paper")
-    model = LatentVAR(order=2, window=32)
+    model = LatentVAR(latents="grid", order=2, window=32)
     with pytest.raises(LarscopeError, match="not fitted"):
         _ = model.footprints_
 

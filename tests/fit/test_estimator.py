@@ -21,7 +21,7 @@ from larscope._report.page import write_report
 from larscope._settings import DEFAULT_PENALTY, PRESETS, Settings, setting_names
 from larscope._statistics.comparison import ComparisonWarning
 
-SMALL = {"order": 2, "window": 32, "penalty": 0.01, "epochs": 3}
+SMALL = {"latents": "grid", "order": 2, "window": 32, "penalty": 0.01, "epochs": 3}
 
 
 def fit(session, cache=None, **options):
@@ -565,7 +565,7 @@ def test_too_many_latents_are_warned_of(session, monkeypatch):
         pytest.warns(UserWarning, match=r"6 latents.*`downscale`"),
         pytest.warns(UserWarning, match="steps"),
     ):
-        LatentVAR(order=2, window=32, epochs=1, penalty=0.1).fit(session)
+        LatentVAR(latents="grid", order=2, window=32, epochs=1, penalty=0.1).fit(session)
 
 
 def test_a_penalty_in_the_paper_s_units_is_warned_of(session):
@@ -573,7 +573,7 @@ def test_a_penalty_in_the_paper_s_units_is_warned_of(session):
         pytest.warns(TinyPenaltyWarning, match=r"A penalty of 0.005 is 0.5% of the largest chance.*preset='paper'"),
         pytest.warns(ShortTrainingWarning),
     ):
-        LatentVAR(order=2, window=32, epochs=1, penalty=0.005).fit(session)
+        LatentVAR(latents="grid", order=2, window=32, epochs=1, penalty=0.005).fit(session)
 
 
 def assert_same_model(one, other):

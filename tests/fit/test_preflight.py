@@ -17,7 +17,7 @@ from larscope._settings import Settings, parse_size
 
 SHAPE = (20_000, 512, 512)
 LIMIT = "2GiB"
-OPTIONS = {"downscale": 4, "epochs": 1, "order": 2, "seed": 1}
+OPTIONS = {"latents": "grid", "downscale": 4, "epochs": 1, "order": 2, "seed": 1}
 
 GENERATE = """
 import numpy as np
@@ -95,25 +95,30 @@ def session_of(n_frames: int, height: int, width: int, n_runs: int = 2) -> Sessi
 
 
 def test_the_estimate_grows_with_what_it_depends_on() -> None:
-    base = estimate_fit(Settings(), session_of(500, 192, 128), cached=True)
+    base = estimate_fit(Settings(latents="grid"), session_of(500, 192, 128), cached=True)
     assert base.n_latents == 384
     assert base.disk == 2 * 500 * 192 * 128 * 2
     assert base.lean_memory < base.memory
     larger = [
-        estimate_fit(Settings(window=128), session_of(500, 192, 128), cached=True),
-        estimate_fit(Settings(), session_of(500, 384, 128), cached=True),
-        estimate_fit(Settings(), session_of(50_000, 192, 128), cached=True),
-        estimate_fit(Settings(), session_of(500, 192, 128), cached=False),
+        estimate_fit(Settings(latents="grid", window=128), session_of(500, 192, 128), cached=True),
+        estimate_fit(Settings(latents="grid"), session_of(500, 384, 128), cached=True),
+        estimate_fit(Settings(latents="grid"), session_of(50_000, 192, 128), cached=True),
+        estimate_fit(Settings(latents="grid"), session_of(500, 192, 128), cached=False),
     ]
     assert all(one.lean_memory > base.lean_memory for one in larger)
     # of a step's windows, one at a time is in memory
-    assert estimate_fit(Settings(batch_size=2, epochs=2), session_of(500, 192, 128), cached=True).memory == base.memory
-    small = estimate_fit(Settings(downscale=2), session_of(500, 192, 128), cached=True)
+    assert (
+        estimate_fit(Settings(latents="grid", batch_size=2, epochs=2), session_of(500, 192, 128), cached=True).memory
+        == base.memory
+    )
+    small = estimate_fit(Settings(latents="grid", downscale=2), session_of(500, 192, 128), cached=True)
     assert small.lean_memory < base.lean_memory
 
 
 def test_the_estimate_counts_all_runs_lagged_frames_which_couplings_are_fitted_to() -> None:
-    two, six = (estimate_fit(Settings(), session_of(500, 192, 128, n_runs), cached=True) for n_runs in (2, 6))
+    two, six = (
+        estimate_fit(Settings(latents="grid"), session_of(500, 192, 128, n_runs), cached=True) for n_runs in (2, 6)
+    )
     lagged = 8 * 6 * 384 * 500 * 4  # in float64, order + 1 times K, each frame of the four runs more
     assert six.memory - two.memory > lagged
 
@@ -128,7 +133,7 @@ from larscope._movies.session import Run, Session
 from larscope._fit.preflight import estimate_fit
 movie = Generated()
 session = Session([Run(str(i), "ab"[i % 2], movie) for i in range(2)])
-model = LatentVAR(crop=({height}, {width}), window={window}, epochs=2, order=2)
+model = LatentVAR(latents="grid", crop=({height}, {width}), window={window}, epochs=2, order=2)
 open({str(folder / "estimate")!r}, "w").write(str(estimate_fit(model.settings, session, cached=True).memory))
 model.fit(session, cache={str(folder / "cache")!r})
 """
@@ -168,7 +173,7 @@ def test_a_disk_without_room_is_said_before_it_is_full(tmp_path: Path) -> None:
 
 
 def test_the_time_of_training_is_that_of_its_steps() -> None:
-    seconds = time_training(Settings(window=16, order=2), session_of(40, 16, 16), n_windows=1000)
+    seconds = time_training(Settings(latents="grid", window=16, order=2), session_of(40, 16, 16), n_windows=1000)
     assert 0 < seconds < 1000
 
 

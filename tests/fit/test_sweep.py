@@ -22,7 +22,7 @@ from larscope._fit.sweep import fit_points, load_points, open_executor, plan, su
 from larscope._movies.table import read_session
 from larscope._settings import Settings, setting_names
 
-SETTINGS = {"window": 32, "epochs": 6, "penalty": 0.002}
+SETTINGS = {"latents": "grid", "window": 32, "epochs": 6, "penalty": 0.002}
 
 
 def test_every_combination_is_a_point_and_its_options_say_it_whole():

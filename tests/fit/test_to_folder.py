@@ -12,7 +12,7 @@ from larscope._fit.training import TrainingStep
 from larscope._movies.checks.check import MovieWarning
 from larscope._movies.session import ArrayMovie, Run, Session
 
-SETTINGS = {"order": 2, "window": 32, "penalty": 0.002, "epochs": 2}
+SETTINGS = {"latents": "grid", "order": 2, "window": 32, "penalty": 0.002, "epochs": 2}
 
 
 def fit(session, folder, **options):

@@ -270,7 +270,9 @@ def test_a_checkpoint_of_another_training_is_refused(session, prepared, tmp_path
     def fit(runs=session, **settings):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            LatentVAR(**{"order": 2, "window": 32, "epochs": 1, **settings}).fit(runs, checkpoints=tmp_path)
+            LatentVAR(**{"latents": "grid", "order": 2, "window": 32, "epochs": 1, **settings}).fit(
+                runs, checkpoints=tmp_path
+            )
 
     fit()
     kept = (tmp_path / "last.ckpt").read_bytes()

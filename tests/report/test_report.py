@@ -35,7 +35,7 @@ SECTIONS = ["data", "training", "dynamics", "conditions", "where", "penalty", "m
 def fitted(runs, **settings) -> LatentVAR:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # one epoch is far too short a training
-        chosen = {"order": 2, "window": 32, "penalty": 0.002, "epochs": 1, **settings}
+        chosen = {"latents": "grid", "order": 2, "window": 32, "penalty": 0.002, "epochs": 1, **settings}
         return LatentVAR(**chosen).fit(Session(runs, simulated=True))
 
 

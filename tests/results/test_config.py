@@ -33,7 +33,21 @@ def config(tmp_path):
 
 def test_the_config_of_a_result_repeats_it_bit_for_bit(table, tmp_path):
     first, again = tmp_path / "first", tmp_path / "again"
-    settings = ["--order", "2", "--window", "32", "--epochs", "1", "--crop", "16", "16", "--max-distance", "1.5"]
+    settings = [
+        "--latents",
+        "grid",
+        "--order",
+        "2",
+        "--window",
+        "32",
+        "--epochs",
+        "1",
+        "--crop",
+        "16",
+        "16",
+        "--max-distance",
+        "1.5",
+    ]
     done = larscope("fit", table, "--out", first, *settings, "--penalty", "0.0017", "--seed", "4", "--no-skip")
     assert done.exit_code == 0, done.output
     done = larscope("fit", table, "--out", again, "--config", first / "config.toml")
@@ -56,7 +70,7 @@ def test_options_win_over_the_file_and_mend_it(config):
 
 
 def test_all_settings_go_through_a_file(config):
-    model = LatentVAR(crop=(64, 32), epochs=3, penalty=0.5, max_distance=2.0)
+    model = LatentVAR(crop=(64, 32), epochs=3, penalty=0.5, max_distance=2.0, cell_diameter=9.0)
     assert set(model.settings.as_dict()) == set(setting_names())
     assert repr(LatentVAR(**read_config(config(tomli_w.dumps(model.settings.as_dict()))))) == repr(model)
 

@@ -14,7 +14,7 @@ from larscope._results.schema import SCHEMA_VERSION
 @pytest.fixture(scope="module")
 def written(session, tmp_path_factory):
     with pytest.warns(UserWarning, match="only 9 steps"):
-        model = LatentVAR(order=2, window=32, penalty=0.002, epochs=1).fit(session)
+        model = LatentVAR(latents="grid", order=2, window=32, penalty=0.002, epochs=1).fit(session)
     return model, model.save(tmp_path_factory.mktemp("results") / "result")
 
 

@@ -413,7 +413,18 @@ def test_from_nwb_to_nwb(tmp_path):
     recording(tmp_path / "movie.nwb", blinking_movie(150))
     rows = ["path,condition,start,stop", "movie.nwb,familiar,0,75", "movie.nwb,novel,75,150"]
     (tmp_path / "session.csv").write_text("\n".join(rows))
-    fit = ["fit", str(tmp_path / "session.csv"), "--out", str(tmp_path / "result"), "--order", "2", "--window", "32"]
+    fit = [
+        "fit",
+        str(tmp_path / "session.csv"),
+        "--out",
+        str(tmp_path / "result"),
+        "--latents",
+        "grid",
+        "--order",
+        "2",
+        "--window",
+        "32",
+    ]
     done = CliRunner().invoke(app, [*fit, "--epochs", "1", "--penalty", "0.002"])
     assert done.exit_code == 0, done.output
     path = tmp_path / "out.nwb"

@@ -114,7 +114,20 @@ def test_every_file_says_its_version(session, tmp_path):
         lines.append(f"{run.name}.npy,{run.condition},{run.name}")
     (tmp_path / "session.csv").write_text("\n".join(lines))
     out = tmp_path / "result"
-    fit = ["fit", str(tmp_path / "session.csv"), "--out", str(out), "--window", "32", "--epochs", "1", "--seeds", "2"]
+    fit = [
+        "fit",
+        str(tmp_path / "session.csv"),
+        "--out",
+        str(out),
+        "--latents",
+        "grid",
+        "--window",
+        "32",
+        "--epochs",
+        "1",
+        "--seeds",
+        "2",
+    ]
     for command in (fit, ["compare", str(out), "familiar", "novel", "--permutations", "9"]):
         done = CliRunner().invoke(app, command)
         assert done.exit_code == 0, done.output

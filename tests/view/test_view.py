@@ -54,7 +54,7 @@ def write_movies(folder: Path) -> Path:
 def fit(session: Session, **settings) -> LatentVAR:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a short training
-        return LatentVAR(order=2, window=32, penalty=0.002, **settings).fit(session)
+        return LatentVAR(latents="grid", order=2, window=32, penalty=0.002, **settings).fit(session)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,8 @@ PANELS = {
     **dict.fromkeys(REFITTED, DYNAMICS),
     **dict.fromkeys(("crop", "downscale", "nan"), FRAMES),
     **dict.fromkeys(
-        ("latents", "cell_diameter", "patch", "skip", "shortcut", "output", "pooling", "batch_norm"), NETWORK
+        ("latents", "cell_diameter", "patch", "skip", "adaptive_skip", "shortcut", "output", "pooling", "batch_norm"),
+        NETWORK,
     ),
     **dict.fromkeys(
         ("training", "epochs", "batch_size", "learning_rate", "precision", "window", "window_starts", "seed"), TRAINING

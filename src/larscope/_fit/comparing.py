@@ -151,7 +151,7 @@ class ComparesConditions(HasSettings):
         >>> with warnings.catch_warnings():
         ...     warnings.simplefilter("ignore")  # a short training, and two runs a group
         ...     session = simulate_session(n_runs=4, n_frames=80, frame_shape=(48, 48), seed=0)
-        ...     model = LatentVAR(order=2, window=32, epochs=1).fit(session)
+        ...     model = LatentVAR(order=2, window=32).fit(session)
         ...     [row] = model.comparison_table()
         >>> row.first, row.second, round(row.pvalue_holm, 3) >= 0.333
         ('familiar', 'novel', True)

@@ -136,12 +136,9 @@ class LatentVAR(ComparesConditions):
     --------
     >>> from larscope import LatentVAR, simulate_session
     >>> session = simulate_session(n_runs=2, n_frames=80, frame_shape=(48, 48), seed=0)
-    >>> import warnings
-    >>> with warnings.catch_warnings():
-    ...     warnings.simplefilter("ignore")  # one epoch is far too short a training
-    ...     model = LatentVAR(order=2, window=32, epochs=1).fit(session)
-    >>> model.coef_[0].shape
-    (2, 36, 36)
+    >>> model = LatentVAR(order=2, window=32).fit(session)
+    >>> model.footprints_.shape, model.coef_[0].shape
+    ((5, 48, 48), (2, 5, 5))
     """
 
     __signature__ = inspect.Signature(
@@ -361,11 +358,8 @@ class LatentVAR(ComparesConditions):
         Examples
         --------
         >>> from larscope import LatentVAR, simulate_session
-        >>> import warnings
         >>> session = simulate_session(n_runs=2, n_frames=80, frame_shape=(48, 48), seed=0)
-        >>> with warnings.catch_warnings():
-        ...     warnings.simplefilter("ignore")  # one epoch is far too short a training
-        ...     model = LatentVAR(order=2, window=32, epochs=1).fit(session)
+        >>> model = LatentVAR(order=2, window=32).fit(session)
         >>> denser = model.refit(session, penalty=0.2)
         >>> bool((denser.coef_.n_active > model.coef_.n_active).all())
         True
@@ -444,11 +438,8 @@ class LatentVAR(ComparesConditions):
         Examples
         --------
         >>> from larscope import simulate_session
-        >>> import warnings
         >>> session = simulate_session(n_runs=2, n_frames=80, frame_shape=(48, 48), seed=0)
-        >>> with warnings.catch_warnings():
-        ...     warnings.simplefilter("ignore")  # one epoch is far too short a training
-        ...     model = LatentVAR(order=2, window=32, epochs=1).fit(session)
+        >>> model = LatentVAR(order=2, window=32).fit(session)
         >>> model.score_frames(session).columns.tolist()
         ['run', 'condition', 'n_frames', 'forecast_explained', 'ceiling_explained']
         """
@@ -537,7 +528,7 @@ class LatentVAR(ComparesConditions):
         self._show(dataset)
         add_couplings(dataset, tabulate_couplings(self.var_, self.latents_, conditions, self.coef_))
         if self.settings.latents == "cells":
-            add_footprints(dataset, self.footprints_)
+            add_footprints(dataset, self.footprints_, self.network_.state_dict()["diameter"].item())
         add_maps(dataset, self._map(prepared, range(len(session)), progress, fabric))
         self._session = session
         self.provenance_ = {

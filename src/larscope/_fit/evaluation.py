@@ -90,7 +90,7 @@ def decode_run(
         for begin, end in true_ranges(there):
             for start in range(first + begin, first + end, window):
                 stop = min(start + window, first + end)
-                _, indices = network.encode(_frames(network, prepared, run, start - pooling_lag, stop - pooling_lag))
+                indices = _rest(network, prepared, run, start - pooling_lag, stop - pooling_lag)
                 parts = latent[..., start - first : stop - first, :].reshape(-1, stop - start, latent.shape[-1])
                 images = torch.stack([network.decode(part, indices) for part in parts])
                 yield start, images.reshape(*series, *images.shape[1:])
@@ -209,7 +209,7 @@ def clip_run(
     if settings.training == "sequential":
         series, lag = evaluation.latent[first:last], 0
     with torch.no_grad():
-        _, indices = network.encode(_frames(network, prepared, run, first - lag, last - lag))
+        indices = _rest(network, prepared, run, first - lag, last - lag)
         images = network.decode(torch.from_numpy(series).to(network.mean_frame), indices).cpu().numpy()
     return Clip(np.arange(first, last), prepared.frames(run, first, last), images)
 
@@ -301,6 +301,13 @@ def _errors_and_frames(
         if start <= kept < start + images.shape[1]:
             frames = images[:, kept - start].cpu().numpy()
     return list(zip(torch.cat(errors, 1).double().mean(1).tolist(), frames, strict=True))
+
+
+def _rest(network: Network, prepared: PreparedSession, run: int, start: int, stop: int) -> tuple[Tensor, ...]:
+    """Return what a decoder needs beside latents, of these frames: it may depend on frames before them."""
+    first = max(start - network.history, 0)
+    _, rest = network.encode(_frames(network, prepared, run, first, stop))
+    return tuple(one[start - first :] for one in rest)
 
 
 def _frames(

@@ -126,8 +126,11 @@ def add_maps(dataset: xr.Dataset, maps: Float[NDArray[np.float32], "runs height 
     dataset["contribution_map"] = ("run", "row", "column"), maps, {"units": MAP_UNITS}
 
 
-def add_footprints(dataset: xr.Dataset, footprints: Float[NDArray[np.floating], "K height width"]) -> None:
+def add_footprints(
+    dataset: xr.Dataset, footprints: Float[NDArray[np.floating], "K height width"], diameter: float
+) -> None:
     """Put latent, row, column and brightness of every pixel of every cell into the dataset of a fit."""
+    dataset.attrs["cell_diameter"] = diameter
     places = np.nonzero(footprints)
     for name, place in zip(("latent", "row", "column"), places, strict=True):
         dataset[f"footprint_{name}"] = "pixel", place

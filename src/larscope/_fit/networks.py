@@ -30,9 +30,12 @@ def begin_network(settings: Settings, prepared: PreparedSession, progress: bool)
     n_frames = sum(run.n_frames for run in prepared.runs)
     with Progress(disable=not progress) as bar:
         if settings.latents == "cells":
-            task = bar.add_task("Finding cells", total=PASSES * n_frames)
+            task = bar.add_task("Finding cells", total=(PASSES + 1) * n_frames)
             parts = find_parts(prepared, mean_frame, settings.cell_diameter, lambda n: bar.advance(task, n))
-            return CellNetwork(mean_frame, parts, forecasts=settings.pooling == "previous")
+            cells = CellNetwork(mean_frame, parts, forecasts=settings.pooling == "previous")
+            if settings.adaptive_skip:
+                cells.follow(prepared, lambda n: bar.advance(task, n))
+            return cells
         network = _new_autoencoder(settings, mean_frame)
         if network.shortcut is not None:
             task = bar.add_task("Learning the shortcut", total=2 * n_frames)

@@ -29,6 +29,9 @@ STEP_PLANES, LEAN_STEP_PLANES = 125, 110
 """Float32 copies of a window at the peak of a training step, measured from 96 x 64 to 256 x 256 pixels: if freed memory
 is kept for the next step, and if it is handed back."""
 
+USUAL_DIAMETER = 7.4
+"""Diameter of a cell, in pixels, where that is to be measured: of a larger one, the search needs less memory."""
+
 FIT_DESIGNS = 5
 """Float64 copies of a run's lag matrix at the peak of its VAR fit: measured."""
 
@@ -97,12 +100,13 @@ def estimate_fit(settings: Settings, session: Session, cached: bool) -> Estimate
     >>> session = simulate_session(n_runs=2, n_frames=80, frame_shape=(48, 48), seed=0)
     >>> estimate = estimate_fit(Settings(window=64), session, cached=True)
     >>> estimate.n_latents, estimate.n_steps, estimate.disk == 2 * 80 * 48 * 48 * 2
-    (36, 64, True)
+    (11, 0, True)
     """
     require_frames(session, settings.n_frames_needed, f"order {settings.order} + window {settings.window}")
     shape = _frame_shape(settings, session)
     cells = settings.latents == "cells"
-    n_latents = round(prod(shape) / (4 * settings.cell_diameter**2)) if cells else prod(shape) // settings.patch**2
+    diameter = settings.cell_diameter or USUAL_DIAMETER
+    n_latents = round(prod(shape) / (4 * diameter**2)) if cells else prod(shape) // settings.patch**2
     n_windows = sum(len(windows(run.n_frames, settings.window)) for run in session)
     prepared = prepared_bytes(session, settings.crop, settings.downscale)
     longest = max(run.n_frames for run in session)
@@ -112,7 +116,7 @@ def estimate_fit(settings: Settings, session: Session, cached: bool) -> Estimate
     plane = settings.window * prod(shape) * 4  # of a step's windows, a process has one at a time
     step, lean_step = STEP_PLANES * plane, LEAN_STEP_PLANES * plane
     if cells:  # nothing is trained: products of pixels, and a few frames at a time
-        step = lean_step = search_bytes(shape, settings.cell_diameter)
+        step = lean_step = search_bytes(shape, diameter)
     design = longest * settings.order * n_latents * 8
     fitting = FIT_DESIGNS * design + 3 * settings.order * n_latents**2 * 8
     total, width = sum(run.n_frames for run in session), (settings.order + 1) * n_latents

@@ -83,7 +83,7 @@ def fit_to_folder(
     >>> session = simulate_session(n_runs=2, n_frames=80, frame_shape=(48, 48), seed=0)
     >>> with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
     ...     warnings.simplefilter("ignore")  # one epoch is far too short a training
-    ...     model = fit_to_folder(session, f"{folder}/result", order=2, window=32, epochs=1)
+    ...     model = fit_to_folder(session, f"{folder}/result", order=2, window=32)
     ...     sorted(path.name for path in Path(f"{folder}/result").iterdir())[-2:]
     ['report.html', 'results.nc']
     """

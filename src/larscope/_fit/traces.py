@@ -44,7 +44,8 @@ class DrawnTraces:
     def read(self, start: int, stop: int) -> Shaped[NDArray[np.generic], "frames height width"]:
         """Return frames `start` to `stop` (exclusive)."""
         latent = torch.from_numpy(np.nan_to_num(self.traces[start:stop]))
-        return self.network.decode(latent, (latent.new_zeros(len(latent), 0),)).numpy()
+        rest = latent.new_zeros(len(latent), 0), latent.new_zeros(())
+        return self.network.decode(latent, rest).numpy()
 
 
 def draw_traces(

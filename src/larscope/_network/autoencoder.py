@@ -149,6 +149,9 @@ class Autoencoder(nn.Module):
 
     mean_frame: Tensor
 
+    history = 0
+    """Frames before a frame that its pooling indices depend on."""
+
     def __init__(
         self,
         mean_frame: Float[Tensor, "height width"],

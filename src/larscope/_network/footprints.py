@@ -14,10 +14,10 @@ and neither has what comes and goes without memory. Cells are looked for in C: f
 first (`seek_cells`), then all together (`refine`), and those are left out that the others explain (`choose_cells`).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from math import ceil
-from typing import Any, TypeVar
+from math import ceil, nan, pi
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,6 +40,15 @@ TILE = 6
 REACH = 0.9
 """Half the side of the window that a footprint lies in, in diameters."""
 
+SCALES = tuple(np.geomspace(0.35, 14, 75))
+"""Widths of the Gaussian cells that a movie is compared with to measure their diameter, in pixels."""
+
+WIDTH = 3.0
+"""Diameter of a cell, in such widths."""
+
+COARSE = 5
+"""Candidates are sought with about so many pixels a diameter: more are binned."""
+
 SMOOTH = 0.2
 """Width of the Gaussian that the map of candidates is smoothed by, in diameters."""
 
@@ -58,8 +67,8 @@ MOST_CELLS = 2000
 ROUNDS = 5
 """How often all parts are read from the frames and refined."""
 
-PASSES = 9
-"""How often all frames are read: for their mean, for candidates, for haze, each round, and last of all."""
+PASSES = 10
+"""How often all frames are read: for their mean, the diameter, candidates, haze, each round, and last of all."""
 
 OWN_SHARE = 0.05
 """A candidate stays if what it alone explains is at least this share of what the strongest of those that it overlaps
@@ -87,9 +96,6 @@ HAZE_SHARE, MOST_HAZE = 0.03, 12
 """Haze has as many parts as vary by this share of the first, and no more than that number."""
 
 
-Found = TypeVar("Found", bound=Sized)
-
-
 @dataclass(frozen=True)
 class Parts:
     """What frames are made of: the footprints of cells, the haze that they share, and the static image's changes.
@@ -102,11 +108,14 @@ class Parts:
         Haze, and last the static image with its two slopes, all of unit length.
     memory
         How much of each of these is left one frame later.
+    diameter
+        Of the cells that were sought, in pixels; NaN where that is not known.
     """
 
     cells: "Windows"
     broad: Float[NDArray[np.float32], "broad height width"]
     memory: Float[NDArray[np.float64], " broad"]
+    diameter: float = nan
 
     def gram(self) -> Float[NDArray[np.float64], "parts parts"]:
         """Return the products of all parts with each other, cells first."""
@@ -116,12 +125,12 @@ class Parts:
 def find_parts(
     prepared: PreparedSession,
     mean_frame: Float[Tensor, "height width"],
-    diameter: float,
+    diameter: float | None = None,
     on_frames: Callable[[int], None] = lambda n_frames: None,
 ) -> Parts:
     """Find the cells of a session, and what else its frames are made of; the same movie always has the same cells.
 
-    Frames are read a few at a time, nine times over. Memory grows with pixels and cells, not with frames.
+    Frames are read a few at a time, ten times over. Memory grows with pixels and cells, not with frames.
 
     Parameters
     ----------
@@ -130,7 +139,7 @@ def find_parts(
     mean_frame
         Mean over runs of each run's mean over time.
     diameter
-        Of a cell, in pixels.
+        Of a cell, in pixels; None measures it.
     on_frames
         Called with the number of frames read since the last call, to show progress.
 
@@ -145,17 +154,19 @@ def find_parts(
     >>> from larscope._movies.preprocessing import prepare
     >>> session = simulate_session(n_runs=2, n_frames=200, frame_shape=(48, 48), seed=0)
     >>> prepared = prepare(session)
-    >>> parts = find_parts(prepared, torch.from_numpy(prepared.mean_frame()), diameter=7)
+    >>> parts = find_parts(prepared, torch.from_numpy(prepared.mean_frame()))
     >>> parts.cells.images().shape, len(session.truth.positions)
     ((5, 48, 48), 5)
     """
     movie = _Movie(prepared, on_frames)
     shape = (int(mean_frame.shape[0]), int(mean_frame.shape[1]))
     static = static_components(mean_frame)
-    candidates = seek_cells(covary(movie, shape, static, diameter), diameter)
-    _require_cells(candidates, diameter)
-    haze = seek_haze(movie, mean_frame, static, candidates, diameter)
-    cells = Windows.around(candidates, round(REACH * diameter))
+    if diameter is None:
+        diameter = measure_diameter(movie, shape, static)
+    coarse = max(1, round(diameter / COARSE))
+    candidates = seek_cells(covary(movie, shape, static, diameter, coarse), diameter / coarse)
+    cells = _require_cells(Windows.of(candidates, coarse, shape, round(REACH * diameter)), diameter)
+    haze = seek_haze(movie, mean_frame, static, cells, diameter)
     broad = torch.cat([haze, static]).flatten(1).numpy()
     for _ in range(ROUNDS):
         moments = measure_parts(movie, cells, broad)
@@ -165,22 +176,50 @@ def find_parts(
     memory = np.clip(np.diag(moments.lagged) / np.diag(moments.power), 0, 1)[len(cells) :]
     cells = cells.keep(np.argsort(-np.diag(moments.lagged)[: len(cells)]))
     peaks = cells.values.max((1, 2), keepdims=True)
-    return Parts(Windows(cells.values / peaks, cells.corner, shape), broad.reshape(-1, *shape), memory)
+    return Parts(Windows(cells.values / peaks, cells.corner, shape), broad.reshape(-1, *shape), memory, diameter)
 
 
-def _require_cells(cells: Found, diameter: float) -> Found:
+def _require_cells(cells: "Windows", diameter: float) -> "Windows":
     if not len(cells):
         raise LarscopeError(
-            f"Latents need cells: none of about {diameter:g} pixels was found in this session. Pass their diameter as "
-            "`cell_diameter`, or latents='grid'."
+            f"Latents need cells: none of about {diameter:.2g} pixels was found in this session. Pass their diameter "
+            "as `cell_diameter`, or latents='grid'."
         )
     return cells
 
 
 def search_bytes(shape: tuple[int, int], diameter: float) -> int:
     """Return the memory that `find_parts` takes, in bytes, beside that of one cell each."""
-    side = TILE + 4 * round(REACH * diameter)
-    return 4 * shape[0] * shape[1] * (side**2 + 8 * CHUNK)
+    coarse = max(1, round(diameter / COARSE))
+    side = TILE + 4 * round(REACH * diameter / coarse)
+    return 4 * shape[0] * shape[1] * (side**2 // coarse**2 + 8 * CHUNK)
+
+
+def measure_diameter(
+    movie: Iterable[Float[Tensor, "t height width"]], shape: tuple[int, int], static: Float[Tensor, "3 height width"]
+) -> float:
+    r"""Return the diameter of the cells of a movie, in pixels.
+
+    With S the power spectrum of the lagged covariance, to which noise adds nothing, it is three times the width
+    :math:`s` at which
+
+    .. math:: \sum_k S(k) \, (s |k|)^4 \, e^{-2 s^2 |k|^2}
+
+    is largest: for round cells with the profile of a Gaussian, that is the Gaussian's width (the scale at which blobs
+    are found, Lindeberg 1998).
+    """
+    taper = torch.outer(*(torch.hann_window(size + 2, periodic=False)[1:-1] for size in shape))
+    basis = torch.linalg.qr(static.flatten(1).T.double()).Q.float()
+    power = torch.zeros(shape[0], shape[1] // 2 + 1, dtype=torch.float64)
+    for frames in movie:
+        flat = frames.flatten(1)
+        spectrum = torch.fft.rfft2((flat - flat @ basis @ basis.T).view_as(frames) * taper)
+        power += (spectrum[:-1] * spectrum[1:].conj()).real.sum(0)
+    power[:, 1 : (shape[1] + 1) // 2] *= 2  # the other half of the plane is its mirror image
+    down, across = 2 * pi * torch.fft.fftfreq(shape[0]), 2 * pi * torch.fft.rfftfreq(shape[1])
+    square = (down[:, None] ** 2 + across**2).double()
+    strength = [float((power * (s**2 * square) ** 2 * torch.exp(-2 * s**2 * square)).sum()) for s in SCALES]
+    return WIDTH * float(SCALES[int(np.argmax(strength))])
 
 
 def static_components(mean_frame: Float[Tensor, "height width"]) -> Float[Tensor, "3 height width"]:
@@ -280,22 +319,27 @@ def covary(
     shape: tuple[int, int],
     static: Float[Tensor, "3 height width"],
     diameter: float,
+    coarse: int = 1,
 ) -> LaggedCovariance:
     """Return the lagged covariance of what is as small as a cell: without the static image's changes, and without haze.
 
-    Frames are high-passed with a Gaussian of one diameter.
+    Frames are high-passed with a Gaussian of one diameter, and binned, `coarse` by `coarse` pixels.
     """
-    covariance = LaggedCovariance(shape, 2 * round(REACH * diameter))
+    covariance = LaggedCovariance((shape[0] // coarse, shape[1] // coarse), 2 * round(REACH * diameter / coarse))
     basis = torch.linalg.qr(static.flatten(1).T.double()).Q.float()
     blur = [_blur(size, diameter) for size in shape]
     for frames in movie:
         flat = frames.flatten(1)
         changes = (flat - flat @ basis @ basis.T).view_as(frames)
-        covariance.add(changes - blur[0] @ changes @ blur[1].T)
+        covariance.add(F.avg_pool2d(changes - blur[0] @ changes @ blur[1].T, coarse))
     return covariance
 
 
-def seek_cells(covariance: LaggedCovariance, diameter: float) -> Float[NDArray[np.float64], "K height width"]:
+Candidate = tuple[tuple[int, int], Float[NDArray[np.float64], "height width"]]
+"""Row and column of its first pixel, and its footprint."""
+
+
+def seek_cells(covariance: LaggedCovariance, diameter: float) -> list[Candidate]:
     """Take footprints from a covariance, the strongest first, until none stands out; the covariance is used up.
 
     At the brightest place left of the map of C's diagonal, smoothed, the footprint is, of the three leading
@@ -306,7 +350,7 @@ def seek_cells(covariance: LaggedCovariance, diameter: float) -> Float[NDArray[n
     half = round(REACH * diameter)
     left = covariance.variances()
     used = np.zeros(left.shape, bool)
-    footprints: list[NDArray[np.float64]] = []
+    footprints: list[Candidate] = []
     while len(footprints) < MOST_CELLS:
         smooth = gaussian_filter(left, SMOOTH * diameter)
         # of what is left: while strong cells are there, they are most of the spread
@@ -329,10 +373,8 @@ def seek_cells(covariance: LaggedCovariance, diameter: float) -> Float[NDArray[n
         products -= shared + shared.T - (a @ products @ a) * np.outer(a, a)
         covariance.values[index] = products
         left[window] = products.diagonal().reshape(rows.shape)
-        image = np.zeros(left.shape)
-        image[window] = footprint
-        footprints.append(image)
-    return np.array(footprints).reshape(-1, height, width)
+        footprints.append(((int(rows[0, 0]), int(columns[0, 0])), footprint))
+    return footprints
 
 
 def _leading_footprint(
@@ -376,7 +418,7 @@ def seek_haze(
     movie: Iterable[Float[Tensor, "t height width"]],
     mean_frame: Float[Tensor, "height width"],
     static: Float[Tensor, "3 height width"],
-    cells: Float[NDArray[np.float64], "K height width"],
+    cells: "Windows",
     diameter: float,
 ) -> Float[Tensor, "haze height width"]:
     """Return smooth patterns, relative to the static image, that vary together: seen between the cells alone.
@@ -385,7 +427,7 @@ def seek_haze(
     grid.
     """
     basis = torch.linalg.qr(static.flatten(1).T.double()).Q.float()
-    between = torch.from_numpy(~(cells > 0).any(0)).float()
+    between = torch.from_numpy(~(cells.total() > 0)).float()
     down, across = (_tents(size, max(2, round(size / (SPACING * diameter)) + 1)) for size in mean_frame.shape)
     seen = mean_frame * between
     weight = (down @ (seen * mean_frame) @ across.T).flatten()
@@ -445,6 +487,20 @@ class Windows:
         values = np.stack([one[r : r + side, c : c + side] for one, (r, c) in zip(padded, corner + half, strict=True)])
         return cls(values, corner, (images.shape[1], images.shape[2]))
 
+    @classmethod
+    def of(cls, candidates: list[Candidate], coarse: int, shape: tuple[int, int], half: int) -> "Windows":
+        """Put candidates, each pixel of which is `coarse` by `coarse` pixels of the frame, into windows around them."""
+        side = 2 * half + 1
+        values, corners = np.zeros((len(candidates), side, side)), np.zeros((len(candidates), 2), np.int64)
+        for window, corner, (first, footprint) in zip(values, corners, candidates, strict=True):
+            image = np.pad(np.kron(footprint, np.ones((coarse, coarse))), side)
+            rows, columns = np.nonzero(image)
+            weight = image[rows, columns] / image.sum()
+            middle = np.rint([rows @ weight, columns @ weight]).astype(np.int64)
+            window[:] = image[middle[0] - half : middle[0] + half + 1, middle[1] - half : middle[1] + half + 1]
+            corner[:] = np.multiply(first, coarse) + middle - side - half
+        return cls(values, corners, shape)
+
     @property
     def half(self) -> int:
         """Half the side of a window."""
@@ -472,6 +528,10 @@ class Windows:
         mass, at = self.values.sum((1, 2)), np.arange(self.values.shape[1])
         inside = np.stack([self.values.sum(2) @ at, self.values.sum(1) @ at], 1) / mass[:, None]
         return np.asarray(self.corner + inside)
+
+    def total(self) -> Float[NDArray[np.float64], "height width"]:
+        """Return their sum as a frame."""
+        return _unpad(self.matrix.T @ np.ones(len(self)), self).reshape(self.shape)
 
     def images(self) -> Float[NDArray[np.float64], "K height width"]:
         """Return them as frames."""

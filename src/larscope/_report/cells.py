@@ -1,5 +1,7 @@
 """Latents that are cells: where they are, and what is said of them instead of a training."""
 
+from math import isfinite
+
 import numpy as np
 import xarray as xr
 from jaxtyping import Float
@@ -61,9 +63,17 @@ def footprint_of(data: xr.Dataset, latent: int) -> Float[NDArray[np.float32], "h
     return image
 
 
+def was_sought(data: xr.Dataset) -> bool:
+    """Say whether cells were found in the movie, rather than given with their traces."""
+    return isfinite(data.attrs["cell_diameter"])
+
+
 def describe_cells(result: Result) -> str:
     """Say what latents are, where there was no training."""
+    if not was_sought(result.dataset):
+        return f"Latents are the traces of {result.dataset.sizes['latent']} cells that you gave: nothing was trained."
+    data = result.dataset
     return (
-        f"Latents are {result.dataset.sizes['latent']} cells of about {result.settings['cell_diameter']:g} pixels, "
-        "found in the movie and kept as found: nothing was trained."
+        f"Latents are {data.sizes['latent']} cells of about {data.attrs['cell_diameter']:.2g} pixels, found in the "
+        "movie and kept as found: nothing was trained."
     )

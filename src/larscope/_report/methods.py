@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from larscope._report.cells import has_cells
+from larscope._report.cells import has_cells, was_sought
 from larscope._report.section import Section
 from larscope._report.sentences import choices_of
 from larscope._report.style import conditions_of, counted
@@ -132,12 +132,14 @@ def _latents(result: Result) -> str:
     data, chosen = result.dataset, result.settings
     rows, columns = data["mean_frame"].shape
     n_latents = data.sizes["latent"]
+    if has_cells(data) and not was_sought(data):
+        return f"Latents were the traces of {n_latents} cells, extracted before."
     if has_cells(data):
         return (
             f"Latents of each frame of {rows} x {columns} pixels were the brightness of {n_latents} cells of about "
-            f"{chosen['cell_diameter']:g} pixels, read by ridge least squares beside haze that cells share and fading "
-            "or movement of the static image; the footprints were found in the covariance of frames with the frames "
-            "after them."
+            f"{data.attrs['cell_diameter']:.2g} pixels, read by ridge least squares beside haze that cells share and "
+            "fading or movement of the static image; the footprints were found in the covariance of frames with "
+            "the frames after them."
         )
     down = len(set(data["latent_row"].to_numpy().tolist()))
     across = len(set(data["latent_column"].to_numpy().tolist()))

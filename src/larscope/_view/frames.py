@@ -185,15 +185,15 @@ class Screen:
     def _decode(self, number: int, start: int, stop: int) -> Stretch:
         model = self.model
         lag = model.settings.pooling_lag
-        first = max(start - lag, 0)
+        first = max(start - lag - model.network_.history, 0)
         frames = self._frames(number, first, stop)
         observed = frames[start - first :]
         latent = model.forecasts_[number][max(start - model.order, 0) : stop - model.order]
         if start < model.order or not np.isfinite(latent).all():
             return Stretch(start, observed, np.full_like(observed, np.nan))
         with torch.no_grad():
-            _, indices = model.network_.encode(torch.from_numpy(frames[: len(observed)]))
-            forecast = model.network_.decode(torch.from_numpy(latent), indices)
+            _, rest = model.network_.encode(torch.from_numpy(frames[: len(frames) - lag]))
+            forecast = model.network_.decode(torch.from_numpy(latent), tuple(one[-len(latent) :] for one in rest))
         return Stretch(start, observed, forecast.numpy())
 
     def _frames(self, number: int, start: int, stop: int) -> Images:
