@@ -1,13 +1,15 @@
 """Are cells the better latents? On simulated sessions whose seeds chose nothing but, for seed 0, the settings.
 
-    python reproduction/cells.py
+    python reproduction/cells.py [--suite2p PYTHON]
 
-Five kinds of sessions, five seeds each, 96 x 64 pixels, 12 runs of 300 frames. Every method's series go into the same
+PYTHON is the interpreter of an environment with suite2p 1.1.0; without it, what suite2p finds is left out. Five kinds of sessions, five seeds each, 96 x 64 pixels, 12 runs of 300 frames. Every method's series go into the same
 couplings (those of `find_couplings`, ranked by their evidence), so that what differs is the series. Finished rows are
 kept in `cells.csv`, so it can be stopped and started. Then writes `cells.md`.
 """
 
 import argparse
+import subprocess
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import tifffile
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
@@ -35,7 +38,6 @@ from larscope._simulate.truth import Truth
 HERE = Path(__file__).parent
 SEEDS = (0, 5, 6, 7, 8)
 CHOSEN_ON = 0
-DIAMETER = 7.0
 KINDS: Mapping[str, Mapping[str, Any]] = {
     "sparse": {},
     "dense": {"n_cells": 22, "overlapping": 0.5},
@@ -47,7 +49,9 @@ FLICKER = 1500
 """Counts that unpredictable blobs over a third of the cells add at their brightest, about as much as a cell's spike."""
 MATCHED = 0.7
 """A cell is found where a footprint correlates with the planted one at least so well."""
-METHODS = ("cells", "grid, before training", "masks known", "masks known, demixed")
+SUITE2P = {"suite2p, all regions": False, "suite2p, its cells": True}
+"""Whether those are left out that its classifier does not call cells."""
+METHODS = ("cells", *SUITE2P, "grid, before training", "masks known", "masks known, demixed")
 
 Series = list[Float[NDArray[np.float32], "T K"]]
 Strength = Float[NDArray[np.float64], "cells cells"]
@@ -113,9 +117,37 @@ def match(footprints: Float[NDArray[Any], "K height width"], truth: Truth) -> tu
 
 def judge_cells(prepared: PreparedSession, truth: Truth) -> dict[str, float]:
     mean_frame = torch.from_numpy(prepared.mean_frame())
-    network = CellNetwork(mean_frame, find_parts(prepared, mean_frame, DIAMETER))
+    network = CellNetwork(mean_frame, find_parts(prepared, mean_frame))
     series = [network.encode(torch.from_numpy(prepared.frames(run)))[0].numpy() for run in range(len(prepared.runs))]
-    who, how_well = match(network.footprints, truth)
+    return judge_footprints(network.footprints, series, truth)
+
+
+class Suite2p:
+    """What suite2p finds in a session: all runs one after the other, motion corrected where there is any."""
+
+    def __init__(self, python: Path, session: SimulatedSession, register: bool) -> None:
+        script = Path(__file__).with_name("suite2p_rois.py")
+        with tempfile.TemporaryDirectory() as folder:
+            movie, found = Path(folder) / "movie.tif", Path(folder) / "rois.npz"
+            tifffile.imwrite(movie, np.concatenate([run.read(0, run.n_frames) for run in session]))
+            command = [python, script, movie, found, *(["--register"] if register else [])]
+            started = time.monotonic()
+            subprocess.run(command, check=True, capture_output=True, cwd=folder)
+            self.seconds = time.monotonic() - started
+            with np.load(found) as file:
+                self.footprints, self.is_cell, traces = (file[name] for name in ("footprints", "is_cell", "traces"))
+        ends = np.cumsum([run.n_frames for run in session])
+        self.series = np.split(traces.astype(np.float32), ends[:-1])
+
+    def judge(self, truth: Truth, cells_alone: bool) -> dict[str, float]:
+        kept = self.is_cell if cells_alone else np.ones(len(self.is_cell), bool)
+        return judge_footprints(self.footprints[kept], [one[:, kept] for one in self.series], truth)
+
+
+def judge_footprints(
+    footprints: Float[NDArray[Any], "K height width"], series: Series, truth: Truth
+) -> dict[str, float]:
+    who, how_well = match(footprints, truth)
     strength, there = couple(series), how_well > MATCHED / 2
     cells = np.zeros((len(who), len(who)))
     cells[np.ix_(there, there)] = strength[np.ix_(who[there], who[there])]
@@ -123,8 +155,8 @@ def judge_cells(prepared: PreparedSession, truth: Truth) -> dict[str, float]:
     return {
         **judge(cells, truth),
         "recall": n_found / len(who),
-        "precision": n_found / network.n_latents,
-        "latents": network.n_latents,
+        "precision": n_found / len(footprints),
+        "latents": len(footprints),
     }
 
 
@@ -178,31 +210,49 @@ def describe(table: pd.DataFrame) -> str:
             + " | ".join(f"{one.mean():.2f} ({one.min():.2f})" if len(one) else "" for one in values)
             + " |"
         )
-    lines += ["", "Cells:", "", "| session | driving cells | recall | precision | seconds |", "|---|---|---|---|---|"]
+    lines += [
+        "",
+        "Average precision of driving cells, by the evidence of their couplings to others; cells found (correlation with",
+        f"planted footprint at least {MATCHED}), and the share of what was found that is one of them:",
+        "",
+        "| session | method | driving cells | recall | precision | seconds |",
+        "|---|---|---|---|---|---|",
+    ]
     for kind in KINDS:
-        rows = unseen[(unseen["kind"] == kind) & (unseen["method"] == "cells")]
-        shown = [f"{rows[name].mean():.2f} ({rows[name].min():.2f})" for name in ("driving", "recall", "precision")]
-        lines.append(f"| {kind} | {' | '.join(shown)} | {rows['seconds'].mean():.0f} |")
+        for method in ("cells", *SUITE2P):
+            rows = unseen[(unseen["kind"] == kind) & (unseen["method"] == method)]
+            shown = [f"{rows[name].mean():.2f} ({rows[name].min():.2f})" for name in ("driving", "recall", "precision")]
+            if len(rows):
+                lines.append(f"| {kind} | {method} | {' | '.join(shown)} | {rows['seconds'].mean():.0f} |")
     return "\n".join([*lines, ""])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=HERE)
-    out = parser.parse_args().out
+    parser.add_argument("--suite2p", type=Path, metavar="PYTHON")
+    given = parser.parse_args()
+    out = given.out
+    methods = [method for method in METHODS if given.suite2p or method not in SUITE2P]
     path = out / "cells.csv"
     rows = pd.read_csv(path).to_dict("records") if path.is_file() else []
     done = {(row["kind"], row["seed"], row["method"]) for row in rows}
     for seed in SEEDS:
         for kind in KINDS:
-            left = [method for method in METHODS if (kind, seed, method) not in done]
+            left = [method for method in methods if (kind, seed, method) not in done]
             if not left:
                 continue
             session = simulate(kind, seed)
             prepared = prepare(session)
+            suite2p = None
             for method in left:
                 started = time.monotonic()
-                found = measure(method, prepared, session.truth)
+                if method in SUITE2P:
+                    suite2p = suite2p or Suite2p(given.suite2p, session, register="motion" in KINDS[kind])
+                    found = suite2p.judge(session.truth, SUITE2P[method])
+                    started -= suite2p.seconds
+                else:
+                    found = measure(method, prepared, session.truth)
                 seconds = round(time.monotonic() - started, 1)
                 rows.append({"kind": kind, "seed": seed, "method": method, **found, "seconds": seconds})
                 pd.DataFrame(rows).round(4).to_csv(path, index=False, lineterminator="\n")

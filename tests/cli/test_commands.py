@@ -416,3 +416,33 @@ def test_an_interrupted_series_of_seeds_goes_on_where_it_was(table, tmp_path, mo
     assert larscope(*arguments, "--out", tmp_path / "whole").exit_code == 0
     one, two = (xr.load_dataset(tmp_path / name / "stability.nc", engine="h5netcdf") for name in ("result", "whole"))
     xr.testing.assert_identical(one, two)
+
+
+def test_traces_have_dynamics_tests_and_a_report_without_a_network(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = ["path,condition,run"]
+    for number in range(4):
+        series = rng.standard_normal((200, 3))
+        series[1:, 2] += series[:-1, 0]  # cell 0 acts on cell 2
+        np.savetxt(tmp_path / f"{number}.csv", series, delimiter=",", header="a,b,c", comments="")
+        rows.append(f"{number}.csv,{'familiar' if number < 2 else 'novel'},day {number}")
+    (tmp_path / "session.csv").write_text("\n".join(rows), encoding="utf-8")
+    out = tmp_path / "result"
+    done = larscope("fit", tmp_path / "session.csv", "--out", out, "--traces", "--order", 1)
+    assert done.exit_code == 0, done.output
+    model = load(out)
+    assert model.scores_["run"].tolist() == ["day 0", "day 1", "day 2", "day 3"]
+    found = model.couplings_.query("qvalue <= 0.1")
+    assert {(0, 2)} <= set(zip(found["source"], found["target"], strict=True))
+    assert [one["path"].rpartition("/")[2] for one in model.provenance_["inputs"]] == [
+        "0.csv",
+        "1.csv",
+        "2.csv",
+        "3.csv",
+    ]
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "3 cells that you gave" in page
+    assert "extracted before" in page
+    again = larscope("fit", tmp_path / "session.csv", "--out", out, "--traces")
+    assert again.exit_code == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"session.csv", "result", *(f"{n}.csv" for n in range(4))}

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.progress import Progress
 
-from larscope._cli.fitting import fit_and_report
+from larscope._cli.fitting import fit_and_report, fit_traces_and_report
 from larscope._cli.options import with_settings
 from larscope._cli.tables import print_contrasts, sweep_table
 from larscope._cli.terminal import complaints, console, print_plain, reported_errors
@@ -85,6 +85,9 @@ def fit(
     seeds: Annotated[
         int, typer.Option(min=1, help="Trainings, from --seed on; the report says how often each edge is found.")
     ] = 1,
+    traces: Annotated[
+        bool, typer.Option("--traces", help="The table's paths are traces: of suite2p, .npy, .csv or .nwb. No network.")
+    ] = False,
     on_truncated: Annotated[
         OnTruncated, typer.Option(help="Movies cut short: refuse them, or keep the whole frames before the cut.")
     ] = "error",
@@ -118,6 +121,8 @@ def fit(
 
     * `larscope fit session.csv --out result`
 
+    * `larscope fit traces.csv --out result --traces`
+
     * `larscope fit session.csv --out sparser --penalty 1.5 --seeds 5`
 
     * `larscope fit session.csv --out paper --preset paper --crop 768 512 --downscale 4`
@@ -134,6 +139,9 @@ def fit(
             from larscope._results.config import read_config
 
             settings = read_config(config, settings)
+        if traces:
+            fit_traces_and_report(session, out, settings)
+            return
         from larscope._movies.table import read_session
         from larscope._settings import parse_size
 

@@ -21,8 +21,6 @@ def fit_and_report(
     """Fit with each seed, `how` and where as `fit_to_folder` takes it, and report; unless it was done before."""
     from larscope._compute.processes import LostProcessError, is_first
     from larscope._fit.to_folder import fit_to_folder
-    from larscope._report.sentences import describe
-    from larscope._results.folder import read_result
 
     out = out.resolve()  # now: a result that takes the place of the current folder leaves none
     try:
@@ -35,8 +33,42 @@ def fit_and_report(
         if is_first():
             print_plain("Stopped. Give the same command again to go on.", complaints)
         raise typer.Exit(130) from None
-    if not is_first():
-        return
+    if is_first():
+        _report(out)
+
+
+def fit_traces_and_report(table: Path, out: Path, settings: dict[str, Any]) -> None:
+    """Fit the dynamics of traces from files, write the result folder with its report, and report."""
+    from larscope._fit.estimator import LatentVAR
+    from larscope._movies.traces import read_traces
+    from larscope._report.page import write_report
+    from larscope._results.folder import require_free
+    from larscope._storage import describe_inputs, replacing
+
+    out = out.resolve()
+    require_free(out)
+    given = read_traces(table)
+    model = LatentVAR.from_traces(
+        given.traces,
+        given.condition,
+        given.block,
+        given.footprints,
+        subject=given.subject,
+        names=given.names,
+        **settings,
+    )
+    model.provenance_["inputs"] = describe_inputs(given.files)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(out) as filling:
+        model.save(filling)
+        write_report(filling)
+    _report(out)
+
+
+def _report(out: Path) -> None:
+    from larscope._report.sentences import describe
+    from larscope._results.folder import read_result
+
     result = read_result(out)
     simulated = bool(result.dataset.attrs["simulated"])
     console.print(score_table(result.dataset, "Simulated session" if simulated else "Session"))

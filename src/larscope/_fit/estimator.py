@@ -289,6 +289,7 @@ class LatentVAR(ComparesConditions):
         footprints: Float[NDArray[np.floating], "K height width"] | None = None,
         *,
         subject: Sequence[Hashable] | None = None,
+        names: Sequence[str] | None = None,
         **settings: Any,
     ) -> Self:
         """Fit the VAR to traces that you have already, such as suite2p's or CaImAn's: no movie and no network.
@@ -300,7 +301,7 @@ class LatentVAR(ComparesConditions):
         traces
             One array (frames, cells) a run, the same cells in each: F, dF/F or deconvolved. A frame that is missing is
             NaN in all cells.
-        condition, block, subject
+        condition, block, subject, names
             Of each run.
         footprints
             (cells, height, width), not negative: where maps show the cells. Without them each is a square of its own.
@@ -324,7 +325,7 @@ class LatentVAR(ComparesConditions):
         """
         started = time.monotonic()
         model = cls(**{**settings, "latents": "cells"})
-        network, prepared = draw_traces(traces, condition, block, subject, footprints, model.settings.order)
+        network, prepared = draw_traces(traces, condition, block, subject, footprints, model.settings.order, names)
         model._take(network, prepared.preprocessing)
         model.log_ = []
         latents = [torch.from_numpy(np.asarray(one, np.float32)) for one in traces]

@@ -55,6 +55,7 @@ def draw_traces(
     subject: Sequence[Hashable] | None,
     footprints: Float[NDArray[np.floating], "K height width"] | None,
     order: int,
+    names: Sequence[str] | None = None,
 ) -> tuple[CellNetwork, PreparedSession]:
     """Return a network that has these footprints, and a session of these traces.
 
@@ -64,11 +65,11 @@ def draw_traces(
         Traces, conditions and footprints do not fit together, or a trace has no value in some frames where others do.
     """
     series = _require_traces(traces, order)
-    _require_one_a_run(len(series), condition=condition, block=block, subject=subject)
+    _require_one_a_run(len(series), condition=condition, block=block, subject=subject, names=names)
     network = _network_of(footprints, series[0].shape[1])
     runs = tuple(
         Run(
-            name=f"run-{number:0{len(str(len(series)))}d}",
+            name=f"run-{number:0{len(str(len(series)))}d}" if names is None else str(names[number - 1]),
             condition=str(condition[number - 1]),
             movie=DrawnTraces(one, network),
             block=None if block is None else str(block[number - 1]),

@@ -78,9 +78,9 @@ def read_session(path: str | Path, *, on_truncated: OnTruncated = "error") -> Se
     [50, 50]
     """
     path = Path(path)
-    rows = _read_rows(path)
+    rows = read_rows(path)
     runs = tuple(
-        _open_run(path, number, _parse_row(path, number, row), on_truncated) for number, row in enumerate(rows, start=1)
+        _open_run(path, number, parse_row(path, number, row), on_truncated) for number, row in enumerate(rows, start=1)
     )
     # a table with its truth beside it was written by `larscope simulate`
     return Session(runs, simulated=(path.parent / "truth.npz").is_file())
@@ -111,10 +111,10 @@ def read_runs(path: str | Path, *, on_truncated: OnTruncated = "error") -> tuple
     """
     path = Path(path)
     runs: list[Run | BrokenRun] = []
-    for number, row in enumerate(_read_rows(path), start=1):
+    for number, row in enumerate(read_rows(path), start=1):
         try:
             with interrupts_as_such():
-                runs.append(_open_run(path, number, _parse_row(path, number, row), on_truncated))
+                runs.append(_open_run(path, number, parse_row(path, number, row), on_truncated))
         except LarscopeError as error:
             cell = row.get("run")
             name = cell.strip() if isinstance(cell, str) else ""  # NaN in a short row
@@ -122,7 +122,8 @@ def read_runs(path: str | Path, *, on_truncated: OnTruncated = "error") -> tuple
     return tuple(runs)
 
 
-def _read_rows(path: Path) -> list[dict[Any, Any]]:
+def read_rows(path: Path) -> list[dict[Any, Any]]:
+    """Return the cells of each row by column, its columns known."""
     if not path.is_file():
         raise LarscopeError(f"Expected a session table (CSV); {path} does not exist. Check the path.")
     table = _read_csv(path)
@@ -161,7 +162,8 @@ def _require_columns(path: Path, table: pd.DataFrame) -> None:
             raise LarscopeError(f"{path}: the column {column!r} is missing; found {', '.join(table.columns)}. Add it.")
 
 
-def _parse_row(path: Path, number: int, row: dict[Any, Any]) -> Row:
+def parse_row(path: Path, number: int, row: dict[Any, Any]) -> Row:
+    """Return a row whose cells are understood; `number` is for messages."""
     # a short row leaves its last cells missing, which pandas reads as NaN whatever the dtype
     cells = {name: "" if pd.isna(cell) else str(cell).strip() for name, cell in row.items()}
     for column, cell in cells.items():
