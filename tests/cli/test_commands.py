@@ -357,7 +357,7 @@ def test_table_compares_every_two_groups(result):
     assert done.exit_code == 0, done.output
     for word in ("Bonfer", "Holm", "BH", "one", "two", "one against two: Labels are permuted over runs (2 one, 2 two)"):
         assert word in done.stdout
-    assert larscope("compare", result, "--table").stdout.count("familiar against novel: Labels are permuted") == 2
+    assert larscope("compare", result, "--table").stdout.count("familiar against novel: Labels are permuted") == 3
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ STYLE = """
   table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
   th, td { padding: .15rem .6rem; text-align: right; border-bottom: 1px solid #8884; }
   th:first-child, td:first-child { text-align: left; }
+  @media (max-width: 480px) { th, td { padding: .15rem .25rem; } }
   .warning { border-left: .3rem solid #D55E00; padding: .4rem .8rem; list-style: none; overflow-wrap: anywhere; }
   .spinner { display: inline-block; width: .8em; height: .8em; border: .15em solid #8886; border-top-color: #D55E00;
     border-radius: 50%; animation: turn 1s linear infinite; }
