@@ -641,8 +641,9 @@ def test_two_visitors_do_not_share_what_they_look_at(page):
 
 
 def test_the_page_fits_a_phone_in_light_and_dark_and_holds_the_report(page):
-    browser = page(width=390).browser
-    assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
+    seen = page(width=390)
+    browser = seen.browser
+    seen.wait_until(lambda: browser.execute_script("return document.documentElement.scrollWidth") <= 390)
     brightness = []
     for scheme in ("light", "dark"):
         feature = {"name": "prefers-color-scheme", "value": scheme}
