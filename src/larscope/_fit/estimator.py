@@ -99,8 +99,10 @@ class LatentVAR(ComparesConditions):
         run's own, whatever `coefficients` says; forecasts and scores follow `coefficients`.
     scores_
         One row a run: `reconstruction_error`, `forecast_error` (mean squared, [0, 1] units), `var_error`,
-        `var_explained`, `var_error_heldout`, `n_active`; `n_couplings` of the run's own fit between latents, and
-        `n_chance`, how many of them chance alone finds.
+        `var_explained`, `var_error_heldout` and `own_error_heldout`, that of each latent's own past alone; `n_active`;
+        `n_couplings` of the run's own fit between latents, and `n_chance`, how many of them chance alone finds;
+        `spectral_radius`, `n_autocorrelated` and `residual_correlation`, what the fit leaves over
+        (`larscope._dynamics.diagnostics`).
     couplings_
         One row a condition and pair of latents with evidence of a coupling, over all runs of the condition:
         `condition`, `source`, `target`, `lag`, `effect`, `n_runs`, `qvalue` (`larscope._fit.coupling_table`). Those

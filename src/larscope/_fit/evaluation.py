@@ -13,7 +13,8 @@ from torch import Tensor
 from larscope._compute.memory import keep_freed_memory
 from larscope._dynamics.chance import count_by_chance
 from larscope._dynamics.coefficients import SparseCoefficients
-from larscope._dynamics.var import SparseVAR, complete_rows, first_part, measure
+from larscope._dynamics.diagnostics import autocorrelated, residual_correlation, spectral_radius
+from larscope._dynamics.var import SparseVAR, VARFit, complete_rows, first_part, measure
 from larscope._fit.networks import Network
 from larscope._movies.preprocessing import PreparedSession, true_ranges
 from larscope._network.autoencoder import Autoencoder
@@ -136,7 +137,7 @@ def evaluate_run(
     `forecast_error` decodes the forecast; `reconstruction_error` decodes what the network was trained to decode:
     the latents themselves in `"sequential"` training, else the forecast (Table 2). `n_couplings` counts the couplings
     between latents of the run's own fit, `n_chance` those that the same fit finds by chance: of the same latents, each
-    shifted in time.
+    shifted in time. Diagnostics (`larscope._dynamics.diagnostics`) are of the run's own fit too.
     """
     missing = torch.from_numpy(prepared.runs[run].missing).to(latent.device)
     with torch.no_grad():
@@ -164,12 +165,23 @@ def evaluate_run(
         "n_active": int(fit.n_active),
         "n_couplings": int(own.n_coupled),
         "n_chance": count_by_chance(var, latent),
+        **_diagnose(latent, own, var.order),
     }
     observed = prepared.frames(run, liveliest, liveliest + 1)[0]
     example = Example(liveliest, observed, reconstruction, forecast)
     # a matrix of all pairs of latents for each lag: of many runs, only what is not zero can be kept
     coef = SparseCoefficients.from_dense([own.coef.cpu().numpy()])
     return RunEvaluation(latent.cpu().numpy(), fit.forecast.cpu().numpy(), coef, scores, example)
+
+
+def _diagnose(latent: Float[Tensor, "T K"], own: VARFit, order: int) -> dict[str, float]:
+    residual = (latent[order:] - own.forecast).double().cpu().numpy()
+    residual = residual[np.isfinite(residual).all(1)]
+    return {
+        "spectral_radius": spectral_radius(own.coef),
+        "n_autocorrelated": autocorrelated(residual),
+        "residual_correlation": residual_correlation(residual),
+    }
 
 
 def explain_frames(

@@ -42,9 +42,13 @@ SCORES = {
     "var_error": ("VAR error", "squared forecast error / squared signal of the latents, mean over frames, in sample"),
     "var_explained": ("VAR explained", "1 - squared error / variance of the latents, pooled, in sample"),
     "var_error_heldout": ("VAR error, held out", "VAR error on the last 20 % of the run, fitted to the first 80 %"),
+    "own_error_heldout": ("own past alone, held out", "the same for each latent's own past, without couplings"),
     "n_active": ("active coefficients", "non-zero coefficients of the run's VAR"),
     "n_couplings": ("couplings", "non-zero coefficients between different latents, of the run's own fit"),
     "n_chance": ("by chance", "the same, after shifting each latent in time"),
+    "spectral_radius": ("spectral radius", "largest absolute eigenvalue of the VAR; from 1 on, it does not die out"),
+    "n_autocorrelated": ("not white", "latents whose forecast errors are correlated in time (Ljung-Box, Holm, 5 %)"),
+    "residual_correlation": ("shared errors", "largest correlation of two latents' forecast errors in one frame"),
 }
 """What is measured of each run: heading and meaning."""
 
