@@ -87,3 +87,27 @@ def test_what_does_not_fit_together_is_refused(change, message):
     given = {"traces": [rng.standard_normal((50, 3)) for _ in range(2)], "condition": ["a", "b"], **change}
     with pytest.raises(LarscopeError, match=message):
         LatentVAR.from_traces(**given)
+
+
+def test_a_chosen_order_and_the_diagnostics_are_kept(tmp_path):
+    """Each cell's past lies three frames back, and two cells share an input."""
+    rng = np.random.default_rng(0)
+    traces = []
+    for _ in range(4):
+        run = rng.normal(size=(300, 5))
+        run[:, [1, 4]] += 2 * rng.normal(size=(300, 1))
+        for t in range(3, 300):
+            run[t] += 0.7 * run[t - 3]
+        traces.append(run)
+    model = LatentVAR.from_traces(traces, list("abab"), order="auto")
+    assert model.order_choice_.order == model.var_.order == 3
+    assert model.coef_[0].shape == (3, 5, 5)
+    assert set(model.scores_["residual_first"]) == {1}
+    assert set(model.scores_["residual_second"]) == {4}
+    assert model.scores_["residual_correlation"].min() > 0.5
+    assert model.scores_["spectral_radius"].max() < 1
+    loaded = load(model.save(tmp_path / "result"))
+    assert (loaded.order, loaded.order_choice_) == ("auto", model.order_choice_)
+    assert loaded.scores_.equals(model.scores_)
+    assert loaded.var_.order == 3
+    assert LatentVAR.from_traces(traces, list("abab"), order=1).order_choice_ is None

@@ -9,6 +9,7 @@ divided by sigma,
 With a squared loss and an entrywise penalty this separates into K lassos with one design.
 """
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -205,6 +206,18 @@ class SparseVAR(nn.Module):
         if max_distance is not None and latent_shape is not None:
             mask = neighbours(latent_shape, max_distance).repeat(order, 1)
         self.register_buffer("mask", mask, persistent=False)
+
+    def with_order(self, order: int) -> "SparseVAR":
+        """Return the same VAR with another number of lags.
+
+        >>> SparseVAR(order=2, penalty=0.1).with_order(3)
+        SparseVAR(order=3, penalty=0.1, gradient='implicit')
+        """
+        other = copy.deepcopy(self)
+        if self.mask is not None:
+            other.mask = self.mask[: self.mask.shape[1]].repeat(order, 1)
+        other.order = order
+        return other
 
     def alpha(
         self, design: Float[Tensor, "*batch n p"], target: Float[Tensor, "*batch n K"], n_rows: int | None = None

@@ -502,7 +502,7 @@ class ComparesConditions(HasSettings):
         return np.asarray(self.crop_offset_ + (self._fitted_network().positions + 0.5) * step - 0.5)
 
     def _prepare_new(self, session: Session) -> PreparedSession:
-        order = self.settings.order
+        order = self.var_.order
         require_frames(session, order + 2, f"order {order} and two to forecast")
         return prepare_showing(session, progress=False, preprocessing=self.preprocessing_, nan=self.settings.nan)
 

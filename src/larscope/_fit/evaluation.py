@@ -13,6 +13,7 @@ from torch import Tensor
 from larscope._compute.memory import keep_freed_memory
 from larscope._dynamics.chance import count_by_chance
 from larscope._dynamics.coefficients import SparseCoefficients
+from larscope._dynamics.diagnostics import diagnose
 from larscope._dynamics.var import SparseVAR, complete_rows, first_part, measure
 from larscope._fit.networks import Network
 from larscope._movies.preprocessing import PreparedSession, true_ranges
@@ -136,20 +137,20 @@ def evaluate_run(
     `forecast_error` decodes the forecast; `reconstruction_error` decodes what the network was trained to decode:
     the latents themselves in `"sequential"` training, else the forecast (Table 2). `n_couplings` counts the couplings
     between latents of the run's own fit, `n_chance` those that the same fit finds by chance: of the same latents, each
-    shifted in time.
+    shifted in time. The diagnostics (`larscope._dynamics.diagnostics`) are of the coefficients that are measured.
     """
     missing = torch.from_numpy(prepared.runs[run].missing).to(latent.device)
     with torch.no_grad():
         own = var(latent, missing)
         fit = own if shared is None else var.apply_coef(shared.whole, latent, missing)
     pooling_lag = settings.pooling_lag
-    energy = (latent - latent[~missing].mean(0))[settings.order :].square().sum(1)
-    forecastable = complete_rows(missing, settings.order)
-    liveliest = settings.order + int(energy.masked_fill(~forecastable, -1).argmax())
+    energy = (latent - latent[~missing].mean(0))[var.order :].square().sum(1)
+    forecastable = complete_rows(missing, var.order)
+    liveliest = var.order + int(energy.masked_fill(~forecastable, -1).argmax())
 
     decoded = {pooling_lag: [fit.forecast]}
     if settings.training == "sequential":
-        known = fit.forecast.where(fit.forecast.isnan(), latent[settings.order :])
+        known = fit.forecast.where(fit.forecast.isnan(), latent[var.order :])
         decoded.setdefault(0, []).append(known)
     rendered = [
         one
@@ -164,6 +165,7 @@ def evaluate_run(
         "n_active": int(fit.n_active),
         "n_couplings": int(own.n_coupled),
         "n_chance": count_by_chance(var, latent),
+        **asdict(diagnose(latent, fit)),
     }
     observed = prepared.frames(run, liveliest, liveliest + 1)[0]
     example = Example(liveliest, observed, reconstruction, forecast)
@@ -201,10 +203,9 @@ def clip_run(
 ) -> Clip:
     """Return some consecutive frames of an evaluated run around its example, and their reconstructions."""
     forecast = evaluation.forecast
-    start, stop = _stretch_around(
-        np.asarray(np.isfinite(forecast).all(axis=1)), evaluation.example.frame - settings.order
-    )
-    first, last = start + settings.order, stop + settings.order
+    order = len(evaluation.latent) - len(forecast)
+    start, stop = _stretch_around(np.asarray(np.isfinite(forecast).all(axis=1)), evaluation.example.frame - order)
+    first, last = start + order, stop + order
     series, lag = forecast[start:stop], settings.pooling_lag
     if settings.training == "sequential":
         series, lag = evaluation.latent[first:last], 0

@@ -48,6 +48,15 @@ SCORES = {
 }
 """What is measured of each run: heading and meaning."""
 
+DIAGNOSTICS = {
+    "spectral_radius": "largest absolute eigenvalue of the run's companion matrix: from 1 on it does not settle",
+    "residual_autocorrelated": "share of latents whose residuals are not white (Ljung-Box, p <= 0.05); 0.05 by chance",
+    "residual_correlation": "largest absolute correlation of two latents' residuals in the same frame",
+    "residual_first": "the pair of latents with that correlation: the one; -1 without a pair",
+    "residual_second": "and the other",
+}
+"""What each run's VAR is checked by; results of before these were measured have none."""
+
 SHARED = "shared_"
 """Prefix of names about coefficients shared by runs."""
 
