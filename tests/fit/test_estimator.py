@@ -44,7 +44,7 @@ def test_takes_every_setting_and_shows_them():
     ("settings", "message"),
     [
         ({"penalti": 1}, "Unknown setting 'penalti'. Did you mean 'penalty'?"),
-        ({"order": 0}, "'order': input should be greater than or equal to 1; got 0"),
+        ({"order": 0}, "'order': input should be greater than or equal to 1, or 'auto'; got 0"),
         ({"penalty": float("nan")}, "'penalty': input should be a finite number, or 'auto'; got nan"),
         ({"penalty": "automatic"}, "or 'auto'; got 'automatic'"),
         ({"training": "endtoend"}, "'sequential', 'embedded' or 'end-to-end'; got 'endtoend'"),

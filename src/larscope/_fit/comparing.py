@@ -113,7 +113,7 @@ class ComparesConditions(HasSettings):
             A group is unknown, both are the same or share runs, or none has two runs.
         """
         runs, label, design = self._two_groups(first, second, by, groups)
-        how: dict[str, Any] = {**design, "n_permutations": n_permutations, "seed": seed}
+        how: dict[str, Any] = {**design, "n_permutations": n_permutations, "seed": seed, "position": runs}
         if test == "coupling":
             return warned(compare_couplings(self.var_, [self.latents_[run] for run in runs], label, **how))
         latents, coefs = self._equally_fitted(runs)

@@ -28,6 +28,7 @@ def coefficient_swap_test(
     seed: int = 0,
     *,
     subject: Sequence[Hashable] | None = None,
+    position: Sequence[float] | None = None,
     equal_length: bool = True,
     scale: Literal["series", "latent"] = "series",
 ) -> Comparison:
@@ -57,6 +58,8 @@ def coefficient_swap_test(
         Subtract each series' mean over time, as the fit did.
     n_permutations, seed
         Random labelings to draw if there are more than 10,000, and their seed.
+    position
+        When each run was recorded: see `larscope._statistics.comparison.compare_pairs`.
     equal_length
         Measure every run on as many frames as the shortest one has.
     scale
@@ -95,7 +98,7 @@ def coefficient_swap_test(
     check_fitted_separately(coefs, units)
     _check_latents(latents, coefs)
     pairs = swap_deltas(latents, coefs, relative, center, equal_length, scale)
-    found = compare_pairs(pairs, condition, block, subject, n_permutations, seed, warn=False)
+    found = compare_pairs(pairs, condition, block, subject, n_permutations, seed, position=position, warn=False)
     noticed = condition_imbalances(latents, condition, block, subject) + silent_runs(coefs)
     return warned(replace(found, warnings=found.warnings + noticed))
 
