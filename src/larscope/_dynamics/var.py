@@ -147,7 +147,8 @@ class SparseVAR(nn.Module):
     center
         Subtract the series' mean first; False as in the paper.
     scale
-        `"series"`: divide by the root mean square over all frames and latents. `"latent"`: by each latent's own;
+        `"series"`: divide by the standard deviation over all frames and latents; without centring, about the mean of
+        them all, as in the paper. `"latent"`: by each latent's own;
         needs another `penalty_scale` than `"mean"`, since there every coefficient is zero from alpha = 1 on.
     own_weight
         The penalty's weight on a latent's own lags: 1 penalises them like all others, 0 not at all.
@@ -352,7 +353,9 @@ class SparseVAR(nn.Module):
         """Return center and scale of a series: see `VARFit`."""
         mean = latent.mean(-2, keepdim=True) if self.center else torch.zeros_like(latent[..., :1, :])
         axes = (-2,) if self.scale == "latent" else (-2, -1)
-        variance = (latent - mean).square().mean(axes, keepdim=True)
+        # a standard deviation is about the mean, whether or not that is subtracted
+        middle = mean if self.center else latent.mean(axes, keepdim=True)
+        variance = (latent - middle).square().mean(axes, keepdim=True)
         # what is constant but for rounding has no dynamics: scaled up, the rounding would forecast itself
         energy = latent.detach().square().mean(axes, keepdim=True)
         constant = variance <= rounding_energy(energy, torch.finfo(latent.dtype).eps)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+import scipy.special
 import scipy.stats
 from jaxtyping import Bool, Float, Int
 
@@ -137,7 +138,7 @@ def centre_groups(
     own = inner.diagonal()
     lost = (np.bincount(group, own) / np.maximum(size - 1, 1) / np.maximum(size, 1))[group]
     moved = own[:, None] + own - 2 * inner + lost[:, None] + lost
-    return np.where(group[:, None] == group, symmetrised, moved)
+    return np.asarray(np.where(group[:, None] == group, symmetrised, moved))
 
 
 def _statistics(
@@ -197,7 +198,7 @@ def effect_interval(
     if not units.stratum.any():
         noise = _variance_without_difference(pairs, comparable, units, cell)
         variance = max(variance - noise, noise)
-    half = float(scipy.stats.t.ppf(0.975, len(names) - len(groups)) * np.sqrt(variance))
+    half = float(scipy.special.stdtrit(len(names) - len(groups), 0.975) * np.sqrt(variance))
     return effect - half, effect + half
 
 

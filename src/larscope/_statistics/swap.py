@@ -150,7 +150,7 @@ def swap_errors(
     r"""Forecast every run with the coefficients of every run.
 
     .. math::
-        E[s, r] = \frac{1}{T - p} \sum_{t=p+1}^{T} \| z^{(s)}_t - \hat z_t \|^2, \qquad
+        E[s, r] = \frac{1}{K (T - p)} \sum_{t=p+1}^{T} \| z^{(s)}_t - \hat z_t \|^2, \qquad
         \hat z_t = \sigma_z \sum_{k=1}^{p} A^{(r)}_k \, z^{(s)}_{t-k} / \sigma_z
 
     With one scale :math:`\sigma_z` for the whole series it cancels; with one for each latent
@@ -203,7 +203,7 @@ def swap_errors(
         lags, target = lags[:, there], series[:, order:][:, there]
         for r, matrix in enumerate(matrices):
             residual = target - sigma * (matrix @ lags)
-            errors[s, r] = np.vdot(residual, residual) / target.shape[1]
+            errors[s, r] = np.vdot(residual, residual) / target.size
     return errors
 
 
@@ -255,7 +255,7 @@ def _scale(
     series: Float[np.ndarray, "K frames"], energy: Float[np.ndarray, "K 1"], dtype: np.dtype[Any]
 ) -> Float[np.ndarray, "K 1"]:
     """Return the scale of each latent, given its mean square before centring; 1 for one that is constant."""
-    variance = np.nanmean(series**2, axis=1, keepdims=True)
+    variance = np.nanvar(series, axis=1, keepdims=True)
     eps = np.finfo(dtype if dtype.kind == "f" else float).eps
     return np.sqrt(np.where(variance <= rounding_energy(energy, eps), 1.0, variance))
 
