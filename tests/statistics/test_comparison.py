@@ -445,7 +445,7 @@ def test_a_drift_is_warned_of_and_its_absence_hardly_ever():
             pairs = PairDistances(((x[:, None] - x) ** 2).sum(axis=-1), None, symmetric=True)
             found = quiet(compare_pairs, pairs, condition, n_permutations=1)
             warned[drift] += any("further apart" in text for text in found.warnings)
-    assert warned[0.0] <= 8  # 3 of 60 expected, more than 8 in 1 of 200 cases
+    assert warned[0.0] <= 5  # 1.2 of 60 expected, more than 5 in 1 of 400 cases
     assert warned[0.3] >= 50
 
 

@@ -19,6 +19,9 @@ from larscope._statistics.permutation import (
     pvalue,
 )
 
+DRIFT = 0.02
+"""Largest p at which a drift is warned of: one in fifty sessions without any."""
+
 MIN_PAIRS = 6
 """Fewest pairs of runs of one condition to see a drift in."""
 
@@ -139,7 +142,7 @@ def drifts(
         places[1:, runs] = rng.permuted(np.tile(place[runs], (N_ORDERS, 1)), axis=1)
     # an order changes which pair has which lag, and not the lags: so their mean and spread need no correction
     p = pvalue(np.array([np.abs(order[first] - order[second]) @ (rank - rank.mean()) for order in places]))
-    if p > 0.05:
+    if p > DRIFT:
         return ()
     return (
         f"Runs differ more the further apart they were recorded, within one condition too (p = {p:.2g}): the session "
