@@ -2,9 +2,10 @@
 
     python reproduction/cells.py [--suite2p PYTHON]
 
-PYTHON is the interpreter of an environment with suite2p 1.1.0; without it, what suite2p finds is left out. Five kinds of sessions, five seeds each, 96 x 64 pixels, 12 runs of 300 frames. Every method's series go into the same
-couplings (those of `find_couplings`, ranked by their evidence), so that what differs is the series. Finished rows are
-kept in `cells.csv`, so it can be stopped and started. Then writes `cells.md`.
+PYTHON is the interpreter of an environment with suite2p 1.1.0; without it, what suite2p finds is left out. Five kinds
+of sessions, five seeds each, 96 x 64 pixels, 12 runs of 300 frames. Every method's series go into the same couplings
+(those of `find_couplings`, ranked by their evidence), so that what differs is the series. Finished rows are kept in
+`cells.csv`, so it can be stopped and started. Then writes `cells.md`.
 """
 
 import argparse
@@ -212,8 +213,8 @@ def describe(table: pd.DataFrame) -> str:
         )
     lines += [
         "",
-        "Average precision of driving cells, by the evidence of their couplings to others; cells found (correlation with",
-        f"planted footprint at least {MATCHED}), and the share of what was found that is one of them:",
+        "Average precision of driving cells, by the evidence of their couplings to others; the share of cells found",
+        f"(correlation with the planted footprint at least {MATCHED}); of what was found, the share that is a cell:",
         "",
         "| session | method | driving cells | recall | precision | seconds |",
         "|---|---|---|---|---|---|",

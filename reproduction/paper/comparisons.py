@@ -84,7 +84,8 @@ def describe(table: pd.DataFrame) -> list[str]:
         f"**Table 1** (coefficient swap, penalty {PENALTY:g}, {DEFAULT_PENALTY:g} by default; six contrasts of ten "
         "runs each, p after Bonferroni). In this simulation familiar and novel differ and early and late do not, so "
         "the right answer is known. The paper's p, six times its own here too, are by rank-sum, of recordings that are "
-        "not public, at penalty 0.005: its four contrasts of familiar with novel are significant, the two within are not.",
+        "not public, at penalty 0.005: its four contrasts of familiar with novel are significant, the two within are "
+        "not.",
         "",
         "| training | groups | worse by, % | paper | rank-sum | permuting runs | permuting blocks | "
         "smallest p, blocks |",

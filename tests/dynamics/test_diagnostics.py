@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 from statsmodels.stats.diagnostic import acorr_ljungbox
+from statsmodels.stats.multitest import multipletests
 
 from larscope import SparseVAR
-from larscope._dynamics.diagnostics import diagnose, ljung_box, spectral_radius, strongest_correlation
+from larscope._dynamics.diagnostics import count_rejected, diagnose, ljung_box, spectral_radius, strongest_correlation
 
 
 def companion_radius(coef: np.ndarray) -> float:
@@ -38,6 +39,19 @@ def test_ljung_box_equals_statsmodels():
         assert p == pytest.approx(acorr_ljungbox(centred, lags=[10], model_df=4)["lb_pvalue"].iloc[0], rel=1e-9)
 
 
+def test_holm_s_count_is_that_of_statsmodels():
+    p = np.random.default_rng(0).uniform(size=200) ** 4
+    assert count_rejected(p) == multipletests(p, 0.05, "holm")[0].sum() > 0
+    assert count_rejected(np.full(3, np.nan)) == count_rejected(np.zeros(0)) == 0
+    assert count_rejected(np.zeros(3)) == 3
+
+
+def test_white_residuals_are_called_so():
+    rng = np.random.default_rng(1)
+    wrong = sum(count_rejected(ljung_box(rng.normal(size=(200, 10)), 10, 0)) > 0 for _ in range(200))
+    assert wrong <= 20  # 5 % of 200 are 10; 21 or more have probability .0008
+
+
 def test_gaps_are_left_out():
     """With every tenth frame missing the test keeps its level: 400 series, 95 % binomial bounds."""
     residual = np.random.default_rng(1).normal(size=(400, 400))
@@ -57,10 +71,10 @@ def test_residuals_are_white_where_the_order_is_enough_and_not_where_it_is_too_l
     var = SparseVAR(2, 1.0, penalty_scale="residual", scale="latent", own_weight=0.0)
     latent = simulate(0)
     found = diagnose(latent, var(latent))
-    assert found.residual_autocorrelated <= 0.15  # .05 of 40 expected, at most 6 of them in 98 of 100 cases
+    assert found.n_autocorrelated <= 1
     assert found.spectral_radius == pytest.approx(0.6, abs=0.15)
     latent = simulate(0, order=3)  # its past lies three frames back, beyond the two of the fit
-    assert diagnose(latent, var(latent)).residual_autocorrelated > 0.9
+    assert diagnose(latent, var(latent)).n_autocorrelated > 36
 
 
 def test_common_input_is_found_as_the_pair_that_shares_it():
@@ -83,6 +97,7 @@ def test_constant_latents_say_nothing():
     found = diagnose(latent, fit)
     assert (found.residual_first, found.residual_second) == (0, 2)
     found = diagnose(torch.ones(50, 2), SparseVAR(1)(torch.ones(50, 2)))
-    assert np.isnan([found.residual_autocorrelated, found.residual_correlation]).all()
+    assert np.isnan(found.residual_correlation)
+    assert found.n_autocorrelated == 0
     assert (found.spectral_radius, found.residual_first, found.residual_second) == (0, -1, -1)
     assert strongest_correlation(np.zeros((5, 1)))[1:] == (-1, -1)

@@ -716,7 +716,8 @@ def test_runs_that_share_coefficients_have_a_penalty_of_their_own_unless_it_is_a
     # forecasts are those of that number
     number = penalty if chosen is None else chosen.penalty
     given = automatic.refit(session, coefficients="condition", penalty=number)
-    own = ["n_couplings", "n_chance"]  # of each run's own fit, with the penalty of that
+    diagnostics = ["spectral_radius", "n_autocorrelated", "residual_correlation", "residual_first", "residual_second"]
+    own = ["n_couplings", "n_chance", *diagnostics]  # of each run's own fit, with the penalty of that
     assert given.scores_.drop(columns=own).equals(shared.scores_.drop(columns=own))
     assert given.score_frames(session).equals(shared.score_frames(session))
 

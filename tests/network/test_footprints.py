@@ -104,3 +104,23 @@ def test_static_components_are_image_and_slopes():
     static = static_components(mean_frame)
     torch.testing.assert_close(static[0] * mean_frame.norm(), mean_frame)
     torch.testing.assert_close(static.flatten(1).norm(dim=1), torch.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("diameter", "shape", "haze"),
+    [(4.0, (48, 48), 1.0), (7.0, (64, 64), 1.0), (12.0, (96, 96), 1.0), (7.0, (96, 64), 3.0)],
+)
+def test_the_diameter_of_cells_is_measured(diameter, shape, haze):
+    session = simulate_session(n_runs=2, n_frames=200, frame_shape=shape, cell_diameter=diameter, haze=haze, seed=3)
+    parts = find(session, None)
+    assert parts.diameter == pytest.approx(diameter, rel=0.2)
+    assert (correlations(parts.cells.images(), session.truth.footprints) > 0.7).any(0).mean() >= 0.8
+
+
+def test_large_cells_are_sought_in_fewer_pixels(monkeypatch):
+    session = simulate_session(n_runs=2, n_frames=200, frame_shape=(96, 96), cell_diameter=12.0, seed=3)
+    binned = find(session, 12.0)
+    monkeypatch.setattr("larscope._network.footprints.COARSE", 100)
+    whole = find(session, 12.0)
+    assert len(binned.cells) == len(whole.cells)
+    np.testing.assert_allclose(binned.cells.centres(), whole.cells.centres(), atol=1.0)

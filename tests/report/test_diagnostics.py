@@ -11,7 +11,7 @@ from larscope._report.diagnostics import describe_diagnostics
 def result(radius: list[float], coloured: list[float], strongest: list[float]) -> SimpleNamespace:
     runs = {
         "spectral_radius": radius,
-        "residual_autocorrelated": coloured,
+        "n_autocorrelated": coloured,
         "residual_correlation": strongest,
         "residual_first": [3] * len(radius),
         "residual_second": [7] * len(radius),
@@ -26,7 +26,7 @@ def result(radius: list[float], coloured: list[float], strongest: list[float]) -
 
 
 def test_each_diagnostic_has_one_entry_and_says_what_was_found():
-    stable, white, apart = describe_diagnostics(result([0.8, 0.95], [0.04, 0.06], [0.2, 0.3]))
+    stable, white, apart = describe_diagnostics(result([0.8, 0.95], [0, 1], [0.2, 0.3]))
     assert "every run are stable" in stable
     assert "0.95" in stable
     assert "5 past frames are enough" in white
@@ -35,7 +35,7 @@ def test_each_diagnostic_has_one_entry_and_says_what_was_found():
 
 
 def test_trouble_is_named():
-    unstable, coloured, shared = describe_diagnostics(result([1.01, 0.95], [0.5, 0.7], [0.98, 0.3]))
+    unstable, coloured, shared = describe_diagnostics(result([1.01, 0.95], [48, 67], [0.98, 0.3]))
     assert "1 of 2 runs do not settle (F0)" in unstable
     assert "60 %" in coloured
     assert "order='auto'" in coloured
@@ -44,7 +44,7 @@ def test_trouble_is_named():
 
 
 def test_what_was_not_measured_is_not_said():
-    assert len(describe_diagnostics(result([0.5], [np.nan], [np.nan]))) == 1
+    assert len(describe_diagnostics(result([0.5], [0], [np.nan]))) == 2
     old = result([0.5], [0.1], [0.1])
     old.dataset = old.dataset.drop_vars("spectral_radius")
     assert describe_diagnostics(old) == []

@@ -13,11 +13,10 @@ from larscope._cli.terminal import console, print_plain, printable
 SCORE_HEADERS = {
     "run": "run",
     "condition": "condition",
-    "reconstruction_error": "recon.\nerror",
     "forecast_error": "forecast\nerror",
-    "var_error": "VAR\nerror",
     "var_explained": "VAR ex-\nplained",
-    "var_error_heldout": "VAR error\nheld out",
+    "var_error_heldout": "held-out\nerror",
+    "own_error_heldout": "own past\nalone",
     "n_active": "active\ncoef.",
     "n_couplings": "coup-\nlings",
     "n_chance": "by\nchance",

@@ -220,6 +220,14 @@ class SparseVAR(nn.Module):
         other.order = order
         return other
 
+    def alone(self, n_latents: int) -> "SparseVAR":
+        """Return the VAR without couplings: of each latent's own past, by least squares."""
+        own = SparseVAR(
+            self.order, 1.0, penalty_scale="target", center=self.center, scale=self.scale, own_weight=0.0, gradient=None
+        )
+        own.mask = torch.eye(n_latents, dtype=torch.bool).repeat(self.order, 1)
+        return own
+
     def alpha(
         self, design: Float[Tensor, "*batch n p"], target: Float[Tensor, "*batch n K"], n_rows: int | None = None
     ) -> Float[Tensor, "*batch K"]:
@@ -425,6 +433,7 @@ class Measures:
     var_error: float
     var_explained: float
     var_error_heldout: float
+    own_error_heldout: float
 
 
 def measure(
@@ -439,9 +448,10 @@ def measure(
     `var_error` is R_var, the mean over frames of `||z_t - zhat_t||^2 / ||z_t||^2`, on the centred series when
     `var.center`. `var_explained` is 1 - squared error / variance, both summed over frames and latents.
     `var_error_heldout` is R_var on the last 20 % of the frames, with coefficients, mean and scale from the
-    first 80 %; with `early_coef` in place of those coefficients where they come from several runs. All are NaN for a
-    series without variance, which has nothing to forecast, and the last where `missing` frames leave nothing to fit or
-    to forecast on its side.
+    first 80 %; with `early_coef` in place of those coefficients where they come from several runs. `own_error_heldout`
+    is the same for each latent's own past alone, by least squares: what couplings have to beat. All are NaN for a
+    series without variance, which has nothing to forecast, and the last two where `missing` frames leave nothing to fit
+    or to forecast on their side.
     """
     gone = torch.zeros(len(latent), dtype=torch.bool) if missing is None else missing
     rows = complete_rows(gone, var.order)
@@ -451,11 +461,12 @@ def measure(
         residual = (target - forecast).square().sum()
         spread = (target - target.mean(0)).square().sum()
         if spread <= rounding_energy(target.square().sum(), torch.finfo(target.dtype).eps):
-            return Measures(float("nan"), float("nan"), float("nan"))
+            return Measures(*[float("nan")] * 4)
         return Measures(
             var_error=_relative_error(target, forecast, fit.mean),
             var_explained=float(1 - residual / spread),
             var_error_heldout=_heldout_error(var, latent, gone, early_coef),
+            own_error_heldout=_heldout_error(var.alone(latent.shape[-1]), latent, gone, None),
         )
 
 

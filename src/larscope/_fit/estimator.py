@@ -102,11 +102,11 @@ class LatentVAR(ComparesConditions):
         run's own, whatever `coefficients` says; forecasts and scores follow `coefficients`.
     scores_
         One row a run: `reconstruction_error`, `forecast_error` (mean squared, [0, 1] units), `var_error`,
-        `var_explained`, `var_error_heldout`, `n_active`; `n_couplings` of the run's own fit between latents, and
-        `n_chance`, how many of them chance alone finds. Then what to check before you trust it: `spectral_radius` (from
-        1 on the dynamics do not settle), `residual_autocorrelated` (share of latents whose residuals are not white),
-        `residual_correlation` (largest, in the same frame) and its pair of latents, `residual_first` and
-        `residual_second`.
+        `var_explained`, `var_error_heldout` and `own_error_heldout`, that of each latent's own past alone; `n_active`;
+        `n_couplings` of the run's own fit between latents, and `n_chance`, how many of them chance alone finds. Then
+        what to check before you trust that fit: `spectral_radius` (from 1 on, its dynamics do not die out),
+        `n_autocorrelated` (latents whose residuals are not white), `residual_correlation` (the largest, in the same
+        frame) and its pair of latents, `residual_first` and `residual_second`.
     couplings_
         One row a condition and pair of latents with evidence of a coupling, over all runs of the condition:
         `condition`, `source`, `target`, `lag`, `effect`, `n_runs`, `qvalue` (`larscope._fit.coupling_table`). Those

@@ -137,7 +137,7 @@ def evaluate_run(
     `forecast_error` decodes the forecast; `reconstruction_error` decodes what the network was trained to decode:
     the latents themselves in `"sequential"` training, else the forecast (Table 2). `n_couplings` counts the couplings
     between latents of the run's own fit, `n_chance` those that the same fit finds by chance: of the same latents, each
-    shifted in time. The diagnostics (`larscope._dynamics.diagnostics`) are of the coefficients that are measured.
+    shifted in time. Diagnostics (`larscope._dynamics.diagnostics`) are of the run's own fit too.
     """
     missing = torch.from_numpy(prepared.runs[run].missing).to(latent.device)
     with torch.no_grad():
@@ -165,7 +165,7 @@ def evaluate_run(
         "n_active": int(fit.n_active),
         "n_couplings": int(own.n_coupled),
         "n_chance": count_by_chance(var, latent),
-        **asdict(diagnose(latent, fit)),
+        **asdict(diagnose(latent, own)),
     }
     observed = prepared.frames(run, liveliest, liveliest + 1)[0]
     example = Example(liveliest, observed, reconstruction, forecast)

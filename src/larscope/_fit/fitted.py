@@ -16,7 +16,7 @@ from larscope._fit.coupling_table import COLUMNS
 from larscope._fit.evaluation import Clip, RunEvaluation
 from larscope._movies.preprocessing import PreparedSession, Preprocessing
 from larscope._movies.session import RUN_COLUMNS, Session
-from larscope._results.folder import DIAGNOSTICS, MAP_UNITS, SCORES, SHARED, split_runs
+from larscope._results.folder import MAP_UNITS, RESIDUAL_PAIR, SCORES, SHARED, split_runs
 
 CURVES = ("n_active", "explained", "explained_heldout")
 """Measures of a `PenaltyCurve`."""
@@ -173,7 +173,7 @@ def runs_of(dataset: xr.Dataset) -> pd.DataFrame:
 
 def scores_of(dataset: xr.Dataset) -> pd.DataFrame:
     """Return one row of scores a run."""
-    return _table(dataset, ("run", "condition", "n_frames", *SCORES, *DIAGNOSTICS))
+    return _table(dataset, ("run", "condition", "n_frames", *SCORES, *RESIDUAL_PAIR))
 
 
 def series_of(dataset: xr.Dataset) -> tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]]:
@@ -224,8 +224,8 @@ def crop_offset_of(dataset: xr.Dataset) -> tuple[int, int]:
 
 
 def score_variables(evaluations: Sequence[RunEvaluation]) -> dict[str, Any]:
-    """Return a variable a score and a diagnostic, over the runs."""
-    meanings = {name: meaning for name, (_, meaning) in SCORES.items()} | DIAGNOSTICS
+    """Return a variable a score, and those of the residuals' pair, over the runs."""
+    meanings = {name: meaning for name, (_, meaning) in SCORES.items()} | RESIDUAL_PAIR
     return {
         name: ("run", np.array([evaluation.scores[name] for evaluation in evaluations]), {"long_name": meaning})
         for name, meaning in meanings.items()

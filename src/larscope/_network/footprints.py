@@ -46,6 +46,9 @@ SCALES = tuple(np.geomspace(0.35, 14, 75))
 WIDTH = 3.0
 """Diameter of a cell, in such widths."""
 
+SHOULDER = 1.0
+"""Largest slope of a shoulder, in powers of the width; of one cell's rise it is 2 at half its width."""
+
 COARSE = 5
 """Candidates are sought with about so many pixels a diameter: more are binned."""
 
@@ -205,8 +208,8 @@ def measure_diameter(
 
     .. math:: \sum_k S(k) \, (s |k|)^4 \, e^{-2 s^2 |k|^2}
 
-    is largest: for round cells with the profile of a Gaussian, that is the Gaussian's width (the scale at which blobs
-    are found, Lindeberg 1998).
+    has its first peak, or its first shoulder before that of wider haze: for round cells with the profile of a Gaussian,
+    that is the Gaussian's width (the scale at which blobs are found, Lindeberg 1998).
     """
     taper = torch.outer(*(torch.hann_window(size + 2, periodic=False)[1:-1] for size in shape))
     basis = torch.linalg.qr(static.flatten(1).T.double()).Q.float()
@@ -218,8 +221,14 @@ def measure_diameter(
     power[:, 1 : (shape[1] + 1) // 2] *= 2  # the other half of the plane is its mirror image
     down, across = 2 * pi * torch.fft.fftfreq(shape[0]), 2 * pi * torch.fft.rfftfreq(shape[1])
     square = (down[:, None] ** 2 + across**2).double()
-    strength = [float((power * (s**2 * square) ** 2 * torch.exp(-2 * s**2 * square)).sum()) for s in SCALES]
-    return WIDTH * float(SCALES[int(np.argmax(strength))])
+    strength = np.array(
+        [float((power * (s**2 * square) ** 2 * torch.exp(-2 * s**2 * square)).sum()) for s in SCALES]
+    ).clip(min=1e-300)
+    # at a peak the logarithm's slope is zero; at a shoulder it is smallest
+    slope = np.gradient(np.log(strength), np.log(SCALES))
+    shoulder = np.r_[False, (slope[1:-1] <= slope[:-2]) & (slope[1:-1] < slope[2:]), False]
+    found = slope <= np.where(shoulder, SHOULDER, 0.0)
+    return WIDTH * float(SCALES[int(np.argmax(found)) if found.any() else int(np.argmax(strength))])
 
 
 def static_components(mean_frame: Float[Tensor, "height width"]) -> Float[Tensor, "3 height width"]:

@@ -42,20 +42,21 @@ SCORES = {
     "var_error": ("VAR error", "squared forecast error / squared signal of the latents, mean over frames, in sample"),
     "var_explained": ("VAR explained", "1 - squared error / variance of the latents, pooled, in sample"),
     "var_error_heldout": ("VAR error, held out", "VAR error on the last 20 % of the run, fitted to the first 80 %"),
+    "own_error_heldout": ("own past alone, held out", "the same for each latent's own past, without couplings"),
     "n_active": ("active coefficients", "non-zero coefficients of the run's VAR"),
     "n_couplings": ("couplings", "non-zero coefficients between different latents, of the run's own fit"),
     "n_chance": ("by chance", "the same, after shifting each latent in time"),
+    "spectral_radius": ("spectral radius", "largest absolute eigenvalue of the VAR; from 1 on, it does not die out"),
+    "n_autocorrelated": ("not white", "latents whose forecast errors are correlated in time (Ljung-Box, Holm, 5 %)"),
+    "residual_correlation": ("shared errors", "largest correlation of two latents' forecast errors in one frame"),
 }
 """What is measured of each run: heading and meaning."""
 
-DIAGNOSTICS = {
-    "spectral_radius": "largest absolute eigenvalue of the run's companion matrix: from 1 on it does not settle",
-    "residual_autocorrelated": "share of latents whose residuals are not white (Ljung-Box, p <= 0.05); 0.05 by chance",
-    "residual_correlation": "largest absolute correlation of two latents' residuals in the same frame",
-    "residual_first": "the pair of latents with that correlation: the one; -1 without a pair",
-    "residual_second": "and the other",
+RESIDUAL_PAIR = {
+    "residual_first": "the pair of latents with the largest correlation of forecast errors: one; -1 without a pair",
+    "residual_second": "the other",
 }
-"""What each run's VAR is checked by; results of before these were measured have none."""
+"""Which latents share their forecast errors most, in each run; results of before this was measured have neither."""
 
 SHARED = "shared_"
 """Prefix of names about coefficients shared by runs."""
