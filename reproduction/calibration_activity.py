@@ -276,6 +276,8 @@ power. In all others couplings are the same in both conditions, and it should be
   of the hits.
 - **warned**: share of sessions in which the coupling test warned of a drift, or of conditions in streaks without
   blocks. Runs are A before B unless it is said otherwise, in days too, so without blocks every session is warned of.
+- **48 latents**: the coupling test is above its level there if activity differs twofold. Weak couplings that it does
+  not select may shift those that it does.
 - **trend**: couplings weaken along the session, whatever the condition. With A before B no test can tell that from a
   difference. **days**: each day has its own activity and strength of couplings, and four runs of each condition.
 
