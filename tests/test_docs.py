@@ -128,7 +128,7 @@ def parse(words: list[str]) -> None:
     [
         ("fti session.csv", "No such command"),
         ("fit session.csv --out result --penalti 1", "No such option"),
-        ("fit session.csv --out result --order five", "valid integer"),
+        ("fit session.csv --out result --window five", "valid integer"),
         ("compare", "Missing parameter"),
     ],
 )

@@ -31,6 +31,12 @@ REFITTED = (
 )
 """Settings of the dynamics: `refit` may change them without another training."""
 
+DEFAULT_ORDER = 5
+"""The paper's; training with `order="auto"` uses it too."""
+
+ORDERS = (1, 2, 3, 4, 5, 6, 8, 10)
+"""What `order="auto"` chooses from."""
+
 Preset = Literal["default", "paper"]
 
 PRESETS: Mapping[Preset, Mapping[str, Any]] = MappingProxyType(
@@ -81,7 +87,13 @@ class Settings:
     (3, 64)
     """
 
-    order: Annotated[PositiveInt, Field(description="Past frames used by a forecast: the VAR order p.")] = 5
+    order: Annotated[
+        PositiveInt | Literal["auto"],
+        Field(
+            description=f"Past frames used by a forecast: the VAR order p. 'auto': {DEFAULT_ORDER} in training, then "
+            f"the best forecaster of held-out frames, of {ORDERS[0]} to {ORDERS[-1]}."
+        ),
+    ] = DEFAULT_ORDER
     penalty: Annotated[
         Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"] | None,
         Field(
@@ -215,9 +227,19 @@ class Settings:
         return self.penalty if isinstance(self.penalty, (int, float)) else DEFAULT_PENALTY
 
     @property
+    def training_order(self) -> int:
+        """The order in training."""
+        return self.order if isinstance(self.order, int) else DEFAULT_ORDER
+
+    @property
+    def largest_order(self) -> int:
+        """The order, or the largest it may be chosen to be."""
+        return self.order if isinstance(self.order, int) else ORDERS[-1]
+
+    @property
     def n_frames_needed(self) -> int:
         """Frames that every run must have: a training window, and the frames before it that forecast its first."""
-        return self.order + self.window
+        return self.largest_order + self.window
 
     @property
     def pooling_lag(self) -> int:
@@ -249,9 +271,10 @@ class Settings:
             raise LarscopeError(
                 f"`patch` must be 8, 4 or 2 pixels (three, two or one poolings): got {self.patch}. Pass one of them."
             )
-        if self.order >= self.window:
+        if self.largest_order >= self.window:
+            chosen = "" if isinstance(self.order, int) else f" (up to {self.largest_order})"
             raise LarscopeError(
-                f"`order` must be smaller than `window`: got order={self.order} and window={self.window}. "
+                f"`order` must be smaller than `window`: got order={self.order}{chosen} and window={self.window}. "
                 "Lower `order` or lengthen `window`."
             )
 

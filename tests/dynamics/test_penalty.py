@@ -6,7 +6,7 @@ import torch
 from sklearn.linear_model import Lasso
 
 from larscope import SparseVAR
-from larscope._dynamics.penalty import PenaltyWarning, choose_penalty, chosen_runs, trace_penalties
+from larscope._dynamics.penalty import PenaltyWarning, choose_order, choose_penalty, chosen_runs, trace_penalties
 
 
 @pytest.fixture(scope="module")
@@ -230,3 +230,31 @@ def test_a_penalty_is_chosen_whatever_it_was():
     latents = [torch.randn(80, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64).cumsum(0)]
     chosen = [choose_penalty(SparseVAR(order=2, penalty=penalty), latents).penalty for penalty in (0.0, 0.3)]
     assert chosen[0] == chosen[1]
+
+
+def test_the_chosen_order_explains_most_of_the_held_out_frames_and_is_the_planted_one():
+    """Three lags were planted; the share of each candidate is that of fits by the module itself."""
+    rng = np.random.default_rng(0)
+    series = rng.normal(size=(600, 3))
+    for t in range(3, len(series)):
+        series[t] += 0.3 * series[t - 1] - 0.5 * series[t - 3]
+    latent = torch.from_numpy(series)
+    var = SparseVAR(5, 0.5, penalty_scale="residual", scale="latent", own_weight=0.0)
+    choice = choose_order(var, [latent], orders=(1, 2, 3, 5, 8))
+    assert choice.order == 3
+    assert choice.tried == [1, 2, 3, 5, 8]
+    for order, share in zip(choice.tried, choice.explained, strict=True):
+        assert share == pytest.approx(trace_penalties(var.with_order(order), latent, factors=(1,)).explained_heldout[0])
+
+
+def test_without_frames_to_hold_out_the_order_stays():
+    with pytest.warns(PenaltyWarning, match="nothing to choose an order by"):
+        assert choose_order(SparseVAR(order=2), [torch.ones(40, 2)]).order == 2
+
+
+def test_another_order_keeps_who_may_be_coupled():
+    var = SparseVAR(order=2, max_distance=1.0, latent_shape=(1, 3))
+    other = var.with_order(4)
+    assert other.mask.shape == (12, 3)
+    assert torch.equal(other.mask[9:], var.mask[:3])
+    assert var.mask.shape == (6, 3)

@@ -44,7 +44,7 @@ def test_takes_every_setting_and_shows_them():
     ("settings", "message"),
     [
         ({"penalti": 1}, "Unknown setting 'penalti'. Did you mean 'penalty'?"),
-        ({"order": 0}, "'order': input should be greater than or equal to 1; got 0"),
+        ({"order": 0}, "'order': input should be greater than or equal to 1, or 'auto'; got 0"),
         ({"penalty": float("nan")}, "'penalty': input should be a finite number, or 'auto'; got nan"),
         ({"penalty": "automatic"}, "or 'auto'; got 'automatic'"),
         ({"training": "endtoend"}, "'sequential', 'embedded' or 'end-to-end'; got 'endtoend'"),
@@ -716,7 +716,7 @@ def test_runs_that_share_coefficients_have_a_penalty_of_their_own_unless_it_is_a
     # forecasts are those of that number
     number = penalty if chosen is None else chosen.penalty
     given = automatic.refit(session, coefficients="condition", penalty=number)
-    diagnostics = ["spectral_radius", "n_autocorrelated", "residual_correlation"]
+    diagnostics = ["spectral_radius", "n_autocorrelated", "residual_correlation", "residual_first", "residual_second"]
     own = ["n_couplings", "n_chance", *diagnostics]  # of each run's own fit, with the penalty of that
     assert given.scores_.drop(columns=own).equals(shared.scores_.drop(columns=own))
     assert given.score_frames(session).equals(shared.score_frames(session))

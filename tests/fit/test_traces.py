@@ -1,5 +1,7 @@
 """Traces of one's own, without a movie."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,8 @@ import torch
 from larscope import LarscopeError, LatentVAR, SparseVAR, load, simulate_session
 from larscope._report.page import write_report
 from larscope._statistics.comparison import ComparisonWarning
+from larscope._statistics.influences import influence_distances
+from larscope._statistics.swap import swap_deltas
 
 CONDITIONS = ["familiar", "novel", "familiar", "novel"]
 
@@ -87,3 +91,56 @@ def test_what_does_not_fit_together_is_refused(change, message):
     given = {"traces": [rng.standard_normal((50, 3)) for _ in range(2)], "condition": ["a", "b"], **change}
     with pytest.raises(LarscopeError, match=message):
         LatentVAR.from_traces(**given)
+
+
+def test_a_chosen_order_and_the_diagnostics_are_kept(tmp_path):
+    """Each cell's past lies three frames back, and two cells share an input."""
+    rng = np.random.default_rng(0)
+    traces = []
+    for _ in range(4):
+        run = rng.normal(size=(300, 5))
+        run[:, [1, 4]] += 2 * rng.normal(size=(300, 1))
+        for t in range(3, 300):
+            run[t] += 0.7 * run[t - 3]
+        traces.append(run)
+    model = LatentVAR.from_traces(traces, list("abab"), order="auto")
+    assert model.order_choice_.order == model.var_.order == 3
+    assert model.coef_[0].shape == (3, 5, 5)
+    assert set(model.scores_["residual_first"]) == {1}
+    assert set(model.scores_["residual_second"]) == {4}
+    assert model.scores_["residual_correlation"].min() > 0.5
+    assert model.scores_["spectral_radius"].max() < 1
+    loaded = load(model.save(tmp_path / "result"))
+    assert (loaded.order, loaded.order_choice_) == ("auto", model.order_choice_)
+    assert loaded.scores_.equals(model.scores_)
+    assert loaded.var_.order == 3
+    assert LatentVAR.from_traces(traces, list("abab"), order=1).order_choice_ is None
+
+
+def test_the_paper_s_comparisons_take_whole_runs_raw_differences_and_inflow():
+    """With runs of different lengths, so that whole runs are told from equal ones."""
+    rng = np.random.default_rng(0)
+    condition = list("aabbaabb")
+    traces = [rng.normal(size=(200 + 20 * run, 4)).cumsum(0) for run in range(8)]
+    model = LatentVAR.from_traces(traces, condition, order=1)
+    coefs = [np.asarray(coef) for coef in model.coef_]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ComparisonWarning)
+        swap = model.compare("a", "b", test="swap", preset="paper")
+        influence = model.compare("a", "b", test="influence", preset="paper")
+    deltas = swap_deltas(model.latents_, coefs, relative=False, equal_length=False, scale="latent").value
+    same = np.equal.outer(condition, condition)
+    np.testing.assert_allclose(np.sort(swap.inter), np.sort(deltas[~same]), rtol=1e-6)
+    inflow = influence_distances(coefs, "inflow").value
+    np.testing.assert_allclose(np.sort(influence.inter), np.sort(inflow[~same & np.triu(~same)]), rtol=1e-6)
+
+
+def test_conditions_in_streaks_are_warned_of_in_the_order_of_recording():
+    rng = np.random.default_rng(0)
+    traces = [rng.normal(size=(100, 3)) for _ in range(6)]
+    for condition, streaky in (("aaabbb", True), ("ababab", False)):
+        model = LatentVAR.from_traces(traces, list(condition), order=1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ComparisonWarning)
+            found = model.compare("a", "b", test="influence")
+        assert any("in streaks" in text for text in found.warnings) == streaky

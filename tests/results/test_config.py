@@ -87,9 +87,9 @@ def test_a_preset_of_the_file_is_under_its_settings_and_one_of_the_options_over_
 WRONG = {
     "misspelt key": ("order = 3\n\n# ours\npenalti = 1", 4, "Unknown setting 'penalti'. Did you mean 'penalty'?"),
     "misspelt value": ("training = 'end2end'", 1, "got 'end2end'. Did you mean 'end-to-end'?"),
-    "out of range": ("seed = 1\norder = 0", 2, "greater than or equal to 1; got 0"),
-    "text for a number": ("order = '5'", 1, "valid integer; got '5'"),
-    "truth for a number": ("order = true", 1, "valid integer; got True"),
+    "out of range": ("seed = 1\norder = 0", 2, "greater than or equal to 1, or 'auto'; got 0"),
+    "text for a number": ("order = '5'", 1, "valid integer, or 'auto'; got '5'"),
+    "truth for a number": ("order = true", 1, "valid integer, or 'auto'; got True"),
     "number for truth": ("\nskip = 1", 2, "valid boolean; got 1"),
     "not finite": ("penalty = inf", 1, "finite number, or 'auto'; got inf"),
     "another preset": ("seed = 1\npreset = 'papre'", 2, "got 'papre'. Did you mean 'paper'?"),

@@ -19,8 +19,15 @@ from larscope._errors import LarscopeError
 from larscope._statistics.comparison import ComparisonWarning, compare_pairs
 from larscope._statistics.contrasts import contrast_table
 from larscope._statistics.influences import influence_distances, influence_test
-from larscope._statistics.pairs import PairDistances, distance_to_center, mean_inter_and_intra
-from larscope._statistics.permutation import comparable_pairs, exchangeable_units, permute_labels
+from larscope._statistics.pairs import (
+    PairDistances,
+    distance_to_center,
+    effect_interval,
+    mean_inter_and_intra,
+    pairs_to_test,
+    permuted_statistics,
+)
+from larscope._statistics.permutation import comparable_pairs, exchangeable_units, permute_labels, pvalue
 from larscope._statistics.pitfalls import condition_imbalances
 from larscope._statistics.swap import coefficient_swap_test, swap_deltas, swap_errors
 
@@ -101,7 +108,7 @@ def test_unequal_groups_count_alike_by_hand():
 def test_own_errors_are_those_of_the_fit(center, scale):
     latents, coefs, fits = simulated_session(center=center, scale=scale, penalty_scale="target")
     errors = swap_errors(latents, coefs, center=center, scale=scale)
-    own = [((z[2:] - f.forecast.numpy()) ** 2).sum() / (len(z) - 2) for z, f in zip(latents, fits, strict=True)]
+    own = [((z[2:] - f.forecast.numpy()) ** 2).mean() for z, f in zip(latents, fits, strict=True)]
     np.testing.assert_allclose(errors.diagonal(), own, rtol=1e-10)
 
 
@@ -115,7 +122,7 @@ def test_a_latent_that_is_constant_but_for_rounding_is_scaled_as_in_the_fit():
     series = [torch.from_numpy(z) for z in (living, dark)]
     coef = var(series[0]).coef
     assert abs(coef[0, 0, 2]) > 0.3
-    expected = (series[1][1:] - var.apply_coef(coef, series[1]).forecast).double().square().sum(1).mean()
+    expected = (series[1][1:] - var.apply_coef(coef, series[1]).forecast).double().square().mean()
     errors = swap_errors([living, dark], [coef.numpy(), var(series[1]).coef.numpy()], scale="latent")
     assert errors[1, 0] == pytest.approx(float(expected), rel=1e-4)
 
@@ -135,7 +142,7 @@ def test_errors_equal_brute_force(density):
                 for t in range(3, len(z)):
                     forecast = sum(coefs[r, k] @ z[t - k - 1] for k in range(3))
                     total += ((z[t] - forecast) ** 2).sum()
-                assert errors[s, r] == pytest.approx(total / (len(z) - 3))
+                assert errors[s, r] == pytest.approx(total / (len(z) - 3) / 12)
 
 
 def test_missing_frames_are_left_out_of_errors_and_of_the_length():
@@ -151,7 +158,7 @@ def test_missing_frames_are_left_out_of_errors_and_of_the_length():
         rows = [t for t in range(2, n_frames) if not {t, t - 1, t - 2} & set(gone[s])]
         for r in range(3):
             residuals = [z[t] - coefs[r, 0] @ z[t - 1] - coefs[r, 1] @ z[t - 2] for t in rows]
-            assert errors[s, r] == pytest.approx(np.mean(np.sum(np.square(residuals), axis=1)))
+            assert errors[s, r] == pytest.approx(np.mean(np.square(residuals)))
 
 
 def test_sparse_storage_gives_the_same_result():
@@ -198,7 +205,7 @@ def test_influence_distances_equal_scipy():
 def test_ranksum_is_the_papers(symmetric):
     pairs, condition = distances(shift=0.5)
     value = pairs.value + (0 if symmetric else np.random.default_rng(0).random(pairs.value.shape))
-    test = compare_pairs(PairDistances(value, None, symmetric), condition)
+    test = quiet(compare_pairs, PairDistances(value, None, symmetric), condition)
     intra, inter = [], []
     for s in range(12):
         for r in range(s + 1 if symmetric else 0, 12):
@@ -336,16 +343,136 @@ def test_statistic_estimates_the_squared_shift_whatever_the_spreads():
     assert np.mean(found) == pytest.approx(1.0, abs=3.5 * np.std(found) / 20)
 
 
-@pytest.mark.parametrize("n_runs", [4, 12, 20])
-def test_interval_covers_the_effect(n_runs):
-    """Simulated relative Deltas with a known effect: so many runs a side, shift 1."""
-    covered = []
-    for seed in range(300):
-        pairs, condition = distances(seed, (n_runs, n_runs), 1.0)
-        test = quiet(compare_pairs, PairDistances(pairs.value, pairs.value, True), condition, n_permutations=1)
-        low, high = test.effect_interval
-        covered.append(low <= 100 <= high)
-    assert np.mean(covered) >= 0.95 - 3.5 * np.sqrt(0.05 * 0.95 / 300)
+@pytest.mark.parametrize(("n_runs", "shift"), [(10, 1.5), (20, 1.5), (10, 0.0)])
+@pytest.mark.parametrize("design", ["free", "blocks", "subjects"])
+def test_interval_covers_the_effect(n_runs, shift, design):
+    """Simulated relative Deltas with a known effect: 95 %, and more without any difference, where no squared distance
+    lies on the other side of zero."""
+    covered, block = [], None
+    if design != "free":
+        block = np.tile(np.arange(n_runs) % (2 if design == "subjects" else n_runs // 2), 2)
+    for seed in range(200):
+        pairs, condition = distances(seed, (n_runs, n_runs), shift, n_features=10)
+        units = exchangeable_units(condition, block)
+        relative = PairDistances(pairs.value, pairs.value, True)
+        low, high = effect_interval(relative, comparable_pairs(units), units)
+        covered.append(low <= 100 * shift**2 <= high)
+    assert np.mean(covered) >= 0.95 - 3.5 * np.sqrt(0.05 * 0.95 / 200)
+    if shift:
+        assert np.mean(covered) <= 0.99
+
+
+def test_fewer_than_five_units_a_side_give_no_interval():
+    for sizes, known in (((4, 8), False), ((5, 5), True)):
+        test = quiet(compare_pairs, *distances(0, sizes))
+        assert np.isfinite(test.effect_interval).all() == known
+    pairs, condition = distances(0, (8, 8))  # four blocks a side, of two runs
+    assert np.isnan(quiet(compare_pairs, pairs, condition, np.repeat(range(8), 2).tolist()).effect_interval).all()
+
+
+# ------------------------------------------------------------------------------------ conditions inside blocks
+
+
+def blocked(seed, shift, n_blocks=5, n_features=5):
+    """Simulated: two runs of each condition in each block, and blocks that differ."""
+    rng = np.random.default_rng(seed)
+    block, second = np.repeat(range(n_blocks), 4), np.tile([0, 0, 1, 1], n_blocks)
+    x = rng.normal(size=(len(block), n_features)) + rng.normal(size=(n_blocks, n_features))[block]
+    x[:, 0] += shift * second
+    return x, np.array(list("ab"))[second].tolist(), block.tolist()
+
+
+def test_within_blocks_the_pvalue_is_that_of_the_difference_of_centred_means():
+    """What PERMANOVA orders the labelings by, after blocks: in equal groups, brute force over all 1,296 labelings."""
+    x, condition, block = blocked(1, 1.0, n_blocks=4)
+    pairs = PairDistances(((x[:, None] - x) ** 2).sum(axis=-1), None, symmetric=True)
+    test = quiet(compare_pairs, pairs, condition, block)
+    centred = x - np.repeat(x.reshape(4, 4, -1).mean(axis=1), 4, axis=0)
+    found = []
+    for chosen in itertools.product(itertools.combinations(range(4), 2), repeat=4):
+        first = np.zeros(16, bool)
+        first[[4 * b + i for b, pair in enumerate(chosen) for i in pair]] = True
+        found.append((np.square(centred[first].mean(axis=0) - centred[~first].mean(axis=0)).sum(), first))
+    observed = next(value for value, first in found if (first == (np.array(condition) == "a")).all())
+    assert test.n_labelings == len(found) == 1296
+    assert test.pvalue == pytest.approx(np.mean([value >= observed - 1e-9 for value, _ in found]))
+
+
+def test_within_blocks_level_is_held_and_power_is_more_than_of_pairs_within_blocks():
+    """100 simulated sessions: without a shift at most 11 reject (else 1 in 200 cases), with it many more than alone."""
+    rejected = {}
+    for shift in (0.0, 1.0):
+        ps = []
+        for seed in range(100):
+            x, condition, block = blocked(seed, shift, n_blocks=6)
+            pairs = PairDistances(((x[:, None] - x) ** 2).sum(axis=-1), None, symmetric=True)
+            units = exchangeable_units(condition, block)
+            labelings = permute_labels(units, 199, seed)
+            ps.append(
+                [
+                    pvalue(permuted_statistics(*pairs_to_test(pairs.value, units), labelings)),
+                    pvalue(permuted_statistics(pairs.value, comparable_pairs(units), labelings)),
+                ]
+            )
+        rejected[shift] = np.mean(np.array(ps) <= 0.05, axis=0)
+    assert rejected[0.0][0] <= 0.11
+    assert rejected[1.0][0] > rejected[1.0][1] + 0.1
+
+
+def test_the_centred_statistic_estimates_the_squared_shift():
+    """Blocks of unequal size, and one of a single condition: on average, 1 is found."""
+    block, condition = np.repeat(range(4), [2, 4, 6, 2]), list("ab" + "aabb" + "aaabbb" + "aa")
+    found = []
+    for seed in range(400):
+        rng = np.random.default_rng(seed)
+        x = rng.normal(size=(14, 3)) + 3 * rng.normal(size=(4, 3))[block]
+        x[:, 0] += np.array(condition) == "b"
+        pairs = PairDistances(((x[:, None] - x) ** 2).sum(axis=-1), None, symmetric=True)
+        found.append(quiet(compare_pairs, pairs, condition, block.tolist(), n_permutations=1).statistic)
+    assert np.mean(found) == pytest.approx(1.0, abs=3.5 * np.std(found) / 20)
+
+
+# --------------------------------------------------------------------------------------------- order of the runs
+
+
+def test_a_drift_is_warned_of_and_its_absence_hardly_ever():
+    """Simulated: 16 runs, eight of each condition in turn; a drift of 0.3 a run, or none."""
+    condition, warned = list("aaaabbbb" * 2), {0.0: 0, 0.3: 0}
+    for drift in warned:
+        for seed in range(60):
+            x = np.random.default_rng(seed).normal(size=(16, 4))
+            x[:, 0] += drift * np.arange(16)
+            pairs = PairDistances(((x[:, None] - x) ** 2).sum(axis=-1), None, symmetric=True)
+            found = quiet(compare_pairs, pairs, condition, n_permutations=1)
+            warned[drift] += any("further apart" in text for text in found.warnings)
+    assert warned[0.0] <= 5  # 1.2 of 60 expected, more than 5 in 1 of 400 cases
+    assert warned[0.3] >= 50
+
+
+def test_the_position_of_runs_is_what_counts():
+    x = np.random.default_rng(0).normal(size=(12, 2)) + np.arange(12)[:, None]
+    pairs = PairDistances(((x[:, None] - x) ** 2).sum(axis=-1), None, symmetric=True)
+    shuffled = np.random.default_rng(1).permutation(12)
+    moved, condition = pairs.of(shuffled), list("ab" * 6)
+
+    def drift(position):
+        found = quiet(compare_pairs, moved, [condition[i] for i in shuffled], position=position)
+        return any("further apart" in text for text in found.warnings)
+
+    assert drift(shuffled.tolist())
+    assert not drift(None)
+
+
+@pytest.mark.parametrize(("condition", "streaky"), [("aabb", True), ("abab", False), ("aaabbbaaabbb", False)])
+def test_conditions_in_streaks_are_warned_of_unless_blocks_are_named(condition, streaky):
+    x = np.random.default_rng(3).normal(size=(len(condition), 3))
+    pairs = PairDistances(((x[:, None] - x) ** 2).sum(axis=-1), None, symmetric=True)
+    order = list(range(len(condition)))
+    found = quiet(compare_pairs, pairs, list(condition), position=order)
+    assert any("streaks" in text for text in found.warnings) == streaky
+    blocks = [i % 2 for i in order]
+    named = quiet(compare_pairs, pairs, list(condition), blocks, position=order)
+    assert not any("streaks" in text for text in named.warnings)
 
 
 # -------------------------------------------------------------------------------- warnings and errors

@@ -17,7 +17,6 @@ from larscope._statistics.permutation import (
     max_t,
     permute_labels,
     pvalue,
-    resample_units,
 )
 
 
@@ -170,16 +169,6 @@ def test_pairs_are_compared_within_strata_or_for_matched_pairs_across():
     assert comparable_pairs(units)[0].tolist() == [False, True, True, True] + [False] * 4
     units = exchangeable_units(list("abab"), block=[1, 1, 2, 2])
     assert comparable_pairs(units)[0].tolist() == [False, False, True, True]
-
-
-def test_bootstrap_keeps_condition_sizes_and_whole_blocks():
-    units = exchangeable_units(list("aaaabbbb"), block=[1, 1, 2, 2, 3, 3, 4, 4])
-    weights = resample_units(units, n_resamples=200)
-    assert (weights[:, ::2] == weights[:, 1::2]).all()
-    assert (weights[:, :4].sum(axis=1) == 4).all()
-    pairs = resample_units(exchangeable_units(list("ababab"), block=[1, 1, 2, 2, 3, 3]), n_resamples=50)
-    assert (pairs[:, ::2] == pairs[:, 1::2]).all()
-    assert (pairs.sum(axis=1) == 6).all()
 
 
 def test_max_t_equals_brute_force():

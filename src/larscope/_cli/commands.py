@@ -315,6 +315,12 @@ def compare(
         typer.Option(help="Your own group, NAME=EXPRESSION over the session table. Repeat for more."),
     ] = None,
     relative: Annotated[bool, typer.Option(help="Errors relative to each run's own, or raw (the paper's).")] = True,
+    preset: Annotated[
+        Preset,
+        typer.Option(
+            help="'paper': the paper's two tests by its letter: raw errors, influence as printed (inflow), whole runs."
+        ),
+    ] = "default",
     permutations: Annotated[
         int, typer.Option(min=1, help="Random labelings, if there are too many to try all.")
     ] = 9999,
@@ -352,6 +358,7 @@ def compare(
         expressions = dict(parse_group(text) for text in group or [])
         groups = {name: select_runs(model.runs_, expression) for name, expression in expressions.items()} or None
         how: dict[str, Any] = {"by": by, "groups": groups, "n_permutations": permutations, "seed": seed}
+        how["preset"] = preset
         with open_workers(jobs, scheduler):
             if first is None or second is None:
                 print_contrasts(model, relative, how)

@@ -53,7 +53,7 @@ def _setting_options(as_lists: bool) -> list[inspect.Parameter]:
         described = describe_setting(name)
         parts = (hints[name], *get_args(hints[name]))
         choices = [choice for part in parts if get_origin(part) is Literal for choice in get_args(part)]
-        number = float in parts and bool(choices)  # or a word: typer knows no such type
+        number = bool({int, float}.intersection(parts) and choices)  # or a word: typer knows no such type
         listed = "" if all(f"'{choice}'" in described for choice in choices) else f" One of {', '.join(choices)}."
         shown = "" if default is None else f" [default: {default}]".lower()
         as_list = as_lists and name != "crop"
@@ -77,6 +77,6 @@ def _setting_options(as_lists: bool) -> list[inspect.Parameter]:
 
 def _number_or_word(text: str) -> float | str:
     try:
-        return float(text)
+        return int(text) if text.isdecimal() else float(text)
     except ValueError:
         return text

@@ -1,5 +1,6 @@
 """Tables of the command line."""
 
+import math
 import warnings
 from typing import Any
 
@@ -87,7 +88,7 @@ def print_contrasts(model: Any, relative: bool, how: dict[str, Any]) -> None:
             found = row.comparison
             low, high = found.effect_interval
             cells = [
-                f"{found.effect_size:.1f}\n({low:.0f} to {high:.0f})",
+                f"{found.effect_size:.1f}" + (f"\n({low:.0f} to {high:.0f})" if math.isfinite(low) else ""),
                 f"{found.anosim_r:.2f}",
                 *(f"{p:.2g}" for p in (found.permdisp_pvalue, found.pvalue_ranksum)),
                 f"{found.pvalue:.2g}\n({found.min_pvalue:.2g})",

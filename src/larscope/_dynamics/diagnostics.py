@@ -1,95 +1,168 @@
-"""What a fit leaves over, and whether it is stable: the diagnostics that a time-series journal asks for."""
+"""What to look at before you trust a VAR: whether it settles, and what its residuals have left."""
+
+import math
+from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+import scipy.sparse
+import scipy.sparse.linalg
+import scipy.special
+from jaxtyping import Bool, Float
 from numpy.typing import NDArray
-from scipy.sparse import bmat, csr_array, eye_array
-from scipy.sparse.linalg import ArpackError, eigs
-from scipy.special import gammaincc
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-DENSE = 600
-"""Companion matrices up to this side are taken apart whole; of larger ones, only the largest eigenvalue is sought."""
-
-LAGS = 10
-"""Lags of the Ljung-Box test."""
+from larscope._dynamics.var import SMALLEST_RESIDUAL, VARFit
 
 LEVEL = 0.05
-"""Level of that test, over all latents together (Holm 1979)."""
+"""Level of the test of residuals, over all latents together (Holm 1979)."""
+
+LAGS = 10
+"""Fewest lags of the test of residuals."""
+
+DENSE = 600
+"""Up to this size eigenvalues are computed all at once."""
 
 
-def spectral_radius(coef: Float[Tensor, "order K K"]) -> float:
-    r"""Return the largest absolute eigenvalue of a VAR's companion matrix: below 1, its dynamics die out.
+@dataclass(frozen=True)
+class Diagnostics:
+    """Of one run's VAR.
 
-    .. math:: \begin{pmatrix} A_1 & \cdots & A_{p-1} & A_p \\ I & & & 0 \\ & \ddots & & \vdots \\
-              & & I & 0 \end{pmatrix}
+    Attributes
+    ----------
+    spectral_radius
+        Largest absolute eigenvalue of the companion matrix. From 1 on, forecasts of forecasts grow without bound.
+    n_autocorrelated
+        Latents whose residuals still depend on their own past (Ljung-Box, Holm): in 19 of 20 runs with white ones, 0.
+    residual_correlation
+        Largest absolute correlation of two latents' residuals in the same frame.
+    residual_first, residual_second
+        The two latents; -1 where there is no pair.
+    """
 
-    (Luetkepohl 2005, eq. 2.1.8). NaN where the search for it does not end.
+    spectral_radius: float
+    n_autocorrelated: int
+    residual_correlation: float
+    residual_first: int
+    residual_second: int
+
+
+def diagnose(latent: Float[Tensor, "T K"], fit: VARFit) -> Diagnostics:
+    """Measure a fit to one run; frames without forecast are left out. Latents without residuals say nothing: NaN.
 
     Examples
     --------
-    >>> round(spectral_radius(torch.tensor([[[0.5, 1.0], [0.0, 0.9]]])), 6)
+    >>> from larscope import SparseVAR
+    >>> import torch
+    >>> _ = torch.manual_seed(0)
+    >>> latent = torch.randn(300, 4, dtype=torch.float64)
+    >>> latent[:, 3] = latent[:, 1] + 0.5 * latent[:, 3]  # the same cell in two latents, say
+    >>> found = diagnose(latent, SparseVAR(order=2, penalty=1.0)(latent))
+    >>> found.residual_first, found.residual_second, round(found.residual_correlation, 1)
+    (1, 3, 0.9)
+    """
+    target = latent[fit.order :].detach().double()
+    residual = (target - fit.forecast.detach().double()).cpu().numpy()
+    there: Bool[NDArray[np.bool_], " n"] = np.asarray(np.isfinite(residual).all(axis=1))
+    spread = target.cpu().numpy()[there].std(axis=0)
+    varies = np.flatnonzero(residual[there].std(axis=0) > SMALLEST_RESIDUAL * spread)
+    correlation, first, second = strongest_correlation(residual[there][:, varies])
+    p = ljung_box(residual[:, varies], max(LAGS, 2 * fit.order), fit.order)
+    return Diagnostics(
+        spectral_radius=spectral_radius(fit.coef.detach().double().cpu().numpy()),
+        n_autocorrelated=count_rejected(p),
+        residual_correlation=correlation,
+        residual_first=int(varies[first]) if first >= 0 else -1,
+        residual_second=int(varies[second]) if second >= 0 else -1,
+    )
+
+
+def spectral_radius(coef: Float[NDArray[np.float64], "order K K"]) -> float:
+    """Return the largest absolute eigenvalue of the companion matrix.
+
+    Latents that do not act back on each other, directly or through others, have their eigenvalues apart: so each group
+    of those that do is solved by itself.
+
+    Examples
+    --------
+    >>> round(spectral_radius(np.array([[[0.5, 0.3], [0.0, 0.9]]])), 6)
     0.9
     """
-    order, n_latents, _ = coef.shape
-    top = csr_array(coef.double().cpu().permute(1, 0, 2).reshape(n_latents, -1).numpy())
-    below = [] if order == 1 else [[eye_array(n_latents * (order - 1), n_latents * order)]]
-    companion = csr_array(bmat([[top], *below]))
-    side = n_latents * order
-    if side <= DENSE:
-        return float(np.abs(np.linalg.eigvals(companion.toarray())).max())
-    try:
-        start = np.ones(side)  # not a random one: the same fit has the same number
-        return float(np.abs(eigs(companion, k=1, which="LM", v0=start, return_eigenvectors=False)).max())
-    except ArpackError:
-        return float("nan")
+    n_groups, group = connected_components(scipy.sparse.csr_array((coef != 0).any(axis=0)), connection="strong")
+    members = np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group, minlength=n_groups))[:-1])
+    return max((_radius(coef[:, latents[:, None], latents]) for latents in members), default=0.0)
 
 
-def autocorrelated(residual: Float[NDArray[np.floating], "n K"]) -> int:
-    r"""Count the series that are not white noise, by the test of Ljung and Box (1978) and Holm's correction.
+def _radius(coef: Float[NDArray[np.float64], "order K K"]) -> float:
+    order, n, _ = coef.shape
+    top = scipy.sparse.hstack([scipy.sparse.csr_array(one) for one in coef])
+    below = scipy.sparse.eye_array((order - 1) * n, order * n)
+    companion = scipy.sparse.csr_array(scipy.sparse.vstack([top, below]))
+    if order * n > DENSE:
+        try:
+            start = np.ones(order * n)
+            found = scipy.sparse.linalg.eigs(companion, k=6, ncv=60, v0=start, tol=1e-8, return_eigenvectors=False)
+            return float(np.abs(found).max())
+        except scipy.sparse.linalg.ArpackNoConvergence:
+            pass  # eigenvalues too close together to be told apart by iterations
+    return float(np.abs(np.linalg.eigvals(companion.toarray())).max())
 
-    .. math:: Q = n (n + 2) \sum_{k=1}^{10} \rho_k^2 / (n - k)
 
-    is compared with a chi-squared distribution of 10 degrees of freedom.
+def ljung_box(
+    residual: Float[NDArray[np.float64], "n K"], n_lags: int, n_fitted: int
+) -> Float[NDArray[np.float64], " K"]:
+    r"""Return for each latent the p-value of white residuals, by Ljung and Box (1978).
+
+    .. math:: Q = n (n + 2) \sum_k r_k^2 / n_k
+
+    against chi square of `n_lags - n_fitted` degrees of freedom, with :math:`r_k` the autocorrelation at lag k over the
+    :math:`n_k` pairs of frames that are both there: n - k of them without gaps, which is the test as printed.
+
+    Parameters
+    ----------
+    residual
+        NaN in all latents where there is none.
+    n_lags, n_fitted
+        Lags tested, and coefficients that were fitted to a latent's own past.
 
     Examples
     --------
-    >>> rng = np.random.default_rng(0)
-    >>> noise = rng.standard_normal((500, 3))
-    >>> autocorrelated(noise), autocorrelated(noise[1:] + noise[:-1])
-    (0, 3)
+    >>> noise = np.random.default_rng(0).normal(size=(500, 2))
+    >>> noise[1:, 1] += noise[:-1, 1]
+    >>> ljung_box(noise, n_lags=10, n_fitted=0) < 0.01
+    array([False,  True])
     """
-    n = len(residual)
-    lags = min(LAGS, n // 5)
-    centred = residual - residual.mean(0)
-    energy = np.square(centred).sum(0)
-    varies = energy > 0
-    if not lags or not varies.any():
-        return 0
-    centred, energy = centred[:, varies], energy[varies]
-    rho = np.stack([(centred[k:] * centred[:-k]).sum(0) / energy for k in range(1, lags + 1)])
-    q = n * (n + 2) * (np.square(rho) / (n - np.arange(1, lags + 1))[:, None]).sum(0)
-    p = np.sort(gammaincc(lags / 2, q / 2))  # the upper tail of chi-squared
-    rejected = p <= LEVEL / np.arange(len(p), 0, -1)
+    there: Bool[NDArray[np.bool_], " n"] = np.asarray(np.isfinite(residual).all(axis=1))
+    n = int(there.sum())
+    n_lags = min(n_lags, n // 2)
+    if n_lags <= n_fitted:
+        return np.full(residual.shape[1], math.nan)
+    centred = np.where(there[:, None], residual - residual[there].mean(axis=0), 0)
+    variance = np.square(centred).sum(axis=0)
+    total = np.zeros(residual.shape[1])
+    for lag in range(1, n_lags + 1):
+        n_pairs = np.count_nonzero(there[lag:] & there[:-lag])
+        r = np.einsum("tk,tk->k", centred[lag:], centred[:-lag]) / variance
+        total += np.square(r) / max(n_pairs, 1)
+    return np.asarray(scipy.special.chdtrc(n_lags - n_fitted, n * (n + 2) * total))
+
+
+def count_rejected(p: Float[NDArray[np.float64], " K"]) -> int:
+    """Count the p-values that Holm's step-down procedure rejects; NaN are not rejected.
+
+    >>> count_rejected(np.array([0.001, 0.02, 0.03, 0.9]))
+    1
+    """
+    rejected = np.sort(p) <= LEVEL / np.arange(len(p), 0, -1)
     return int(np.argmin(rejected)) if not rejected.all() else len(p)
 
 
-def residual_correlation(residual: Float[NDArray[np.floating], "n K"]) -> float:
-    """Return the largest absolute correlation of two residuals in the same frame; NaN where there are no two.
-
-    A large one says that something else drives both, or that one cell is in both.
-
-    Examples
-    --------
-    >>> rng = np.random.default_rng(0)
-    >>> noise = rng.standard_normal((500, 3))
-    >>> noise[:, 2] += noise[:, 0]
-    >>> 0.6 < residual_correlation(noise) < 0.8
-    True
-    """
-    varying = residual[:, residual.std(0) > 0]
-    if varying.shape[1] < 2:
-        return float("nan")
-    correlation = np.abs(np.corrcoef(varying.T))
-    np.fill_diagonal(correlation, 0)
-    return float(correlation.max())
+def strongest_correlation(residual: Float[NDArray[np.float64], "n K"]) -> tuple[float, int, int]:
+    """Return the largest absolute correlation of two columns, and which they are; NaN and -1 without two."""
+    n, n_latents = residual.shape
+    if n_latents < 2 or n < 3:
+        return math.nan, -1, -1
+    correlation = np.abs(np.corrcoef(residual.T))
+    np.fill_diagonal(correlation, -1)
+    first, second = np.unravel_index(correlation.argmax(), correlation.shape)
+    return min(float(correlation[first, second]), 1.0), int(min(first, second)), int(max(first, second))

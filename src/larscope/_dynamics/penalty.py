@@ -16,6 +16,7 @@ from torch import Tensor
 
 from larscope._dynamics.couplings import condense
 from larscope._dynamics.var import SparseVAR, complete_rows, first_part, lag_matrix
+from larscope._settings import ORDERS
 from larscope._statistics.scaling import rounding_energy
 
 FACTORS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
@@ -33,6 +34,9 @@ FALL = 0.02
 
 NOISE = 1e-6
 """Smaller differences between explained shares count as ties: solutions are certified to about this."""
+
+GAIN = 0.005
+"""Share of the held-out signal that more lags must add to be worth their coefficients."""
 
 FOLDS = 3
 """Parts of a condition's runs, each left out once."""
@@ -60,6 +64,23 @@ class PenaltyChoice:
 
     penalty: float
     tried: list[float]
+    explained: list[float]
+
+
+@dataclass(frozen=True)
+class OrderChoice:
+    """The best number of lags for forecasting held-out frames, with all candidates.
+
+    Attributes
+    ----------
+    order
+        Number of lags.
+    tried, explained
+        Every candidate and its explained share of the held-out signal.
+    """
+
+    order: int
+    tried: list[int]
     explained: list[float]
 
 
@@ -210,6 +231,47 @@ def choose_penalty(
     on_fit(0)
     steps = sorted(explained)
     return PenaltyChoice(penalties[best], [penalties[step] for step in steps], [explained[step] for step in steps])
+
+
+def choose_order(
+    var: SparseVAR,
+    latents: Sequence[Float[Tensor, "_T K"]],
+    conditions: Sequence[str] | None = None,
+    orders: Sequence[int] = ORDERS,
+) -> OrderChoice:
+    """Choose the number of lags that forecasts held-out frames best, at the VAR's penalty; masked frames are NaN.
+
+    Held-out frames, fits and the explained share are those of `choose_penalty`. The
+    smallest order is taken that explains as much as any, to half a percent of the signal; `var.order` where no frame
+    can be held out.
+
+    Examples
+    --------
+    >>> _ = torch.manual_seed(0)
+    >>> latent = torch.randn(400, 4, dtype=torch.float64)
+    >>> for t in range(2, 400):
+    ...     latent[t] += 0.7 * latent[t - 2]
+    >>> var = SparseVAR(penalty=1.0, penalty_scale="residual", scale="latent", own_weight=0.0)
+    >>> choose_order(var, [latent]).order
+    2
+    """
+    explained = {}
+    for order in sorted(orders):
+        tried = var.with_order(order)
+        splits = [split for split in _splits(tried, latents, conditions) if split.spread > 0]
+        if splits:
+            explained[order] = 1 - sum(split.error(tried) for split in splits) / sum(split.spread for split in splits)
+    if not explained:
+        warnings.warn(
+            f"There is nothing to choose an order by: no frames can be held out, or their latents are constant. "
+            f"{var.order} is used. Record longer runs, or pass a number as `order`.",
+            PenaltyWarning,
+            stacklevel=2,
+        )
+        return OrderChoice(var.order, [], [])
+    enough = max(explained.values()) - GAIN
+    best = min(order for order, share in explained.items() if share >= enough)
+    return OrderChoice(best, list(explained), list(explained.values()))
 
 
 def _best(explained: Mapping[int, float]) -> int:

@@ -9,6 +9,7 @@ divided by sigma,
 With a squared loss and an entrywise penalty this separates into K lassos with one design.
 """
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -146,7 +147,8 @@ class SparseVAR(nn.Module):
     center
         Subtract the series' mean first; False as in the paper.
     scale
-        `"series"`: divide by the root mean square over all frames and latents. `"latent"`: by each latent's own;
+        `"series"`: divide by the standard deviation over all frames and latents; without centring, about the mean of
+        them all, as in the paper. `"latent"`: by each latent's own;
         needs another `penalty_scale` than `"mean"`, since there every coefficient is zero from alpha = 1 on.
     own_weight
         The penalty's weight on a latent's own lags: 1 penalises them like all others, 0 not at all.
@@ -205,6 +207,18 @@ class SparseVAR(nn.Module):
         if max_distance is not None and latent_shape is not None:
             mask = neighbours(latent_shape, max_distance).repeat(order, 1)
         self.register_buffer("mask", mask, persistent=False)
+
+    def with_order(self, order: int) -> "SparseVAR":
+        """Return the same VAR with another number of lags.
+
+        >>> SparseVAR(order=2, penalty=0.1).with_order(3)
+        SparseVAR(order=3, penalty=0.1, gradient='implicit')
+        """
+        other = copy.deepcopy(self)
+        if self.mask is not None:
+            other.mask = self.mask[: self.mask.shape[1]].repeat(order, 1)
+        other.order = order
+        return other
 
     def alone(self, n_latents: int) -> "SparseVAR":
         """Return the VAR without couplings: of each latent's own past, by least squares."""
@@ -347,7 +361,9 @@ class SparseVAR(nn.Module):
         """Return center and scale of a series: see `VARFit`."""
         mean = latent.mean(-2, keepdim=True) if self.center else torch.zeros_like(latent[..., :1, :])
         axes = (-2,) if self.scale == "latent" else (-2, -1)
-        variance = (latent - mean).square().mean(axes, keepdim=True)
+        # a standard deviation is about the mean, whether or not that is subtracted
+        middle = mean if self.center else latent.mean(axes, keepdim=True)
+        variance = (latent - middle).square().mean(axes, keepdim=True)
         # what is constant but for rounding has no dynamics: scaled up, the rounding would forecast itself
         energy = latent.detach().square().mean(axes, keepdim=True)
         constant = variance <= rounding_energy(energy, torch.finfo(latent.dtype).eps)

@@ -29,6 +29,7 @@ from larscope._movies.session import Session, require_frames
 from larscope._network.autoencoder import Autoencoder
 from larscope._network.cells import CellNetwork
 from larscope._results.comparison import ComparisonRecord, build_record
+from larscope._settings import Preset
 from larscope._statistics.comparison import Comparison, ComparisonWarning, warned
 from larscope._statistics.contrasts import Contrast, correct_contrasts
 from larscope._statistics.differences import EdgeDifferences, difference_map, edge_differences
@@ -83,6 +84,7 @@ class ComparesConditions(HasSettings):
         groups: Groups | None = None,
         n_permutations: int = 9999,
         seed: int = 0,
+        preset: Preset = "default",
     ) -> Comparison:
         """Test whether two conditions differ in their dynamics (sec. 2.3, 2.4).
 
@@ -106,6 +108,9 @@ class ComparesConditions(HasSettings):
             More groups by name, each True for its runs, such as `larscope._statistics.groups.select_runs` makes.
         n_permutations, seed
             Of the permutations, where there are too many to enumerate.
+        preset
+            `"paper"`: the paper's two tests by its letter, with raw Deltas, influence as printed (`"inflow"`), and runs
+            in their whole length.
 
         Raises
         ------
@@ -113,10 +118,13 @@ class ComparesConditions(HasSettings):
             A group is unknown, both are the same or share runs, or none has two runs.
         """
         runs, label, design = self._two_groups(first, second, by, groups)
-        how: dict[str, Any] = {**design, "n_permutations": n_permutations, "seed": seed}
+        how: dict[str, Any] = {**design, "n_permutations": n_permutations, "seed": seed, "position": runs}
         if test == "coupling":
             return warned(compare_couplings(self.var_, [self.latents_[run] for run in runs], label, **how))
         latents, coefs = self._equally_fitted(runs)
+        if preset == "paper":
+            relative, direction = False, "inflow"
+            latents, coefs = [self.latents_[run] for run in runs], [self.coef_[run] for run in runs]
         if test == "influence":
             found = influence_test(coefs, label, direction=direction, **how)
             noticed = condition_imbalances(latents, label, **design)
@@ -124,7 +132,14 @@ class ComparesConditions(HasSettings):
                 warnings.warn(message, ComparisonWarning, stacklevel=2)
             return replace(found, warnings=found.warnings + noticed)
         return coefficient_swap_test(
-            latents, coefs, label, relative=relative, center=self.settings.center, scale=self.settings.scale, **how
+            latents,
+            coefs,
+            label,
+            relative=relative,
+            center=self.settings.center,
+            scale=self.settings.scale,
+            equal_length=preset != "paper",
+            **how,
         )
 
     def comparison_table(self, *, by: str = "condition", groups: Groups | None = None, **how: Any) -> list[Contrast]:
@@ -137,7 +152,7 @@ class ComparesConditions(HasSettings):
         groups
             The runs of each group, by name. Groups with shared runs are not compared with each other.
         how
-            `test`, `relative`, `direction`, `n_permutations`, `seed`: see `compare`.
+            `test`, `relative`, `direction`, `n_permutations`, `seed`, `preset`: see `compare`.
 
         Raises
         ------
@@ -262,6 +277,7 @@ class ComparesConditions(HasSettings):
         relative: bool = True,
         n_permutations: int = 9999,
         seed: int = 0,
+        preset: Preset = "default",
     ) -> ComparisonRecord:
         """Compare two conditions in every way: all tests, the difference map and each edge.
 
@@ -281,8 +297,8 @@ class ComparesConditions(HasSettings):
             warnings.simplefilter("ignore", ComparisonWarning)  # they are in the tests' own `warnings`
             tests = {
                 "coupling": self.compare(first, second, **which, **how),
-                "swap": self.compare(first, second, test="swap", relative=relative, **which, **how),
-                "influence": self.compare(first, second, test="influence", **which, **how),
+                "swap": self.compare(first, second, test="swap", relative=relative, preset=preset, **which, **how),
+                "influence": self.compare(first, second, test="influence", preset=preset, **which, **how),
             }
         rows, columns = self._pixel_positions()
         return build_record(
@@ -297,7 +313,7 @@ class ComparesConditions(HasSettings):
             rows=rows,
             columns=columns,
             simulated=self.simulated_,
-            options={"by": by, "relative": relative, **how},
+            options={"by": by, "relative": relative and preset != "paper", "preset": preset, **how},
             warnings=limits,
         )
 
@@ -502,7 +518,7 @@ class ComparesConditions(HasSettings):
         return np.asarray(self.crop_offset_ + (self._fitted_network().positions + 0.5) * step - 0.5)
 
     def _prepare_new(self, session: Session) -> PreparedSession:
-        order = self.settings.order
+        order = self.var_.order
         require_frames(session, order + 2, f"order {order} and two to forecast")
         return prepare_showing(session, progress=False, preprocessing=self.preprocessing_, nan=self.settings.nan)
 

@@ -26,6 +26,7 @@ def coupling_test(
     seed: int = 0,
     *,
     subject: Sequence[Hashable] | None = None,
+    position: Sequence[float] | None = None,
 ) -> Comparison:
     r"""Test whether the couplings between latents differ between conditions.
 
@@ -49,6 +50,8 @@ def coupling_test(
         Lags at which latents may be coupled, in frames.
     n_permutations, seed
         How many labelings to draw where there are more than 10,000, and from which seed.
+    position
+        When each run was recorded: see `larscope._statistics.comparison.compare_pairs`.
 
     Returns
     -------
@@ -77,7 +80,7 @@ def coupling_test(
     """
     exchangeable_units(condition, block, subject)
     _check_latents(latents, len(condition), order)
-    found = compare_couplings(SparseVAR(order), latents, condition, block, subject, n_permutations, seed)
+    found = compare_couplings(SparseVAR(order), latents, condition, block, subject, n_permutations, seed, position)
     return warned(found)
 
 
@@ -89,13 +92,14 @@ def compare_couplings(
     subject: Sequence[Hashable] | None = None,
     n_permutations: int = 9999,
     seed: int = 0,
+    position: Sequence[float] | None = None,
 ) -> Comparison:
     """Return the outcome of `coupling_test` without warnings; `var` has the order and who may be coupled."""
     series = [torch.from_numpy(np.asarray(latent)) for latent in equally_long(latents)]
     found = find_couplings(var, series)
     effect, error = measure_couplings(var, series, found)
     pairs = coupling_distances(effect, error)
-    outcome = compare_pairs(pairs, condition, block, subject, n_permutations, seed, warn=False)
+    outcome = compare_pairs(pairs, condition, block, subject, n_permutations, seed, position=position, warn=False)
     noticed = condition_imbalances(latents, condition, block, subject)
     if effect.shape[1]:
         return replace(outcome, warnings=outcome.warnings + noticed)

@@ -28,8 +28,10 @@ from torch import Tensor
 
 from larscope._compute.processes import Processes, is_first, spread
 from larscope._dynamics.penalty import (
+    OrderChoice,
     PenaltyChoice,
     TinyPenaltyWarning,
+    choose_order,
     choose_penalty,
     chosen_runs,
     trace_penalties,
@@ -56,6 +58,7 @@ from larscope._fit.fitted import (
     choice_of,
     coefficients_of,
     crop_offset_of,
+    order_choice_of,
     preprocessing_of,
     runs_of,
     score_session,
@@ -100,9 +103,10 @@ class LatentVAR(ComparesConditions):
     scores_
         One row a run: `reconstruction_error`, `forecast_error` (mean squared, [0, 1] units), `var_error`,
         `var_explained`, `var_error_heldout` and `own_error_heldout`, that of each latent's own past alone; `n_active`;
-        `n_couplings` of the run's own fit between latents, and `n_chance`, how many of them chance alone finds;
-        `spectral_radius`, `n_autocorrelated` and `residual_correlation`, what the fit leaves over
-        (`larscope._dynamics.diagnostics`).
+        `n_couplings` of the run's own fit between latents, and `n_chance`, how many of them chance alone finds. Then
+        what to check before you trust that fit: `spectral_radius` (from 1 on, its dynamics do not die out),
+        `n_autocorrelated` (latents whose residuals are not white), `residual_correlation` (the largest, in the same
+        frame) and its pair of latents, `residual_first` and `residual_second`.
     couplings_
         One row a condition and pair of latents with evidence of a coupling, over all runs of the condition:
         `condition`, `source`, `target`, `lag`, `effect`, `n_runs`, `qvalue` (`larscope._fit.coupling_table`). Those
@@ -123,6 +127,8 @@ class LatentVAR(ComparesConditions):
         All of this as one dataset of xarray, as `results.nc` holds it: see [the result](result.md).
     penalty_, choice_
         The penalty of the fits to single runs, and with `penalty="auto"` what it was chosen from; else None.
+    order_choice_
+        With `order="auto"`, the number of lags that forecasts held-out frames best, with all candidates; else None.
     shared_choice_
         With `coefficients="condition"`, unless `penalty` is a number: the penalty of coefficients shared by runs, with
         all candidates; else None.
@@ -156,6 +162,7 @@ class LatentVAR(ComparesConditions):
     log_: list[dict[str, Any]]
     choice_: PenaltyChoice | None
     shared_choice_: PenaltyChoice | None
+    order_choice_: OrderChoice | None
     provenance_: dict[str, Any]
 
     @property
@@ -239,9 +246,10 @@ class LatentVAR(ComparesConditions):
         processes.share(settings.batch_size)
         estimate = estimate_fit(settings, session, cached)
         if estimate.n_latents > MANY_LATENTS:
+            n_coefficients = settings.largest_order * estimate.n_latents**2
             warnings.warn(
                 f"A VAR of {estimate.n_latents} latents, one for {settings.patch} x {settings.patch} pixels, has "
-                f"{settings.order * estimate.n_latents**2:.2g} coefficients a run: far more than its frames can tell, "
+                f"{n_coefficients:.2g} coefficients a run: far more than its frames can tell, "
                 "and slow. Use `downscale` or `crop`; the paper had 384 latents.",
                 stacklevel=3,
             )
@@ -267,7 +275,7 @@ class LatentVAR(ComparesConditions):
         progress: bool,
     ) -> Self:
         """Train on prepared frames; then fit and measure."""
-        prepared.require_stretches(self.settings.window, self.settings.order)
+        prepared.require_stretches(self.settings.window, self.settings.largest_order)
         try:
             self._take(begin_network(self.settings, prepared, progress), prepared.preprocessing)
             self.log_ = []
@@ -327,7 +335,8 @@ class LatentVAR(ComparesConditions):
         """
         started = time.monotonic()
         model = cls(**{**settings, "latents": "cells"})
-        network, prepared = draw_traces(traces, condition, block, subject, footprints, model.settings.order, names)
+        n_lags = model.settings.largest_order
+        network, prepared = draw_traces(traces, condition, block, subject, footprints, n_lags, names)
         model._take(network, prepared.preprocessing)
         model.log_ = []
         latents = [torch.from_numpy(np.asarray(one, np.float32)) for one in traces]
@@ -380,7 +389,7 @@ class LatentVAR(ComparesConditions):
                 )
         self._known_session(session)
         new = model.settings
-        require_frames(session, new.n_frames_needed, f"order {new.order} + window {new.window}")
+        require_frames(session, new.n_frames_needed, f"order {new.largest_order} + window {new.window}")
         how = Path(cache) if cache else None
         prepared = prepare_showing(
             session, progress, preprocessing=self.preprocessing_, nan=self.settings.nan, cache=how
@@ -409,12 +418,12 @@ class LatentVAR(ComparesConditions):
         condition in the session of the fit. A frame that is masked, or preceded by a masked one within `order`, is NaN.
         """
         network, prepared = self._fitted_network(), self._prepare_new(session)
-        lag = self.settings.pooling_lag
+        lag, order = self.settings.pooling_lag, self.var_.order
         forecasts = []
         for run, (_, fit) in enumerate(self._forecast_runs(prepared)):
             forecast = np.full((len(fit.forecast), *self.mean_frame_.shape), np.nan, np.float32)
             for start, images in decode_run(network, prepared, run, fit.forecast, self.settings.window, lag):
-                forecast[start - self.settings.order : start - self.settings.order + len(images)] = images.cpu().numpy()
+                forecast[start - order : start - order + len(images)] = images.cpu().numpy()
             forecasts.append(forecast)
         return forecasts
 
@@ -425,8 +434,9 @@ class LatentVAR(ComparesConditions):
         is of runs, not of parts of runs, that they have not seen.
         """
         self._fitted_network()
-        needed = math.ceil((self.settings.order + 1) / (1 - HELD_OUT)) + 1
-        require_frames(session, needed, f"order {self.settings.order}, fitted to the first {1 - HELD_OUT:.0%} of a run")
+        order = self.var_.order
+        needed = math.ceil((order + 1) / (1 - HELD_OUT)) + 1
+        require_frames(session, needed, f"order {order}, fitted to the first {1 - HELD_OUT:.0%} of a run")
         prepared = self._prepare_new(session)
         latents = self._encode(prepared, progress=False)
         return score_session(session, self._evaluate(prepared, latents, self._shared_by_fit(session), progress=False))
@@ -449,7 +459,7 @@ class LatentVAR(ComparesConditions):
         network, prepared = self._fitted_network(), self._prepare_new(session)
         rows = []
         for run, (latent, fit) in enumerate(self._forecast_runs(prepared)):
-            true = latent[self.settings.order :].masked_fill(fit.forecast.isnan(), float("nan"))
+            true = latent[self.var_.order :].masked_fill(fit.forecast.isnan(), float("nan"))
             about = session.runs[run]
             rows.append(
                 {
@@ -502,7 +512,11 @@ class LatentVAR(ComparesConditions):
         session = prepared.session
         if latents is None:
             latents = self._encode(prepared, progress, fabric)
-        self.choice_ = self.shared_choice_ = None
+        self.choice_ = self.shared_choice_ = self.order_choice_ = None
+        if self.settings.order == "auto":
+            of_run = [run.condition for run in session] if self.settings.coefficients == "condition" else None
+            self.order_choice_ = choose_order(self.var_, latents, of_run)
+            self.var_ = self.var_.with_order(self.order_choice_.order)
         if self.settings.penalty == "auto":
             self.choice_ = self._choose_penalty(latents, None, progress)
             self.var_.penalty = self.choice_.penalty
@@ -527,6 +541,7 @@ class LatentVAR(ComparesConditions):
             dict(zip(tried, curves, strict=True)),
             self.penalty_,
             {"": self.choice_, SHARED: self.shared_choice_},
+            self.order_choice_,
         )
         self._show(dataset)
         add_couplings(dataset, tabulate_couplings(self.var_, self.latents_, conditions, self.coef_))
@@ -551,6 +566,7 @@ class LatentVAR(ComparesConditions):
         """Make the dataset of a fit this model's own, and show its parts."""
         self.dataset_ = dataset
         self.choice_, self.shared_choice_ = choice_of(dataset), choice_of(dataset, SHARED)
+        self.order_choice_ = order_choice_of(dataset)
         self.runs_, self.scores_, self.coef_ = runs_of(dataset), scores_of(dataset), coefficients_of(dataset)
         self.latents_, self.forecasts_ = series_of(dataset)
         self.crop_offset_, self.simulated_ = crop_offset_of(dataset), bool(dataset.attrs["simulated"])
@@ -651,6 +667,7 @@ def load(folder: str | Path) -> LatentVAR:
     weights = {name: torch.from_numpy(value) for name, value in result.weights.items()}
     network = restore_network(model.settings, dataset["mean_frame"].to_numpy(), weights)
     model._take(network, preprocessing_of(dataset))
+    model.var_ = model.var_.with_order(int(dataset.attrs["order"]))
     model.var_.penalty = result.penalty
     model.log_ = result.log
     model.provenance_ = dict(result.provenance)

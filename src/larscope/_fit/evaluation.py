@@ -13,8 +13,8 @@ from torch import Tensor
 from larscope._compute.memory import keep_freed_memory
 from larscope._dynamics.chance import count_by_chance
 from larscope._dynamics.coefficients import SparseCoefficients
-from larscope._dynamics.diagnostics import autocorrelated, residual_correlation, spectral_radius
-from larscope._dynamics.var import SparseVAR, VARFit, complete_rows, first_part, measure
+from larscope._dynamics.diagnostics import diagnose
+from larscope._dynamics.var import SparseVAR, complete_rows, first_part, measure
 from larscope._fit.networks import Network
 from larscope._movies.preprocessing import PreparedSession, true_ranges
 from larscope._network.autoencoder import Autoencoder
@@ -144,13 +144,13 @@ def evaluate_run(
         own = var(latent, missing)
         fit = own if shared is None else var.apply_coef(shared.whole, latent, missing)
     pooling_lag = settings.pooling_lag
-    energy = (latent - latent[~missing].mean(0))[settings.order :].square().sum(1)
-    forecastable = complete_rows(missing, settings.order)
-    liveliest = settings.order + int(energy.masked_fill(~forecastable, -1).argmax())
+    energy = (latent - latent[~missing].mean(0))[var.order :].square().sum(1)
+    forecastable = complete_rows(missing, var.order)
+    liveliest = var.order + int(energy.masked_fill(~forecastable, -1).argmax())
 
     decoded = {pooling_lag: [fit.forecast]}
     if settings.training == "sequential":
-        known = fit.forecast.where(fit.forecast.isnan(), latent[settings.order :])
+        known = fit.forecast.where(fit.forecast.isnan(), latent[var.order :])
         decoded.setdefault(0, []).append(known)
     rendered = [
         one
@@ -165,23 +165,13 @@ def evaluate_run(
         "n_active": int(fit.n_active),
         "n_couplings": int(own.n_coupled),
         "n_chance": count_by_chance(var, latent),
-        **_diagnose(latent, own, var.order),
+        **asdict(diagnose(latent, own)),
     }
     observed = prepared.frames(run, liveliest, liveliest + 1)[0]
     example = Example(liveliest, observed, reconstruction, forecast)
     # a matrix of all pairs of latents for each lag: of many runs, only what is not zero can be kept
     coef = SparseCoefficients.from_dense([own.coef.cpu().numpy()])
     return RunEvaluation(latent.cpu().numpy(), fit.forecast.cpu().numpy(), coef, scores, example)
-
-
-def _diagnose(latent: Float[Tensor, "T K"], own: VARFit, order: int) -> dict[str, float]:
-    residual = (latent[order:] - own.forecast).double().cpu().numpy()
-    residual = residual[np.isfinite(residual).all(1)]
-    return {
-        "spectral_radius": spectral_radius(own.coef),
-        "n_autocorrelated": autocorrelated(residual),
-        "residual_correlation": residual_correlation(residual),
-    }
 
 
 def explain_frames(
@@ -213,10 +203,9 @@ def clip_run(
 ) -> Clip:
     """Return some consecutive frames of an evaluated run around its example, and their reconstructions."""
     forecast = evaluation.forecast
-    start, stop = _stretch_around(
-        np.asarray(np.isfinite(forecast).all(axis=1)), evaluation.example.frame - settings.order
-    )
-    first, last = start + settings.order, stop + settings.order
+    order = len(evaluation.latent) - len(forecast)
+    start, stop = _stretch_around(np.asarray(np.isfinite(forecast).all(axis=1)), evaluation.example.frame - order)
+    first, last = start + order, stop + order
     series, lag = forecast[start:stop], settings.pooling_lag
     if settings.training == "sequential":
         series, lag = evaluation.latent[first:last], 0

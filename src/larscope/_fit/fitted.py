@@ -11,12 +11,12 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from larscope._dynamics.coefficients import SparseCoefficients
-from larscope._dynamics.penalty import PenaltyChoice, PenaltyCurve
+from larscope._dynamics.penalty import OrderChoice, PenaltyChoice, PenaltyCurve
 from larscope._fit.coupling_table import COLUMNS
 from larscope._fit.evaluation import Clip, RunEvaluation
 from larscope._movies.preprocessing import PreparedSession, Preprocessing
 from larscope._movies.session import RUN_COLUMNS, Session
-from larscope._results.folder import MAP_UNITS, SCORES, SHARED, split_runs
+from larscope._results.folder import MAP_UNITS, RESIDUAL_PAIR, SCORES, SHARED, split_runs
 
 CURVES = ("n_active", "explained", "explained_heldout")
 """Measures of a `PenaltyCurve`."""
@@ -31,6 +31,7 @@ def build_dataset(
     curves: Mapping[int, PenaltyCurve],
     penalty: float,
     choices: Mapping[str, PenaltyChoice | None],
+    order_choice: OrderChoice | None = None,
 ) -> xr.Dataset:
     """Name and describe what `results.nc` holds; `docs/result.md` explains each variable.
 
@@ -47,6 +48,8 @@ def build_dataset(
     penalty, choices
         The penalty of the fits to single runs; what it was chosen from (`""`), and what that of coefficients which runs
         share was chosen from (`SHARED`).
+    order_choice
+        What the order was chosen from.
     """
     session, preprocessing = prepared.session, prepared.preprocessing
     coef = SparseCoefficients.join([evaluation.coef for evaluation in evaluations])
@@ -83,6 +86,14 @@ def build_dataset(
             },
             **{f"{whose}tried_penalty": (f"{whose}tried", choice.tried) for whose, choice in chosen.items()},
             **{f"{whose}tried_explained": (f"{whose}tried", choice.explained) for whose, choice in chosen.items()},
+            **(
+                {
+                    "tried_order": ("tried_orders", order_choice.tried),
+                    "tried_order_explained": ("tried_orders", order_choice.explained),
+                }
+                if order_choice is not None
+                else {}
+            ),
             "latent_series": (
                 ("frame", "latent"),
                 np.concatenate([evaluation.latent for evaluation in evaluations]),
@@ -162,7 +173,7 @@ def runs_of(dataset: xr.Dataset) -> pd.DataFrame:
 
 def scores_of(dataset: xr.Dataset) -> pd.DataFrame:
     """Return one row of scores a run."""
-    return _table(dataset, ("run", "condition", "n_frames", *SCORES))
+    return _table(dataset, ("run", "condition", "n_frames", *SCORES, *RESIDUAL_PAIR))
 
 
 def series_of(dataset: xr.Dataset) -> tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]]:
@@ -191,6 +202,14 @@ def choice_of(dataset: xr.Dataset, whose: str = "") -> PenaltyChoice | None:
     return PenaltyChoice(float(dataset.attrs[f"{whose}penalty"]), tried, explained)
 
 
+def order_choice_of(dataset: xr.Dataset) -> OrderChoice | None:
+    """Return what the order was chosen from; None where it was not chosen."""
+    if "tried_order" not in dataset:
+        return None
+    tried, explained = (dataset[name].to_numpy().tolist() for name in ("tried_order", "tried_order_explained"))
+    return OrderChoice(int(dataset.attrs["order"]), tried, explained)
+
+
 def preprocessing_of(dataset: xr.Dataset) -> Preprocessing:
     """Return how the frames were prepared."""
     height, width = (int(side) for side in dataset.attrs["crop"])
@@ -205,10 +224,11 @@ def crop_offset_of(dataset: xr.Dataset) -> tuple[int, int]:
 
 
 def score_variables(evaluations: Sequence[RunEvaluation]) -> dict[str, Any]:
-    """Return a variable a score, over the runs."""
+    """Return a variable a score, and those of the residuals' pair, over the runs."""
+    meanings = {name: meaning for name, (_, meaning) in SCORES.items()} | RESIDUAL_PAIR
     return {
         name: ("run", np.array([evaluation.scores[name] for evaluation in evaluations]), {"long_name": meaning})
-        for name, (_, meaning) in SCORES.items()
+        for name, meaning in meanings.items()
     }
 
 

@@ -102,7 +102,7 @@ def estimate_fit(settings: Settings, session: Session, cached: bool) -> Estimate
     >>> estimate.n_latents, estimate.n_steps, estimate.disk == 2 * 80 * 48 * 48 * 2
     (11, 0, True)
     """
-    require_frames(session, settings.n_frames_needed, f"order {settings.order} + window {settings.window}")
+    require_frames(session, settings.n_frames_needed, f"order {settings.largest_order} + window {settings.window}")
     shape = _frame_shape(settings, session)
     cells = settings.latents == "cells"
     diameter = settings.cell_diameter or USUAL_DIAMETER
@@ -117,9 +117,9 @@ def estimate_fit(settings: Settings, session: Session, cached: bool) -> Estimate
     step, lean_step = STEP_PLANES * plane, LEAN_STEP_PLANES * plane
     if cells:  # nothing is trained: products of pixels, and a few frames at a time
         step = lean_step = search_bytes(shape, diameter)
-    design = longest * settings.order * n_latents * 8
-    fitting = FIT_DESIGNS * design + 3 * settings.order * n_latents**2 * 8
-    total, width = sum(run.n_frames for run in session), (settings.order + 1) * n_latents
+    design = longest * settings.largest_order * n_latents * 8
+    fitting = FIT_DESIGNS * design + 3 * settings.largest_order * n_latents**2 * 8
+    total, width = sum(run.n_frames for run in session), (settings.largest_order + 1) * n_latents
     rows = max(COUPLING_ROWS * min(total, 2 * width + longest), COUPLING_DESIGNS * min(total, width))
     couplings = rows * width * 8
     # latents and forecasts of every run are kept

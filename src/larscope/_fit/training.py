@@ -199,7 +199,7 @@ def build_var(settings: Settings, network: Network) -> SparseVAR:
     """Return the VAR of a network's latents that `settings` ask for, with the penalty of training."""
     grid = isinstance(network, Autoencoder)
     var = SparseVAR(
-        settings.order,
+        settings.training_order,
         settings.training_penalty,
         penalty_scale=settings.penalty_scale,
         center=settings.center,
@@ -209,7 +209,7 @@ def build_var(settings: Settings, network: Network) -> SparseVAR:
         latent_shape=network.latent_shape if isinstance(network, Autoencoder) else None,
     )
     if not grid and settings.max_distance is not None:
-        var.mask = torch.from_numpy(near(network.positions, settings.max_distance)).repeat(settings.order, 1)
+        var.mask = torch.from_numpy(near(network.positions, settings.max_distance)).repeat(settings.training_order, 1)
     return var
 
 

@@ -105,12 +105,12 @@ def _model(result: Result) -> list[str]:
     data, chosen = result.dataset, result.settings
     centred = "centred and " if chosen["center"] else ""
     scaled = "unit variance each" if chosen["scale"] == "latent" else "unit variance as a series"
-    n_latents = data.sizes["latent"]
+    n_latents, order = data.sizes["latent"], int(data.attrs["order"])
     penalty = {
         "mean": f"{result.penalty:.4g} ({result.penalty * n_latents:.4g} for each target latent",
         "target": f"{result.penalty:.4g} (for each target latent",
-        "noise": f"{result.penalty:.4g} sqrt(2 log({chosen['order'] * n_latents}) / n) (for a fit to n frames",
-        "residual": f"{result.penalty:.4g} s sqrt(2 log({chosen['order'] * n_latents}) / n) (for a fit to n frames, "
+        "noise": f"{result.penalty:.4g} sqrt(2 log({order * n_latents}) / n) (for a fit to n frames",
+        "residual": f"{result.penalty:.4g} s sqrt(2 log({order * n_latents}) / n) (for a fit to n frames, "
         "with s the residual standard deviation of each latent given its own past",
     }[chosen["penalty_scale"]]
     fitted = (
@@ -121,7 +121,7 @@ def _model(result: Result) -> list[str]:
     )
     return [
         f"{_latents(result)} The latents of a run, {centred}scaled to {scaled}, were "
-        f"modelled by a vector autoregression of order {chosen['order']} with an l1 penalty of {penalty}, "
+        f"modelled by a vector autoregression of order {order} with an l1 penalty of {penalty}, "
         "in units of 1/(2n) squared error), the solution "
         f"of least angle regression (Efron et al. 2004), computed exactly{_restrictions(chosen)}.",
         f"{_optimisation(result)}{fitted}{_choice(result)}",

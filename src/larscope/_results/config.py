@@ -54,7 +54,7 @@ def read_config(path: str | Path, options: Mapping[str, Any] | None = None) -> d
 def config_schema() -> dict[str, Any]:
     """Return the JSON schema of `config.toml`, for completion and checks in editors.
 
-    >>> config_schema()["properties"]["order"]["minimum"]
+    >>> config_schema()["properties"]["window"]["minimum"]
     1
     """
     schema = TypeAdapter(Settings).json_schema()

@@ -52,6 +52,12 @@ SCORES = {
 }
 """What is measured of each run: heading and meaning."""
 
+RESIDUAL_PAIR = {
+    "residual_first": "the pair of latents with the largest correlation of forecast errors: one; -1 without a pair",
+    "residual_second": "the other",
+}
+"""Which latents share their forecast errors most, in each run; results of before this was measured have neither."""
+
 SHARED = "shared_"
 """Prefix of names about coefficients shared by runs."""
 

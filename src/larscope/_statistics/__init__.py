@@ -13,6 +13,9 @@ all pairs, the larger condition would dominate, and with unequal spreads T would
 difference (Anderson et al. 2017).
 
 Pairs are of runs that only chance and condition can set apart: `larscope._statistics.permutation.comparable_pairs`.
+Where runs trade labels within blocks or subjects, each block's centre is first moved to the same place
+(`larscope._statistics.pairs.pairs_to_test`): then pairs across blocks count too, and T has the power of a PERMANOVA
+with the blocks as a term.
 
 Pairs that share a run are not independent, so T is compared with its values under permuted condition labels
 (`larscope._statistics.permutation`). The paper's rank-sum test over pairs, which treats them as independent, is

@@ -13,13 +13,14 @@ from larscope._statistics.pairs import (
     anosim_r,
     effect_interval,
     effect_size,
+    pairs_to_test,
     permdisp_pvalue,
     permuted_statistics,
     ranksum_pvalue,
     split_pairs,
 )
 from larscope._statistics.permutation import comparable_pairs, exchangeable_units, permute_labels, pvalue
-from larscope._statistics.pitfalls import spread_differs, unreachable
+from larscope._statistics.pitfalls import drifts, spread_differs, streaks, unreachable
 
 
 class ComparisonWarning(UserWarning):
@@ -35,8 +36,9 @@ class Comparison:
     conditions
         Names of the conditions, starting with the first run's.
     statistic
-        mean(inter) - mean(intra), every condition counting alike (see `larscope._statistics`). So with groups of
-        different sizes it is not `inter.mean() - intra.mean()`.
+        mean(inter) - mean(intra), every condition counting alike, and after each block or subject within which labels
+        trade is centred (see `larscope._statistics`). So with groups of different sizes, or blocks, it is not
+        `inter.mean() - intra.mean()`.
     pvalue
         Share of permuted labelings whose statistic is at least as large, the observed labeling included.
     pvalue_ranksum
@@ -51,7 +53,8 @@ class Comparison:
         under coefficients from the other condition than under those of another run of the same condition.
         Influence: how much larger squared distances are between conditions than within them.
     effect_interval
-        95 % percentile bootstrap interval of `effect_size` over exchangeable units, in percent.
+        95 % jackknife interval of `effect_size` over exchangeable units, in percent; NaN with fewer than five units a
+        side.
     intra, inter
         The numbers of all pairs within a condition and between conditions, as the paper's test takes them.
     intra_condition
@@ -97,6 +100,7 @@ def compare_pairs(
     n_permutations: int = 9999,
     seed: int = 0,
     *,
+    position: Sequence[float] | None = None,
     warn: bool = True,
 ) -> Comparison:
     """Test whether runs differ more between conditions than within them.
@@ -109,6 +113,9 @@ def compare_pairs(
         A number for every pair of runs, larger where the two differ more.
     condition, block, subject, n_permutations, seed
         As in `coefficient_swap_test`.
+    position
+        When each run was recorded, in any unit: then conditions in streaks are warned of. If None, a drift is looked
+        for in the order given.
     warn
         False to leave the warnings to the caller; they are in the result either way.
 
@@ -142,7 +149,7 @@ def compare_pairs(
             "Without pairs within a condition there is nothing to compare with."
         )
     comparable = comparable_pairs(units)
-    permuted = permuted_statistics(pairs.value, comparable, labelings)
+    permuted = permuted_statistics(*pairs_to_test(pairs.value, units), labelings)
     symmetrised = (pairs.value + pairs.value.T) / 2
     shift, spread = pvalue(permuted), permdisp_pvalue(symmetrised, labelings)
     comparison = Comparison(
@@ -153,7 +160,7 @@ def compare_pairs(
         min_pvalue=labelings.min_pvalue,
         n_labelings=units.n_labelings,
         effect_size=float(effect_size(pairs, comparable, units.label[None])[0]),
-        effect_interval=effect_interval(pairs, comparable, units, seed),
+        effect_interval=effect_interval(pairs, comparable, units),
         intra=intra,
         inter=inter,
         intra_condition=intra_condition,
@@ -161,7 +168,10 @@ def compare_pairs(
         anosim_r=anosim_r(symmetrised, comparable, units.label),
         permdisp_pvalue=spread,
         units=units.description,
-        warnings=unreachable(labelings) + spread_differs(shift, spread),
+        warnings=unreachable(labelings)
+        + spread_differs(shift, spread, labelings.min_pvalue)
+        + drifts(symmetrised, labelings, position)
+        + (streaks(labelings, position) if position is not None and block is None else ()),
     )
     return warned(comparison) if warn else comparison
 

@@ -22,6 +22,7 @@ def influence_test(
     seed: int = 0,
     *,
     subject: Sequence[Hashable] | None = None,
+    position: Sequence[float] | None = None,
     exclude_radius: float = 0.0,
     grid: tuple[int, int] | None = None,
 ) -> Comparison:
@@ -38,7 +39,7 @@ def influence_test(
         Design of the session, one entry a run: see `larscope._statistics.permutation.exchangeable_units`.
     direction, exclude_radius, grid
         What counts as influence: see `larscope._statistics.maps.influence`.
-    n_permutations, seed
+    n_permutations, seed, position
         As in `coefficient_swap_test`.
 
     Returns
@@ -64,7 +65,7 @@ def influence_test(
     check_coefs(coefs, len(units.label))
     check_fitted_separately(coefs, units)
     pairs = influence_distances(coefs, direction, exclude_radius, grid)
-    found = compare_pairs(pairs, condition, block, subject, n_permutations, seed, warn=False)
+    found = compare_pairs(pairs, condition, block, subject, n_permutations, seed, position=position, warn=False)
     return warned(replace(found, warnings=found.warnings + uncoupled_runs(coefs)))
 
 

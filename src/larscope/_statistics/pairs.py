@@ -5,17 +5,27 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+import scipy.special
 import scipy.stats
 from jaxtyping import Bool, Float, Int
 
 from larscope._compute.workers import hand_out
-from larscope._statistics.permutation import ExchangeableUnits, Labelings, pvalue, resample_units
+from larscope._statistics.permutation import (
+    ExchangeableUnits,
+    Labelings,
+    comparable_pairs,
+    permute_labels,
+    pvalue,
+)
 
 LABELINGS_AT_ONCE = 1024
 """Labelings per piece of work."""
 
-N_RESAMPLES = 2000
-"""Bootstrap samples behind an effect size's interval."""
+MIN_UNITS = 5
+"""Fewest units a side for an interval: of fewer, no spread can be told."""
+
+MAX_LABELINGS = 1000
+"""Labelings behind an interval."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +97,50 @@ def permuted_statistics(
     return np.concatenate(list(hand_out(partial(_statistics, value, comparable), parts)))
 
 
+def pairs_to_test(
+    value: Float[np.ndarray, "runs runs"], units: ExchangeableUnits
+) -> tuple[Float[np.ndarray, "runs runs"], Bool[np.ndarray, "runs runs"]]:
+    """Return the numbers that are tested, and which pairs of runs: where labels trade within strata, centred in these.
+
+    Pairs across strata then tell as much as pairs within one, whatever sets the strata apart, and the statistic
+    estimates the squared distance between conditions where these have the same share in every stratum. Strata of a
+    single condition are left out.
+    """
+    comparable = comparable_pairs(units)
+    n_labels = [len(np.unique(units.label[units.stratum == s])) for s in range(units.stratum.max() + 1)]
+    telling = np.array(n_labels)[units.stratum] > 1
+    among = (units.unit[:, None] != units.unit) & telling[:, None] & telling
+    same_label = units.label[:, None] == units.label
+    if not units.stratum.any() or not (among & same_label).any() or not (among & ~same_label).any():
+        return value, comparable
+    return centre_groups(value, units.stratum), among
+
+
+def centre_groups(
+    squared: Float[np.ndarray, "runs runs"], group: Int[np.ndarray, " runs"]
+) -> Float[np.ndarray, "runs runs"]:
+    r"""Return squared distances after each group's centre is moved to the same place (Gower 1966).
+
+    Groups of few runs lie too close to their own centre, so pairs across groups are given back the
+    :math:`s_g^2 / n_g` of both groups that this takes: without other differences, all pairs are then equally far apart,
+    on average. Distances within a group stay.
+
+    Examples
+    --------
+    >>> x = np.array([0.0, 2.0, 100.0, 102.0])
+    >>> centre_groups((x[:, None] - x) ** 2, np.array([0, 0, 1, 1]))[0]
+    array([0., 4., 2., 6.])
+    """
+    symmetrised = (squared + squared.T) / 2
+    size = np.bincount(group)
+    centring = np.eye(len(group)) - (group[:, None] == group) / size[group]
+    inner = -0.5 * centring @ symmetrised @ centring
+    own = inner.diagonal()
+    lost = (np.bincount(group, own) / np.maximum(size - 1, 1) / np.maximum(size, 1))[group]
+    moved = own[:, None] + own - 2 * inner + lost[:, None] + lost
+    return np.asarray(np.where(group[:, None] == group, symmetrised, moved))
+
+
 def _statistics(
     value: Float[np.ndarray, "runs runs"],
     comparable: Bool[np.ndarray, "runs runs"],
@@ -114,15 +168,55 @@ def effect_size(
 
 
 def effect_interval(
-    pairs: PairDistances, comparable: Bool[np.ndarray, "runs runs"], units: ExchangeableUnits, seed: int
+    pairs: PairDistances, comparable: Bool[np.ndarray, "runs runs"], units: ExchangeableUnits
 ) -> tuple[float, float]:
-    """Percentile interval over bootstrap samples with pairs."""
-    effects = effect_size(pairs, comparable, units.label[None], resample_units(units, N_RESAMPLES, seed))
-    known = effects[np.isfinite(effects)]
-    if not known.size:
-        return float("nan"), float("nan")
-    low, high = np.quantile(known, [0.025, 0.975])
-    return float(low), float(high)
+    r"""Return a 95 % interval of the effect size; NaN with fewer than five units a side.
+
+    By the jackknife, with the quantiles of Student's t. Of five or more strata (blocks, or subjects, that hold both
+    conditions), whole strata are left out one by one; else units, each within its stratum and condition. Near no
+    difference the latter counts the noise of a squared distance twice (Efron & Stein 1981), so without strata it is
+    taken off once:
+
+    .. math:: V = \max(V_{jack} - V_0, V_0)
+
+    with :math:`V_0` the variance of the effect under permuted labels, after each condition's centre is moved to the
+    same place.
+    """
+    unknown = float("nan"), float("nan")
+    cell = np.unique(units.stratum * len(units.conditions) + units.label, return_inverse=True)[1]
+    whole = len(np.unique(units.stratum)) >= MIN_UNITS
+    unit, alike = (units.stratum, np.zeros_like(units.stratum)) if whole else (units.unit, cell)
+    names, first = np.unique(unit, return_index=True)
+    if np.bincount(alike[first]).min() < MIN_UNITS:
+        return unknown
+    effect = float(effect_size(pairs, comparable, units.label[None])[0])
+    left_out = effect_size(pairs, comparable, units.label[None], (unit != names[:, None]).astype(int))
+    if not np.isfinite([effect, *left_out]).all():
+        return unknown
+    groups = [left_out[alike[first] == one] for one in np.unique(alike)]
+    variance = sum((len(group) - 1) * float(group.var()) for group in groups)
+    if not units.stratum.any():
+        noise = _variance_without_difference(pairs, comparable, units, cell)
+        variance = max(variance - noise, noise)
+    half = float(scipy.special.stdtrit(len(names) - len(groups), 0.975) * np.sqrt(variance))
+    return effect - half, effect + half
+
+
+def _variance_without_difference(
+    pairs: PairDistances,
+    comparable: Bool[np.ndarray, "runs runs"],
+    units: ExchangeableUnits,
+    cell: Int[np.ndarray, " runs"],
+) -> float:
+    value = pairs.value if pairs.relative is None else pairs.relative
+    labels = permute_labels(units, MAX_LABELINGS).labels
+    some = labels[:: -(-len(labels) // MAX_LABELINGS)]
+    inter, intra = mean_inter_and_intra(centre_groups(value, cell), comparable, some)
+    spread = float(np.nanvar(inter - intra))
+    if pairs.relative is not None:
+        return 100**2 * spread
+    within = float(mean_inter_and_intra(value, comparable, units.label[None])[1][0])
+    return 100**2 * spread / within**2
 
 
 def ranksum_pvalue(inter: Float[np.ndarray, " inter"], intra: Float[np.ndarray, " intra"]) -> float:

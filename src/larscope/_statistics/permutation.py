@@ -345,33 +345,6 @@ def comparable_pairs(units: ExchangeableUnits) -> Bool[np.ndarray, "runs runs"]:
     return across if (across & same_label).any() else differs(np.arange(len(units.label)))
 
 
-def resample_units(
-    units: ExchangeableUnits, n_resamples: int = 2000, seed: int | np.random.Generator = 0
-) -> Int[np.ndarray, "resamples runs"]:
-    """Draw bootstrap samples of exchangeable units: how often each run occurs in each sample.
-
-    Units are drawn with replacement within their stratum and condition. Where some condition has a single
-    unit in some stratum (matched pairs, say), whole strata are drawn instead.
-
-    Examples
-    --------
-    >>> resample_units(exchangeable_units(["a", "a", "b", "b"]), n_resamples=3).sum(axis=1)
-    array([4, 4, 4])
-    """
-    rng = np.random.default_rng(seed)
-    n_conditions = len(units.conditions)
-    counts = _units_per_condition(units.label, units.unit, units.stratum, n_conditions)
-    whole_strata = len(counts) > 1 and bool((counts == 1).any())
-    unit = units.stratum if whole_strata else units.unit
-    cell = np.zeros_like(unit) if whole_strata else units.stratum * n_conditions + units.label
-    weights = np.zeros((n_resamples, len(unit)), int)
-    for inside in (cell == c for c in np.unique(cell)):
-        members, which = np.unique(unit[inside], return_inverse=True)
-        drawn = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=n_resamples)
-        weights[:, inside] = drawn[:, which]
-    return weights
-
-
 def _codes(name: str, values: Sequence[Hashable], n_runs: int) -> tuple[Int[np.ndarray, " runs"], list[Hashable]]:
     """Replace values by numbers, in order of first appearance."""
     values = list(values)

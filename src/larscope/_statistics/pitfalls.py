@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Hashable, Sequence
 
 import numpy as np
+import scipy.stats
 from jaxtyping import Float
 
 from larscope._errors import LarscopeError
@@ -17,6 +18,15 @@ from larscope._statistics.permutation import (
     permute_labels,
     pvalue,
 )
+
+DRIFT = 0.02
+"""Largest p at which a drift is warned of: one in fifty sessions without any."""
+
+MIN_PAIRS = 6
+"""Fewest pairs of runs of one condition to see a drift in."""
+
+N_ORDERS = 999
+"""Permuted orders of the runs."""
 
 
 def condition_imbalances(
@@ -91,13 +101,83 @@ def unreachable(labelings: Labelings) -> tuple[str, ...]:
     )
 
 
-def spread_differs(shift: float, spread: float) -> tuple[str, ...]:
+def spread_differs(shift: float, spread: float, smallest: float) -> tuple[str, ...]:
     """Report a difference in spread as a possible reason for a small p-value."""
     if not (shift <= 0.05 and spread <= 0.05):
         return ()
+    floor = ", the smallest that this design can reach" if spread <= smallest else ""
     return (
-        f"Runs vary more in one condition than in another (PERMDISP p = {spread:.2g}), so the small p-value may come "
-        "from their spread as well as from a shift. Look at the pairs within each condition.",
+        f"Runs vary more in one condition than in another (PERMDISP p = {spread:.2g}{floor}), so the small p-value may "
+        "come from their spread as well as from a shift. Look at the pairs within each condition.",
+    )
+
+
+def drifts(
+    distance: Float[np.ndarray, "runs runs"], labelings: Labelings, position: Sequence[float] | None = None
+) -> tuple[str, ...]:
+    """Report runs that differ more the further apart they were recorded: they are not exchangeable.
+
+    Only where single runs trade labels; pairs are those of one condition and stratum. The correlation of lag and rank
+    of the distance is compared with its values under permuted positions, within condition and stratum (Mantel 1967).
+
+    Examples
+    --------
+    >>> units = exchangeable_units(list("aaaaabbbbb"))
+    >>> x = np.arange(10.0)
+    >>> drifts((x[:, None] - x) ** 2, permute_labels(units))[0][:56]
+    'Runs differ more the further apart they were recorded, w'
+    """
+    units = labelings.units
+    if units.noun != "runs":
+        return ()
+    place = np.arange(len(units.label), dtype=float) if position is None else np.asarray(position, float)
+    cell = units.stratum * len(units.conditions) + units.label
+    first, second = np.nonzero(np.triu(cell[:, None] == cell, 1))
+    if len(first) < MIN_PAIRS or np.ptp(distance[first, second]) == 0:
+        return ()
+    rank = scipy.stats.rankdata(distance[first, second])
+    rng, places = np.random.default_rng(0), np.tile(place, (N_ORDERS + 1, 1))
+    for one in np.unique(cell):
+        runs = np.flatnonzero(cell == one)
+        places[1:, runs] = rng.permuted(np.tile(place[runs], (N_ORDERS, 1)), axis=1)
+    # an order changes which pair has which lag, and not the lags: so their mean and spread need no correction
+    p = pvalue(np.array([np.abs(order[first] - order[second]) @ (rank - rank.mean()) for order in places]))
+    if p > DRIFT:
+        return ()
+    return (
+        f"Runs differ more the further apart they were recorded, within one condition too (p = {p:.2g}): the session "
+        "drifts, and a drift can look like a difference between conditions. Name runs that were recorded together in "
+        "the column `block`, and record both conditions in each block.",
+    )
+
+
+def streaks(labelings: Labelings, position: Sequence[float]) -> tuple[str, ...]:
+    """Report conditions recorded one after the other without blocks, where a drift looks like a difference.
+
+    That is where each condition comes in a single streak of several runs, or labels change less often along the session
+    than in 95 % of the labelings.
+
+    Examples
+    --------
+    >>> streaks(permute_labels(exchangeable_units(list("aabb"))), range(4))[0][:57]
+    'The conditions come in streaks: along the session they ch'
+    >>> streaks(permute_labels(exchangeable_units(list("abab"))), range(4))
+    ()
+    """
+    units = labelings.units
+    if units.noun != "runs" or len(units.label) < 4:
+        return ()
+    order = np.lexsort((np.asarray(position, float), units.stratum))
+    inside = np.diff(units.stratum[order]) == 0
+    changes = ((np.diff(labelings.labels[:, order], axis=1) != 0) & inside).sum(axis=1)
+    fewest = sum(len(np.unique(units.label[units.stratum == s])) - 1 for s in np.unique(units.stratum))
+    alone = np.bincount(units.label).min() < 2
+    if not ((changes[0] == fewest and not alone) or np.mean(changes <= changes[0]) <= 0.05):
+        return ()
+    return (
+        f"The conditions come in streaks: along the session they change {changes[0]} times, and nothing but time may "
+        "set them apart. A slow drift then looks like a difference. Name runs that were recorded together in the "
+        "column `block`; next time, let conditions take turns.",
     )
 
 

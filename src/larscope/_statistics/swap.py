@@ -28,6 +28,7 @@ def coefficient_swap_test(
     seed: int = 0,
     *,
     subject: Sequence[Hashable] | None = None,
+    position: Sequence[float] | None = None,
     equal_length: bool = True,
     scale: Literal["series", "latent"] = "series",
 ) -> Comparison:
@@ -57,6 +58,8 @@ def coefficient_swap_test(
         Subtract each series' mean over time, as the fit did.
     n_permutations, seed
         Random labelings to draw if there are more than 10,000, and their seed.
+    position
+        When each run was recorded: see `larscope._statistics.comparison.compare_pairs`.
     equal_length
         Measure every run on as many frames as the shortest one has.
     scale
@@ -95,7 +98,7 @@ def coefficient_swap_test(
     check_fitted_separately(coefs, units)
     _check_latents(latents, coefs)
     pairs = swap_deltas(latents, coefs, relative, center, equal_length, scale)
-    found = compare_pairs(pairs, condition, block, subject, n_permutations, seed, warn=False)
+    found = compare_pairs(pairs, condition, block, subject, n_permutations, seed, position=position, warn=False)
     noticed = condition_imbalances(latents, condition, block, subject) + silent_runs(coefs)
     return warned(replace(found, warnings=found.warnings + noticed))
 
@@ -147,7 +150,7 @@ def swap_errors(
     r"""Forecast every run with the coefficients of every run.
 
     .. math::
-        E[s, r] = \frac{1}{T - p} \sum_{t=p+1}^{T} \| z^{(s)}_t - \hat z_t \|^2, \qquad
+        E[s, r] = \frac{1}{K (T - p)} \sum_{t=p+1}^{T} \| z^{(s)}_t - \hat z_t \|^2, \qquad
         \hat z_t = \sigma_z \sum_{k=1}^{p} A^{(r)}_k \, z^{(s)}_{t-k} / \sigma_z
 
     With one scale :math:`\sigma_z` for the whole series it cancels; with one for each latent
@@ -200,7 +203,7 @@ def swap_errors(
         lags, target = lags[:, there], series[:, order:][:, there]
         for r, matrix in enumerate(matrices):
             residual = target - sigma * (matrix @ lags)
-            errors[s, r] = np.vdot(residual, residual) / target.shape[1]
+            errors[s, r] = np.vdot(residual, residual) / target.size
     return errors
 
 
@@ -252,7 +255,7 @@ def _scale(
     series: Float[np.ndarray, "K frames"], energy: Float[np.ndarray, "K 1"], dtype: np.dtype[Any]
 ) -> Float[np.ndarray, "K 1"]:
     """Return the scale of each latent, given its mean square before centring; 1 for one that is constant."""
-    variance = np.nanmean(series**2, axis=1, keepdims=True)
+    variance = np.nanvar(series, axis=1, keepdims=True)
     eps = np.finfo(dtype if dtype.kind == "f" else float).eps
     return np.sqrt(np.where(variance <= rounding_energy(energy, eps), 1.0, variance))
 

@@ -188,8 +188,8 @@ class Screen:
         first = max(start - lag - model.network_.history, 0)
         frames = self._frames(number, first, stop)
         observed = frames[start - first :]
-        latent = model.forecasts_[number][max(start - model.order, 0) : stop - model.order]
-        if start < model.order or not np.isfinite(latent).all():
+        latent = model.forecasts_[number][max(start - model.var_.order, 0) : stop - model.order]
+        if start < model.var_.order or not np.isfinite(latent).all():
             return Stretch(start, observed, np.full_like(observed, np.nan))
         with torch.no_grad():
             _, rest = model.network_.encode(torch.from_numpy(frames[: len(frames) - lag]))
@@ -215,7 +215,7 @@ def _cuts(model: LatentVAR, run: int) -> list[int]:
     """
     size = DECODED_FRAMES if model.batch_norm == "running" else model.window
     forecast = np.isfinite(model.forecasts_[run]).all(axis=1)
-    there = np.concatenate([np.zeros(model.order, bool), forecast])
+    there = np.concatenate([np.zeros(model.var_.order, bool), forecast])
     changes = [0, *(np.flatnonzero(there[1:] != there[:-1]) + 1).tolist(), len(there)]
     starts = [start for first, last in pairwise(changes) for start in range(first, last, size)]
     return [*starts, len(there)]

@@ -209,7 +209,7 @@ class MovieSection:
         if isinstance(movie, Run) and movie.path is not None:
             parts.append(f"frame {frame + start} of {escape(movie.path.name)}")
         if not has_forecast:
-            parts.append(f"no forecast: it needs the {model.order} frames before")
+            parts.append(f"no forecast: it needs the {model.var_.order} frames before")
         spread = f"{-self._spread:.2g} (blue) to {self._spread:.2g} (red)"
         shown = spread if self._change.value else f"0 (black) to {self._top:.2g} (white), residual {spread}"
         return f"<p>{'; '.join(parts)}. Scale of every frame: {shown}, in the session's [0, 1].</p>"
@@ -234,7 +234,7 @@ class CouplingSection:
     def __init__(self, exhibit: Exhibit, choice: Choice) -> None:
         self._exhibit = exhibit
         self._choice = choice
-        last, order = len(exhibit.positions) - 1, exhibit.model.order
+        last, order = len(exhibit.positions) - 1, exhibit.model.var_.order
         self._latent: Any = pn.widgets.IntInput(
             label=f"Latent (0 to {last})", start=0, end=last, value=choice.latent, width=130
         )
@@ -369,7 +369,7 @@ class PathSection:
         self._path = None
         self._slider.disabled = True
         self._work.ask(
-            f"Following the exact path of latent {latent}: {self._exhibit.model.order * n_latents} coefficients, "
+            f"Following the exact path of latent {latent}: {self._exhibit.model.var_.order * n_latents} coefficients, "
             f"{n_frames} frames",
             lambda: self._exhibit.path_of(run, latent),
             self._show_path,
