@@ -294,16 +294,22 @@ def _products(blocks: Sequence[Float[Tensor, "_n s"]], gram: Float[Tensor, "s s"
         assert gram is not None
         return gram
     rows = torch.cat(list(blocks))
-    return rows.T @ rows if gram is None else gram.addmm_(rows.T, rows)
+    if rows.device.type == "cpu":  # NumPy computes half of it and mirrors that, torch all
+        product: Tensor = torch.from_numpy(rows.numpy().T @ rows.numpy())
+    else:
+        product = rows.T @ rows
+    return product if gram is None else gram.add_(product)
 
 
 def _factor(gram: Float[Tensor, "s s"]) -> Float[Tensor, "s s"]:
     """Return rows with these products."""
+    factor: Tensor
     factor, failed = torch.linalg.cholesky_ex(gram, upper=True)
     if not failed:
         return factor
     values, vectors = torch.linalg.eigh(gram)  # columns depend on each other: a latent is constant, say
-    return (vectors * values.clamp(min=0).sqrt()).T
+    factor = (vectors * values.clamp(min=0).sqrt()).T
+    return factor
 
 
 def _least_squares(

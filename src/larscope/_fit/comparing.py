@@ -465,7 +465,8 @@ class ComparesConditions(HasSettings):
                 return stored
             with torch.no_grad():
                 series = torch.from_numpy(latent)
-                return self.var_(series, series.isnan().all(1)).coef.numpy()
+                anew: Float[NDArray[Any], "order K K"] = self.var_(series, series.isnan().all(1)).coef.numpy()
+            return anew
 
         return latents, SparseCoefficients.from_dense(fit(*one) for one in zip(runs, latents, strict=True))
 

@@ -73,7 +73,8 @@ def _sections(result: Result, folder: Path, records: Mapping[Path, ComparisonRec
 def _summary(result: Result, records: Mapping[Path, ComparisonRecord], incomplete: Sequence[Path]) -> list[str]:
     complaints = [describe_checks(result)] if complaints_of(result) else []
     lost = [
-        f"The comparison in comparisons/{folder.name} is incomplete and not in this report. Run `larscope compare` again."
+        f"The comparison in comparisons/{folder.name} is incomplete and not in this report. Run `larscope compare` "
+        "again."
         for folder in incomplete
     ]
     return [*describe(result), *complaints, *(summarise_comparison(record) for record in records.values()), *lost]

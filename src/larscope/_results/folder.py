@@ -196,7 +196,9 @@ def _read_files(folder: Path) -> Result:
     check_log(rows, log, trained=settings["latents"] == "grid")
     damaged = [name for name, value in weights.items() if not np.isfinite(value).all()]
     if damaged:
-        raise LarscopeError(f"{model}: weights must be finite; those of {damaged[0]} are not. Restore it, or fit again.")
+        raise LarscopeError(
+            f"{model}: weights must be finite; those of {damaged[0]} are not. Restore it, or fit again."
+        )
     dataset = _require_whole(read_dataset(results), results)
     check_result(dataset, results)
     if int(dataset.attrs["order"]) != settings.get("order", Settings().order):

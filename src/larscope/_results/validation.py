@@ -110,7 +110,10 @@ class _Summary(TypedDict):
     warnings: list[str]
 
 
-_PROVENANCE, _LOG, _SUMMARY, _SETTINGS = map(TypeAdapter, (_Provenance, list[_Step], _Summary, Settings))
+_PROVENANCE = TypeAdapter(_Provenance)
+_LOG = TypeAdapter(list[_Step])
+_SUMMARY = TypeAdapter(_Summary)
+_SETTINGS = TypeAdapter(Settings)
 
 RESULT: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("condition", "block", "subject", "path", "start", "stop", "frame_rate", "pixel_size"), ("run",)),
