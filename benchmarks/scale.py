@@ -2,9 +2,9 @@
 
     python benchmarks/scale.py --runs 60 120 240 500 --jobs 1 2
 
-Prints one row a test. Latents are noise that sparse coefficients shape, two thirds of them common to all runs. Each test
-has a process of its own, with its workers; memory is the sum over these, pages they share counted once. Nothing is left
-on the disk.
+Prints one row a test. Latents are noise that sparse coefficients shape, two thirds of them common to all runs. Each
+test has a process of its own, with its workers; memory is the sum over these, pages they share counted once. Nothing is
+left on the disk.
 """
 
 import argparse
