@@ -12,9 +12,12 @@ demo: $(INSTALLED)
 test: $(INSTALLED) lint
 	$(BIN)/pytest -n 2
 
-# what takes too long for every commit: the slow tests, and thousands of cases for each property
+# what takes too long for every commit: the slow tests, and thousands of cases for each property; then the numerical tests
+# once more, with the instructions of older processors
+NUMERICAL := tests/lasso tests/dynamics tests/network tests/statistics tests/fit
 nightly: $(INSTALLED)
 	$(BIN)/pytest -n 2 -m "slow or not slow" --hypothesis-profile nightly --timeout 3600
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/pytest -n 2 $(NUMERICAL)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

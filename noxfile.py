@@ -5,6 +5,8 @@ import nox
 nox.options.sessions = ["lint", "test"]
 nox.options.default_venv_backend = "uv|virtualenv"
 
+NUMERICAL = [f"tests/{room}" for room in ("lasso", "dynamics", "network", "statistics", "fit")]
+
 
 def install(session: nox.Session) -> None:
     """Install larscope with all its parts, in the versions that the suite was last run with."""
@@ -27,6 +29,16 @@ def test(session: nox.Session) -> None:
     """Run the test suite; what follows `--` goes to pytest."""
     install(session)
     session.run("pytest", "-n", "2", *session.posargs)
+
+
+@nox.session
+def nightly(session: nox.Session) -> None:
+    """Run the slow tests too; then the numerical ones with the instructions of older processors."""
+    install(session)
+    everything = ("-m", "slow or not slow", "--hypothesis-profile", "nightly", "--timeout", "3600")
+    session.run("pytest", "-n", "2", *everything)
+    capped = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    session.run("pytest", "-n", "2", *NUMERICAL, env=capped)
 
 
 @nox.session(venv_backend="uv")

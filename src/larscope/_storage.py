@@ -234,6 +234,51 @@ def digest_file(path: Path) -> str:
     return _content(path, *_stat(path))[1]
 
 
+DIGESTS = "digests.json"
+"""The SHA-256 of each file of a folder, by its name."""
+
+
+def write_digests(folder: Path, names: Iterable[str]) -> None:
+    """Keep the digests of files of a folder beside them, with those that are there."""
+    known = _read_digests(folder) or {}
+    known |= {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+    with replacing(folder / DIGESTS) as path:
+        write_text(path, json.dumps(known, indent=2) + "\n")
+
+
+def check_digest(path: Path) -> None:
+    """Raise where a file is not the one whose digest is kept beside it; older versions kept none.
+
+    Raises
+    ------
+    LarscopeError
+        The file was changed, or the digests were.
+    """
+    known = _read_digests(path.parent)
+    if known is None:
+        return
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if known.get(path.name) != found:
+        raise LarscopeError(
+            f"{path} was changed or damaged after it was written: its SHA-256 is not the one in "
+            f"{path.with_name(DIGESTS)}. Restore the file, or make it again."
+        )
+
+
+def _read_digests(folder: Path) -> dict[str, str] | None:
+    path = folder / DIGESTS
+    if not path.is_file():
+        return None
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise LarscopeError(f"Expected digests of files in {path}; it cannot be read: {error}. Restore it.") from error
+    if not isinstance(known, dict):
+        raise LarscopeError(f"Expected digests of files in {path}; got {type(known).__name__}. Restore it.")
+    return known
+
+
 def fingerprint(paths: Iterable[Path]) -> list[tuple[int, int, int]]:
     """Return a cheap mark of a file's state, changed by every write; not comparable across machines."""
     return [_stat(part) for path in dict.fromkeys(paths) for part in _files_in(path)]

@@ -53,7 +53,8 @@ def test_what_is_written_is_what_was_found(tmp_path):
     record = compared()
     folder = write_record(record, tmp_path)
     assert folder == tmp_path / "comparisons" / "familiar-novel"
-    assert sorted(path.name for path in folder.iterdir()) == ["comparison.json", "comparison.nc", "edges.csv"]
+    files = ["comparison.json", "comparison.nc", "digests.json", "edges.csv"]
+    assert sorted(path.name for path in folder.iterdir()) == files
     again = read_record(folder)
     assert again.summary == record.summary
     xr.testing.assert_equal(again.dataset, record.dataset)

@@ -20,7 +20,7 @@ def written(session, tmp_path_factory):
 
 def test_holds_the_documented_files_and_nothing_pickled(written):
     _, folder = written
-    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*FILES, "digests.json"])
     assert not [path for path in folder.parent.iterdir() if path != folder]
     for path in folder.iterdir():
         assert not path.read_bytes().startswith(b"\x80")
@@ -127,6 +127,7 @@ def test_a_missing_or_newer_result_is_said(written, tmp_path):
     provenance = json.loads((folder / "provenance.json").read_text())
     provenance["schema_version"] = 99
     (folder / "provenance.json").write_text(json.dumps(provenance))
+    (folder / "digests.json").unlink()
     with pytest.raises(LarscopeError, match="Update larscope"):
         read_result(folder)
 

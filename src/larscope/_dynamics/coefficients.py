@@ -37,6 +37,10 @@ class SparseCoefficients(Sequence[Float[NDArray[np.floating[Any]], "order K K"]]
         self.shape = shape
         self.nonzero = np.asarray(nonzero, dtype=np.int32).reshape(4, -1)
         self.value = np.asarray(value)
+        if (np.diff(self.nonzero[0]) < 0).any():
+            order = np.argsort(self.nonzero[0], kind="stable")
+            self.nonzero, self.value = self.nonzero[:, order], self.value[order]
+        self._starts = np.searchsorted(self.nonzero[0], np.arange(shape[0] + 1))
 
     @classmethod
     def from_dense(cls, coefs: Iterable[Float[NDArray[np.floating[Any]], "order K K"]]) -> "SparseCoefficients":
@@ -66,7 +70,7 @@ class SparseCoefficients(Sequence[Float[NDArray[np.floating[Any]], "order K K"]]
             return [self[i] for i in range(*run.indices(len(self)))]
         if not -len(self) <= run < len(self):
             raise IndexError(f"run {run} of {len(self)}")
-        entries = self.nonzero[0] == run % len(self)
+        entries = slice(*self._starts[run % len(self) :][:2])
         coef = np.zeros(self.shape[1:], self.value.dtype)
         coef[tuple(self.nonzero[1:, entries])] = self.value[entries]
         return coef

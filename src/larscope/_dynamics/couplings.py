@@ -258,7 +258,7 @@ def condense(
 ) -> tuple[Float[Tensor, "m p"], Float[Tensor, "m K"], int]:
     """Return a regression of at most p + K rows with the same solutions as all blocks' rows, and their number.
 
-    It is the triangular factor of design and target, scaled so that means over its rows are means over all rows. No
+    It is a factor of the products of design and target, scaled so that means over its rows are means over all rows. No
     more than twice as many rows, and those of a block, are held at once.
 
     Examples
@@ -272,24 +272,43 @@ def condense(
     True
     """
     kept: list[Tensor] = []
+    gram: Tensor | None = None
     n_rows = n_features = 0
     for design, target in blocks:
         n_rows, n_features = n_rows + len(design), design.shape[1]
-        kept.append(torch.cat([design, target], dim=1))
+        kept.append(torch.cat([design, target], dim=1).double())
         if sum(map(len, kept)) > 2 * kept[0].shape[1]:
-            kept = [_triangular(kept)]
-    size = kept[0].shape[1]
-    if sum(map(len, kept)) > size:
-        kept = [_triangular(kept)]
-    rows = torch.cat(kept)
+            gram, kept = _products(kept, gram), kept[:0]
+    if gram is None and (not kept or sum(map(len, kept)) <= kept[0].shape[1]):
+        rows = torch.cat(kept)
+    else:
+        rows = _factor(_products(kept, gram))
     if n_rows > len(rows):
         rows *= (len(rows) / n_rows) ** 0.5
     return rows[:, :n_features].contiguous(), rows[:, n_features:].contiguous(), n_rows
 
 
-def _triangular(blocks: Sequence[Float[Tensor, "_n s"]]) -> Float[Tensor, "m s"]:
-    """Return the triangular factor of stacked blocks, of as many rows as columns."""
-    factor: Tensor = torch.linalg.qr(torch.cat(list(blocks)).double(), mode="r").R
+def _products(blocks: Sequence[Float[Tensor, "_n s"]], gram: Float[Tensor, "s s"] | None) -> Float[Tensor, "s s"]:
+    """Add the products of the columns of stacked blocks: a tenth of the time of a triangular factor of each stack."""
+    if not blocks:
+        assert gram is not None
+        return gram
+    rows = torch.cat(list(blocks))
+    if rows.device.type == "cpu":  # NumPy computes half of it and mirrors that, torch all
+        product: Tensor = torch.from_numpy(rows.numpy().T @ rows.numpy())
+    else:
+        product = rows.T @ rows
+    return product if gram is None else gram.add_(product)
+
+
+def _factor(gram: Float[Tensor, "s s"]) -> Float[Tensor, "s s"]:
+    """Return rows with these products."""
+    factor: Tensor
+    factor, failed = torch.linalg.cholesky_ex(gram, upper=True)
+    if not failed:
+        return factor
+    values, vectors = torch.linalg.eigh(gram)  # columns depend on each other: a latent is constant, say
+    factor = (vectors * values.clamp(min=0).sqrt()).T
     return factor
 
 

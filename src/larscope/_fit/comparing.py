@@ -471,18 +471,20 @@ class ComparesConditions(HasSettings):
         couplings = fit_couplings(self.var_, [torch.from_numpy(latent) for latent in series])
         return [couplings[run].numpy() for run in runs]
 
-    def _equally_fitted(self, runs: Sequence[int]) -> tuple[list[Series], list[Float[NDArray[Any], "order K K"]]]:
+    def _equally_fitted(self, runs: Sequence[int]) -> tuple[list[Series], SparseCoefficients]:
         """Return each run's latents, cut to the shortest run, and the coefficients of these frames."""
         latents = equally_long([self.latents_[run] for run in runs])
-        coefs = []
-        for run, latent in zip(runs, latents, strict=True):
+
+        def fit(run: int, latent: Series) -> Float[NDArray[Any], "order K K"]:
             if len(latent) == len(self.latents_[run]):
-                coefs.append(self.coef_[run])
-                continue
+                stored: Float[NDArray[Any], "order K K"] = self.coef_[run]
+                return stored
             with torch.no_grad():
                 series = torch.from_numpy(latent)
-                coefs.append(self.var_(series, series.isnan().all(1)).coef.numpy())
-        return latents, coefs
+                anew: Float[NDArray[Any], "order K K"] = self.var_(series, series.isnan().all(1)).coef.numpy()
+            return anew
+
+        return latents, SparseCoefficients.from_dense(fit(*one) for one in zip(runs, latents, strict=True))
 
     def _two_groups(
         self, first: str, second: str, by: str, groups: Groups | None

@@ -25,6 +25,7 @@ from larscope._movies.session import Session
 from larscope._report.page import write_report
 from larscope._results.checkpoints import identify_fit, identify_session, open_checkpoints
 from larscope._results.folder import find_fit, publish_result, require_free, write_dataset
+from larscope._storage import write_digests
 
 
 def fit_to_folder(
@@ -176,6 +177,7 @@ class _Job:
             stability = self._train_again(prepared, estimate, unfinished)
             if finished is not None:
                 write_dataset(stability, finished / "stability.nc")
+                write_digests(finished, ["stability.nc"])
 
     def _prepare(self, session: Session) -> tuple[PreparedSession, list[dict[str, Any]]]:
         """Prepare the frames; the first process checks them on the way, and the others then find them in the cache."""

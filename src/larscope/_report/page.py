@@ -27,7 +27,7 @@ from larscope._report.section import Picture, Section
 from larscope._report.sentences import describe, describe_dynamics, describe_training
 from larscope._report.stability import read_stability, stability_section
 from larscope._report.training import training_section
-from larscope._results.comparison import ComparisonRecord, find_records, read_record
+from larscope._results.comparison import ComparisonRecord, find_incomplete, find_records, read_record
 from larscope._results.folder import Result, read_result
 from larscope._storage import replacing, require_inside, write_text
 
@@ -53,7 +53,7 @@ def write_report(folder: str | Path) -> Path:
             path.write_bytes(images[picture.path])
     page = folder / "report.html"
     with replacing(page) as path:
-        write_text(path, _render(result, _summary(result, records), sections, images))
+        write_text(path, _render(result, _summary(result, records, find_incomplete(folder)), sections, images))
     return page
 
 
@@ -70,9 +70,14 @@ def _sections(result: Result, folder: Path, records: Mapping[Path, ComparisonRec
     yield methods_section(result, list(records.values()))
 
 
-def _summary(result: Result, records: Mapping[Path, ComparisonRecord]) -> list[str]:
+def _summary(result: Result, records: Mapping[Path, ComparisonRecord], incomplete: Sequence[Path]) -> list[str]:
     complaints = [describe_checks(result)] if complaints_of(result) else []
-    return [*describe(result), *complaints, *(summarise_comparison(record) for record in records.values())]
+    lost = [
+        f"The comparison in comparisons/{folder.name} is incomplete and not in this report. Run `larscope compare` "
+        "again."
+        for folder in incomplete
+    ]
+    return [*describe(result), *complaints, *(summarise_comparison(record) for record in records.values()), *lost]
 
 
 def _render(result: Result, summary: Sequence[str], sections: Sequence[Section], images: Mapping[str, bytes]) -> str:

@@ -4,6 +4,7 @@
 `comparison.json`     all tests: p-values, effect sizes, who traded labels, warnings
 `comparison.nc`       contribution maps and their difference; permuted statistics; pairs of runs; edges
 `edges.csv`           every tested coefficient with its image positions, most significant first
+`digests.json`        the SHA-256 of each of these, checked when it is read
 `*.png`               figures (`larscope._report.comparison`)
 ====================  ==================================================================
 """
@@ -26,10 +27,11 @@ from numpy.typing import NDArray
 from larscope._errors import LarscopeError
 from larscope._results.folder import MAP_UNITS, read_dataset, write_dataset, write_json
 from larscope._results.schema import SCHEMA_VERSION, migrate
+from larscope._results.validation import check_comparison, check_summary
 from larscope._statistics.comparison import Comparison
 from larscope._statistics.differences import EdgeDifferences
 from larscope._statistics.permutation import MaxT
-from larscope._storage import replacing, require_inside
+from larscope._storage import DIGESTS, check_digest, remove, replacing, require_inside, write_digests
 
 LEVEL = 0.05
 """Largest p-value of a different pixel or edge."""
@@ -155,12 +157,15 @@ def write_record(record: ComparisonRecord, result: str | Path) -> Path:
     folder = record_folder(result, record.summary["first"], record.summary["second"])
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        # without digests while files are replaced: those of the files before would call the new ones damaged
+        remove(folder / DIGESTS)
         with replacing(folder / "comparison.json") as path:
             write_json({"schema_version": SCHEMA_VERSION, **record.summary}, path)
         with replacing(folder / "comparison.nc") as path:
             write_dataset(record.dataset, path)
         with replacing(folder / "edges.csv") as path:
             record.edges.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
+        write_digests(folder, FILES)
     except OSError as error:
         raise LarscopeError(
             f"The comparison must be written to {folder}: {error}. Free some space, or copy the result to a writable "
@@ -184,24 +189,40 @@ def read_record(folder: str | Path) -> ComparisonRecord:
             f"Expected a comparison at {folder}; it lacks {', '.join(missing)}. Run `larscope compare` again."
         )
     try:
+        for name in FILES:
+            check_digest(folder / name)
         summary = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
         version = summary.pop("schema_version", 1)
         edges = pd.read_csv(folder / "edges.csv")
-    except (OSError, ValueError, AttributeError) as error:
+    except LarscopeError:
+        raise
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise LarscopeError(
             f"Expected a whole comparison at {folder}; it cannot be read: {error}. Run `larscope compare` again."
         ) from error
-    return ComparisonRecord(
-        migrate(summary, version, folder / "comparison.json"),
-        read_dataset(folder / "comparison.nc"),
-        migrate(edges, version, folder / "edges.csv"),
-    )
+    summary = migrate(summary, version, folder / "comparison.json")
+    check_summary(summary, folder / "comparison.json")
+    dataset = read_dataset(folder / "comparison.nc")
+    check_comparison(dataset, summary, folder / "comparison.nc")
+    edges = migrate(edges, version, folder / "edges.csv")
+    if len(edges) != summary["edges"]["n_tested"]:
+        raise LarscopeError(
+            f"Expected {summary['edges']['n_tested']} edges in {folder / 'edges.csv'}; got {len(edges)}. Run `larscope "
+            "compare` again."
+        )
+    return ComparisonRecord(summary, dataset, edges)
 
 
 def find_records(result: str | Path) -> list[Path]:
     """Return the folders of all complete comparisons of a result, by name."""
     folders = sorted((Path(result) / "comparisons").glob("*/"))
     return [folder for folder in folders if all((folder / name).is_file() for name in FILES)]
+
+
+def find_incomplete(result: str | Path) -> list[Path]:
+    """Return the folders of comparisons that lack files, by name: they are in no report."""
+    folders = sorted((Path(result) / "comparisons").glob("*/"))
+    return [folder for folder in folders if not all((folder / name).is_file() for name in FILES)]
 
 
 def record_folder(result: str | Path, first: str, second: str) -> Path:

@@ -6,6 +6,7 @@
 `log.jsonl`           one line a training step
 `model.safetensors`   the network's weights
 `results.nc`          latents, forecasts, coefficients and errors; readable in R and MATLAB
+`digests.json`        the SHA-256 of each of these, checked when it is read
 ====================  ==================================================================
 """
 
@@ -26,8 +27,9 @@ from safetensors.numpy import save
 
 from larscope._errors import LarscopeError
 from larscope._results.schema import SCHEMA_VERSION, migrate
+from larscope._results.validation import check_log, check_provenance, check_result, check_settings
 from larscope._settings import DEFAULT_PENALTY, REFITTED, Settings
-from larscope._storage import put_in_place, reading_hdf5, unfinished, write_text
+from larscope._storage import check_digest, put_in_place, reading_hdf5, unfinished, write_digests, write_text
 
 PACKED = ("clip_observed", "clip_reconstruction")
 """Images for viewing, kept with 16 bits."""
@@ -151,6 +153,7 @@ def _write_files(result: Result, folder: Path) -> None:
     metadata = {name: str(value) for name, value in version.items()}
     (folder / "model.safetensors").write_bytes(save(weights, metadata))
     write_dataset(result.dataset, folder / "results.nc")
+    write_digests(folder, FILES)
 
 
 def read_result(folder: str | Path) -> Result:
@@ -172,7 +175,7 @@ def read_result(folder: str | Path) -> Result:
         return _read_files(folder)
     except LarscopeError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise LarscopeError(
             f"Expected a whole result at {folder}; it cannot be read: {error}. Restore the folder, or fit again."
         ) from error
@@ -180,6 +183,8 @@ def read_result(folder: str | Path) -> Result:
 
 def _read_files(folder: Path) -> Result:
     config, provenance, log, model, results = (folder / name for name in FILES)
+    for path in (config, provenance, log, model):
+        check_digest(path)
     made_with = json.loads(provenance.read_text(encoding="utf-8"))
     version = made_with.pop("schema_version")  # that of a file of 0.1.0 that does not say its own
     settings = tomllib.loads(config.read_text(encoding="utf-8"))
@@ -190,12 +195,29 @@ def _read_files(folder: Path) -> Result:
     settings = migrate(settings, settings.pop("schema_version", version), config)
     if "seed" not in settings:
         raise ValueError(f"{config} was cut off: it ends before `seed`, the last setting")
+    check_settings(settings, config)
+    made_with = migrate(made_with, version, provenance)
+    check_provenance(made_with, provenance)
+    rows = migrate(rows, rows[0].pop("schema_version", version) if rows else version, log)
+    check_log(rows, log, trained=settings["latents"] == "grid")
+    damaged = [name for name, value in weights.items() if not np.isfinite(value).all()]
+    if damaged:
+        raise LarscopeError(
+            f"{model}: weights must be finite; those of {damaged[0]} are not. Restore it, or fit again."
+        )
+    dataset = _require_whole(read_dataset(results), results)
+    check_result(dataset, results)
+    if int(dataset.attrs["order"]) != settings.get("order", Settings().order):
+        raise LarscopeError(
+            f"Expected one `order` in a result: {config} says {settings.get('order')}, and {results} "
+            f"{dataset.attrs['order']}. Restore the folder, or fit again."
+        )
     return Result(
-        provenance=migrate(made_with, version, provenance),
+        provenance=made_with,
         settings={**Settings().as_dict(), **settings},
-        log=migrate(rows, rows[0].pop("schema_version", version) if rows else version, log),
+        log=rows,
         weights=migrate(weights, weights_version, model),
-        dataset=_require_whole(read_dataset(results), results),
+        dataset=dataset,
     )
 
 
@@ -274,11 +296,12 @@ def read_dataset(path: Path) -> xr.Dataset:
         A newer larscope wrote it, or it cannot be read.
     """
     try:
+        check_digest(path)
         with reading_hdf5(path):
             dataset = xr.load_dataset(path, engine="h5netcdf")
     except LarscopeError:
         raise
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise LarscopeError(
             f"Expected NetCDF at {path}; it cannot be read: {error}. Restore the file, or make it again."
         ) from error

@@ -188,4 +188,7 @@ def _values_by_edge(coefs: Coefs, min_runs: int) -> tuple[Float[np.ndarray, "run
     for coef in coefs:
         found += np.ravel(coef) != 0
     place = np.flatnonzero(found >= min_runs)
-    return np.stack([np.ravel(coef)[place] for coef in coefs]), place
+    values = np.empty((len(coefs), len(place)), np.asarray(coefs[0]).dtype)
+    for row, coef in zip(values, coefs, strict=True):
+        row[:] = np.ravel(coef)[place]
+    return values, place

@@ -282,26 +282,30 @@ def max_t(values: Float[np.ndarray, "runs *shape"], labelings: Labelings, chunk:
             f"`values` must have one entry a run: got {len(values)} for {labels.shape[1]} labeled runs. "
             "Pass values and labels of the same runs, in the same order."
         )
-    flat, stratum = np.asarray(values, float).reshape(len(values), -1), labelings.units.stratum
+    flat, stratum = np.asarray(values).reshape(len(values), -1), labelings.units.stratum
     for run in np.flatnonzero(~np.isfinite(flat).all(axis=1)):
         raise LarscopeError(f"`values` must be finite: got NaN or infinite ones for run {run}. Leave this run out.")
-    flat = _centre_strata(flat, stratum)
-    spread = flat.std(axis=0)
+    blocks = [slice(start, start + chunk) for start in range(0, flat.shape[1], chunk)]
+
+    def centred(block: slice) -> Float[np.ndarray, "runs positions"]:
+        return _centre_strata(flat[:, block].astype(float), stratum)
+
+    spread = np.concatenate([centred(block).std(axis=0) for block in blocks] or [np.empty(0)])
     offset = np.median(spread[spread > 0]) if spread.any() else 1.0
-    standard = flat / (spread + offset)
     contrast = _mean_difference_weights(labels)
-    parts = (standard[:, start : start + chunk] for start in range(0, standard.shape[1], chunk))
+    parts = (centred(block) / (spread[block] + offset) for block in blocks)
     largest = np.zeros(len(labels))
     for found in hand_out(partial(_largest, contrast), parts):
         np.maximum(largest, found, out=largest)
-    statistic = contrast[0] @ standard
+    observed = np.concatenate([contrast[0] @ centred(block) for block in blocks] or [np.empty(0)])
+    statistic = observed / (spread + offset)
     reached = np.sort(largest + 1e-9 * largest.max())
     share = (len(labels) - np.searchsorted(reached, np.abs(statistic), side="left")) / len(labels)
     # what is left of a difference of 1 when each stratum's mean is taken off
     left = contrast[0] @ _centre_strata((labels[0] == 0).astype(float)[:, None], stratum)
     shape = np.shape(values)[1:]
     return MaxT(
-        difference=(contrast[0] @ flat / left).reshape(shape),
+        difference=(observed / left).reshape(shape),
         statistic=statistic.reshape(shape),
         pvalue=share.reshape(shape),
         min_pvalue=labelings.min_pvalue,

@@ -2,12 +2,15 @@
 
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import scipy.sparse
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
+from larscope._compute.compiler import compiled
+from larscope._compute.workers import hand_out
 from larscope._errors import LarscopeError
 from larscope._statistics.comparison import Comparison, compare_pairs, warned
 from larscope._statistics.maps import Coefs, check_coefs
@@ -15,6 +18,9 @@ from larscope._statistics.pairs import PairDistances
 from larscope._statistics.permutation import exchangeable_units
 from larscope._statistics.pitfalls import check_fitted_separately, condition_imbalances, silent_runs
 from larscope._statistics.scaling import rounding_energy
+
+PIECES = 16
+"""How many pieces the runs are handed out in."""
 
 
 def coefficient_swap_test(
@@ -191,20 +197,70 @@ def swap_errors(
     order = len(coefs[0])
     series_of = equally_long(latents) if equal_length else latents
     matrices = [_coef_matrix(coef) for coef in coefs]
-    errors = np.empty((len(latents), len(coefs)))
+    size = -(-len(series_of) // PIECES)
+    pieces = ((start, series_of[start : start + size]) for start in range(0, len(series_of), size))
+    forecast = partial(_errors_of_piece, matrices, order, center, scale)
+    return np.concatenate(list(hand_out(forecast, pieces)))
+
+
+def _errors_of_piece(
+    matrices: list[scipy.sparse.csr_array],
+    order: int,
+    center: bool,
+    scale: Literal["series", "latent"],
+    piece: tuple[int, Sequence[Float[np.ndarray, "_frames K"]]],
+) -> Float[np.ndarray, "some runs"]:
+    """Forecast some runs, from the one of that number on, with the coefficients of every run."""
+    first, series_of = piece
+    errors = np.empty((len(series_of), len(matrices)))
     for s, latent in enumerate(series_of):
         series = np.asarray(latent, float).T
         energy = np.nanmean(series**2, axis=1, keepdims=True)
         if center:
             series = series - np.nanmean(series, axis=1, keepdims=True)
-        sigma = _scale(series, energy, np.asarray(latent).dtype) if scale == "latent" else 1.0
+        sigma = np.ones((len(series), 1))
+        if scale == "latent":
+            sigma = _scale(series, energy, np.asarray(latent).dtype)
         lags = _lagged(series / sigma, order)
         there = np.isfinite(lags).all(axis=0) & np.isfinite(series[:, order:]).all(axis=0)
-        lags, target = lags[:, there], series[:, order:][:, there]
+        lags, target = np.ascontiguousarray(lags[:, there]), series[:, order:][:, there]
+        n_frames = target.shape[1]
+        # a target with few sources needs no forecast of every frame: products of its sources will do
+        few = [np.square(np.diff(m.indptr), dtype=float).sum() < m.nnz * n_frames for m in matrices]
+        gram, cross, total = (lags @ lags.T, target @ lags.T, np.vdot(target, target)) if any(few) else (None,) * 3
         for r, matrix in enumerate(matrices):
-            residual = target - sigma * (matrix @ lags)
-            errors[s, r] = np.vdot(residual, residual) / target.size
+            if few[r] and r != first + s:  # its own error may be as small as rounding makes the sums
+                gain = _gain(matrix.indptr, matrix.indices, matrix.data, gram, cross, sigma[:, 0])
+                errors[s, r] = (total - gain) / target.size
+            else:
+                product = (matrix if matrix.nnz < 0.05 * np.prod(matrix.shape) else matrix.toarray()) @ lags
+                residual = target - sigma * product
+                errors[s, r] = np.vdot(residual, residual) / target.size
     return errors
+
+
+@compiled
+def _gain(
+    starts: Int[np.ndarray, " K_plus_1"],
+    sources: Int[np.ndarray, " entries"],
+    values: Float[np.ndarray, " entries"],
+    gram: Float[np.ndarray, "p p"],
+    cross: Float[np.ndarray, "K p"],
+    sigma: Float[np.ndarray, " K"],
+) -> float:
+    """Return how much less the squared error of forecasts is than that of none, from sums over frames."""
+    gain = 0.0
+    for target in range(len(starts) - 1):
+        linear, quadratic = 0.0, 0.0
+        for i in range(starts[target], starts[target + 1]):
+            row = gram[sources[i]]
+            inner = 0.5 * values[i] * row[sources[i]]
+            for j in range(starts[target], i):
+                inner += values[j] * row[sources[j]]
+            quadratic += values[i] * inner
+            linear += values[i] * cross[target, sources[i]]
+        gain += 2 * sigma[target] * (linear - sigma[target] * quadratic)
+    return gain
 
 
 def equally_long(latents: Sequence[Float[np.ndarray, "_frames K"]]) -> list[Float[np.ndarray, "_frames K"]]:
@@ -260,8 +316,6 @@ def _scale(
     return np.sqrt(np.where(variance <= rounding_energy(energy, eps), 1.0, variance))
 
 
-def _coef_matrix(coef: Float[np.ndarray, "order K K"]) -> Any:
-    """Coefficients as one matrix (K, order * K), row the target, column the source lag by lag; sparse if few."""
-    matrix = np.concatenate(list(np.asarray(coef, float)), axis=1)
-    few = np.count_nonzero(matrix) < 0.05 * matrix.size
-    return scipy.sparse.csr_array(matrix) if few else matrix
+def _coef_matrix(coef: Float[np.ndarray, "order K K"]) -> scipy.sparse.csr_array:
+    """Coefficients as one sparse matrix (K, order * K), row the target, column the source lag by lag."""
+    return scipy.sparse.csr_array(np.concatenate(list(np.asarray(coef, float)), axis=1))
