@@ -52,6 +52,7 @@ from larscope._fit.fitted import (
     add_couplings,
     add_footprints,
     add_maps,
+    add_truth,
     build_dataset,
     choice_of,
     coefficients_of,
@@ -531,6 +532,8 @@ class LatentVAR(ComparesConditions):
         self._show(dataset)
         add_couplings(dataset, tabulate_couplings(self.var_, self.latents_, conditions, self.coef_))
         if self.settings.latents == "cells":
+            if hasattr(session, "truth"):  # simulated
+                add_truth(dataset, session.truth, self.footprints_)
             add_footprints(dataset, self.footprints_, self.network_.state_dict()["diameter"].item())
         add_maps(dataset, self._map(prepared, range(len(session)), progress, fabric))
         self._session = session

@@ -20,6 +20,7 @@ from plotly.offline.offline import get_plotlyjs
 from larscope._report.comparison import conditions_section, summarise_comparison
 from larscope._report.data import complaints_of, data_section, describe_checks
 from larscope._report.dynamics import dynamics_section
+from larscope._report.finding import finding_picture, verdict_on
 from larscope._report.maps import where_section
 from larscope._report.methods import methods_section
 from larscope._report.penalty import penalty_section
@@ -47,13 +48,15 @@ def write_report(folder: str | Path) -> Path:
     records = {at: read_record(at) for at in find_records(folder)}
     sections = list(_sections(result, folder, records))
     images = {}
-    for picture in (picture for section in sections for picture in section.pictures):
+    first = finding_picture(result)
+    pictures = [picture for section in sections for picture in section.pictures]
+    for picture in [*([first] if first else []), *pictures]:
         images[picture.path] = _png(picture.figure)
         with replacing(_made(folder, picture.path)) as path:
             path.write_bytes(images[picture.path])
     page = folder / "report.html"
     with replacing(page) as path:
-        write_text(path, _render(result, _summary(result, records), sections, images))
+        write_text(path, _render(result, records, first, sections, images))
     return page
 
 
@@ -75,7 +78,13 @@ def _summary(result: Result, records: Mapping[Path, ComparisonRecord]) -> list[s
     return [*describe(result), *complaints, *(summarise_comparison(record) for record in records.values())]
 
 
-def _render(result: Result, summary: Sequence[str], sections: Sequence[Section], images: Mapping[str, bytes]) -> str:
+def _render(
+    result: Result,
+    records: Mapping[Path, ComparisonRecord],
+    first: Picture | None,
+    sections: Sequence[Section],
+    images: Mapping[str, bytes],
+) -> str:
     # movies and tables come from strangers: whatever they name a run is text, never markup
     environment = Environment(
         loader=PackageLoader("larscope._report"),
@@ -93,7 +102,9 @@ def _render(result: Result, summary: Sequence[str], sections: Sequence[Section],
         title=result.dataset.attrs["title"],
         simulated=simulated,
         created=result.provenance["created"],
-        summary=summary,
+        verdict=verdict_on(result, list(records.values())),
+        finding=first,
+        summary=_summary(result, records),
         sections=sections,
         style=Markup(_asset("report.css")),
         explored=_json(explored),
