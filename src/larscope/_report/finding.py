@@ -5,17 +5,21 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch
+from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
+from scipy.stats import binom, binomtest
 
-from larscope._report.cells import OUTLINE, footprint_of, has_cells
+from larscope._report.cells import OUTLINE, footprint_of, has_cells, noun_of
+from larscope._report.comparison import cannot_tell, shuffled_as_well, swapped_forecasts, too_few_units
 from larscope._report.data import complaints_of, describe_checks
 from larscope._report.section import Picture
-from larscope._report.sentences import FDR
+from larscope._report.sentences import FDR, SETTLED, loss_change
 from larscope._report.style import (
     GREEN,
     LOWERS,
@@ -42,10 +46,16 @@ Standing = Literal["good", "caution", "unknown"]
 
 @dataclass(frozen=True)
 class Verdict:
-    """One line of the verdict: how it stands, and a sentence with the numbers."""
+    """One line of the verdict: a question, how its answer stands, and a sentence with the numbers."""
 
+    question: str
     standing: Standing
     sentence: str
+
+    @property
+    def answer(self) -> str:
+        """The standing in words, for whoever does not see its colour."""
+        return {"good": "yes", "caution": "with care", "unknown": "not shown"}[self.standing]
 
 
 @dataclass(frozen=True)
@@ -59,6 +69,11 @@ class Found:
 
     def __len__(self) -> int:
         return len(self.source)
+
+    @property
+    def pairs(self) -> set[tuple[int, int]]:
+        """Source and target of each."""
+        return set(zip(self.source.tolist(), self.target.tolist(), strict=True))
 
 
 def found_in(data: xr.Dataset) -> dict[str, Found]:
@@ -76,15 +91,11 @@ def found_in(data: xr.Dataset) -> dict[str, Found]:
 def verdict_on(result: Result, records: Sequence[ComparisonRecord]) -> list[Verdict]:
     """Return what a reader has to know first, in order."""
     data = result.dataset
-    return [*_truth(data), *_movies(result), *_couplings(data), *_forecasts(data), *map(_conditions, records)]
+    lines = [*_truth(data), _movies(result), *_training(result), *_couplings(data), *_replication(data)]
+    return [*lines, *_forecasts(data), *map(verdict_of, records)]
 
 
 # --------------------------------------------------------------------------------------------------- sentences
-
-
-def _movies(result: Result) -> Iterator[Verdict]:
-    if complaints_of(result):
-        yield Verdict("caution", describe_checks(result))
 
 
 def planted_in(data: xr.Dataset) -> Mapping[str, set[tuple[int, int]]]:
@@ -102,80 +113,166 @@ def planted_in(data: xr.Dataset) -> Mapping[str, set[tuple[int, int]]]:
     return planted
 
 
+def others(number: int) -> str:
+    """Count the couplings that were not planted."""
+    return f"{number} other{'s' * (number != 1)}"
+
+
 def _truth(data: xr.Dataset) -> Iterator[Verdict]:
     planted, found = planted_in(data), found_in(data)
     if not planted:
         return
     said, good = [], True
     for condition, pairs in planted.items():
-        there = set(zip(found[condition].source.tolist(), found[condition].target.tolist(), strict=True))
-        said.append(f"{condition} {len(there & pairs)} of {len(pairs)}, and {len(there - pairs)} others")
-        good &= len(there & pairs) >= 0.8 * len(pairs) and len(there - pairs) <= 0.2 * max(len(there), 1)
+        there = found[condition].pairs if condition in found else set()
+        right, wrong = len(there & pairs), len(there - pairs)
+        what = "" if said else "planted connections found "
+        said.append(f"{right} of {len(pairs)} {what}in {condition}, {others(wrong)}")
+        good &= right >= 0.8 * len(pairs) and wrong <= 0.2 * max(len(there), 1)
     yield Verdict(
+        "Is the planted truth found?",
         "good" if good else "caution",
-        f"This session is simulated, so the answer is known. Planted connections found: {'; '.join(said)}.",
+        f"{'; '.join(said)}. The session is simulated, so the answer is known.",
+    )
+
+
+def _movies(result: Result) -> Verdict:
+    if result.provenance.get("checks") is None:
+        return Verdict("Are the movies fine?", "unknown", describe_checks(result))
+    return Verdict("Are the movies fine?", "caution" if complaints_of(result) else "good", describe_checks(result))
+
+
+def _training(result: Result) -> Iterator[Verdict]:
+    """Say whether training helped. Cells are kept as they were found, so nothing is said of them."""
+    if has_cells(result.dataset) or not result.log:
+        return
+    moving = abs(loss_change(result)) >= SETTLED
+    yield Verdict(
+        "Did training help?",
+        "caution" if moving else "unknown",
+        f"The loss of the training {'is still moving: train longer' if moving else 'has levelled off'}. That alone "
+        "does not show that training helped: the untrained network was not measured.",
     )
 
 
 def _couplings(data: xr.Dataset) -> Iterator[Verdict]:
-    found = found_in(data)
+    found, what = found_in(data), noun_of(data)
     if not found:
         return
-    total = sum(map(len, found.values()))
-    what = "cells" if has_cells(data) else "latents"
+    question, total = f"Do {what}s forecast each other?", sum(map(len, found.values()))
     if not total:
-        yield Verdict("unknown", f"No coupling between {what} is beyond chance.")
+        yield Verdict(question, "unknown", f"No coupling between {what}s is beyond chance.")
         return
     each = listed(f"{len(one)} in {name}" for name, one in found.items())
-    runs = {name: len(runs) for name, runs in conditions_of(data).items()}
-    several = {name: one.n_runs[one.n_runs >= 2] for name, one in found.items() if runs[name] > 1}
-    again = sum(map(len, several.values()))
-    possible = sum(len(found[name]) for name in several)
-    replicated = (
-        f" {again} of {possible} are found in two runs or more by themselves."
-        if possible
-        else " There is one run a condition, so none can be replicated."
-    )
     yield Verdict(
-        "good" if possible and again >= possible / 2 else "caution",
-        f"Couplings between {what} beyond chance: {each}; a tenth of them is expected to be chance.{replicated}",
+        question,
+        "good",
+        f"Couplings between {what}s beyond chance: {each}. About {max(round(FDR * total), 1)} of these "
+        f"{counted(range(total), 'coupling')} may be chance (q <= {FDR}).",
+    )
+
+
+def _replication(data: xr.Dataset) -> Iterator[Verdict]:
+    found, runs = found_in(data), conditions_of(data)
+    if not any(map(len, found.values())):
+        return
+    question = "Are couplings found again in other runs?"
+    several = {name: one for name, one in found.items() if len(runs[name]) > 1 and len(one)}
+    if not several:
+        yield Verdict(question, "unknown", "Their condition has one run, so it is not known whether they replicate.")
+        return
+    n_runs = np.concatenate([one.n_runs for one in several.values()])
+    again = int((n_runs >= 2).sum())
+    chance = ""
+    if "n_chance" in data:
+        n_pairs = data.sizes["latent"] * (data.sizes["latent"] - 1)
+        rates = {name: data["n_chance"].to_numpy()[runs[name]].mean() / n_pairs for name in several}
+        expected = sum(len(one) * binom.sf(1, len(runs[name]), min(rates[name], 1)) for name, one in several.items())
+        chance = f"; by chance alone about {expected:.0f} would be"
+    yield Verdict(
+        question,
+        "good" if again >= len(n_runs) / 2 else "caution",
+        f"{again} of {counted(n_runs, 'coupling')} are found in two or more runs by each run's own fit{chance}.",
     )
 
 
 def _forecasts(data: xr.Dataset) -> Iterator[Verdict]:
     if "own_error_heldout" not in data:
         return
+    question = f"Do couplings add to each {noun_of(data)}'s own past?"
     whole, alone = (data[name].to_numpy() for name in ("var_error_heldout", "own_error_heldout"))
     there = np.isfinite(whole) & np.isfinite(alone)
     if not there.any():
-        yield Verdict("unknown", "No frames could be held out, so it is not known what couplings add to a forecast.")
+        yield Verdict(
+            question, "unknown", "No frames could be held out, so it is not known what couplings add to a forecast."
+        )
         return
     whole, alone = whole[there], alone[there]
-    gain, better = 1 - whole.mean() / alone.mean(), int((whole < alone).sum())
+    gain, n_better = 1 - whole.mean() / alone.mean(), int((whole < alone).sum())
     numbers = (
-        f"error {whole.mean():.2f} of the signal with couplings, {alone.mean():.2f} by each one's own past alone; lower "
-        f"in {better} of {counted(whole, 'run')}"
+        f"squared error {whole.mean():.3f} of the signal with couplings, {alone.mean():.3f} with each "
+        f"{noun_of(data)}'s own past alone; lower with couplings in {n_better} of {counted(whole, 'run')}"
     )
-    if gain > 0 and better > len(whole) / 2:
-        yield Verdict("good", f"Couplings forecast held-out frames {gain:.1%} better than without ({numbers}).")
-    else:
-        yield Verdict("unknown", f"Couplings add nothing to the forecast of held-out frames ({numbers}).")
+    if gain <= 0 or not n_better:
+        yield Verdict(question, "unknown", f"Couplings add nothing to the forecast of held-out frames ({numbers}).")
+        return
+    # as many runs would get better by the toss of a coin
+    by_chance = binomtest(n_better, len(whole), alternative="greater").pvalue
+    yield Verdict(
+        question,
+        "good" if by_chance <= LEVEL else "caution",
+        f"Couplings lower the error of held-out forecasts by {100 * gain:.1f} % ({numbers}).",
+    )
 
 
-def _conditions(record: ComparisonRecord) -> Verdict:
+def verdict_of(record: ComparisonRecord) -> Verdict:
+    """Say whether conditions differ: yes, not found, or this design cannot tell."""
     summary = record.summary
-    test = summary["tests"].get("coupling", summary["tests"]["swap"])
-    sides, p, least = f"{summary['first']} and {summary['second']}", test["pvalue"], test["min_pvalue"]
-    what = "Couplings" if "coupling" in summary["tests"] else "Coefficients or activity"
-    if least > LEVEL:
-        return Verdict(
-            "unknown",
-            f"This design cannot tell whether {sides} differ: its smallest possible p is {least:.2g}. Four runs a "
-            "condition, of four blocks if runs are recorded in blocks, would do.",
-        )
-    if p <= LEVEL:
-        return Verdict("good", f"{what} differ between {sides} (p = {p:.2g}; the smallest possible is {least:.2g}).")
-    return Verdict("unknown", f"{sides} are not distinguishable from no difference (p = {p:.2g}).")
+    primary = "coupling" if "coupling" in summary["tests"] else "swap"
+    test, first, second = summary["tests"][primary], summary["first"], summary["second"]
+    question = f"Do {first} and {second} differ?"
+    if cannot_tell(test):
+        return Verdict(question, "unknown", too_few_units(test))
+    what = "couplings" if primary == "coupling" else "coefficients or activity"
+    shuffled = shuffled_as_well(record, primary)
+    if test["pvalue"] > LEVEL:
+        return Verdict(question, "unknown", f"No difference found in the {what} of {first} and {second}. {shuffled}")
+    swapped = swapped_forecasts(record)
+    worse = "" if swapped is None else f" {swapped[0].upper()}{swapped[1:]}."
+    limits = f" {counted(test['warnings'], 'warning')}: see below." if test["warnings"] else ""
+    return Verdict(
+        question,
+        "caution" if limits else "good",
+        f"The {what} of {first} and {second} differ.{worse} {shuffled}{limits}",
+    )
+
+
+# ------------------------------------------------------------------------------------------------------ tables
+
+
+def cell_table(data: xr.Dataset) -> pd.DataFrame:
+    """Return one row a cell: its number, centre in input pixels, size, and couplings beyond chance to and from it."""
+    places, found = places_of(data), found_in(data).values()
+    cells = np.arange(data.sizes["latent"])
+    n_pixels = [int((footprint_of(data, cell) >= OUTLINE).sum()) for cell in cells] if has_cells(data) else None
+    counts = {
+        name: sum((np.bincount(getattr(one, end), minlength=len(cells)) for one in found), np.zeros_like(cells))
+        for name, end in (("n_outgoing", "source"), ("n_incoming", "target"))
+    }
+    columns = {"row": places.latent_row, "column": places.latent_column, "n_pixels": n_pixels, **counts}
+    return pd.DataFrame({"cell": cells, **{name: values for name, values in columns.items() if values is not None}})
+
+
+def edge_table(data: xr.Dataset) -> pd.DataFrame:
+    """Return one row a coupling with evidence: condition, source, target, lag, effect, runs found in, q-value."""
+    names = ("condition", "source", "target", "lag", "effect", "n_runs", "qvalue")
+    table = pd.DataFrame({name: data[f"coupling_{name}"].to_numpy() for name in names})
+    n_runs = {name: len(runs) for name, runs in conditions_of(data).items()}
+    table.insert(6, "of_runs", table["condition"].map(n_runs))
+    if planted := planted_in(data):
+        pairs = zip(table["condition"], table["source"], table["target"], strict=True)
+        table["planted"] = [(source, target) in planted.get(condition, set()) for condition, source, target in pairs]
+    return table
 
 
 # ----------------------------------------------------------------------------------------------------- picture
@@ -194,8 +291,8 @@ def finding_picture(result: Result) -> Picture | None:
     return Picture(
         "figures/finding.png",
         plot_finding(data),
-        "Which cell drives which: arrows lead from a cell to those whose brightness it forecasts, beyond chance over all "
-        f"runs of a condition. The mean frame lies behind the cells' outlines and numbers.{truth}",
+        "Which cell drives which: arrows lead from a cell to those whose brightness it forecasts, beyond chance over "
+        f"all runs of a condition. A coupling is a forecast, not a synapse, and common input can make one.{truth}",
     )
 
 
@@ -217,13 +314,13 @@ def plot_finding(data: xr.Dataset) -> Figure:
             if planted:
                 colour = GREEN if (source, target) in pairs else VERMILION
             _draw_arrow(axes, data, source, target, color=colour, linewidth=0.8 + 2 * abs(effect) / largest)
-        there = {(source, target) for source, target, _ in arrows}
+        there = found[name].pairs
         for source, target in pairs - there:
             if min(source, target) >= 0:
                 _draw_arrow(axes, data, source, target, color=GREEN, linewidth=1.2, linestyle=":")
         title = f"{plain_text(name)}: {len(arrows)} couplings"
         if pairs:
-            title = f"{plain_text(name)}: {len(there & pairs)} of {len(pairs)} planted, {len(there - pairs)} others"
+            title = f"{plain_text(name)}: {len(there & pairs)} of {len(pairs)} planted, {others(len(there - pairs))}"
         elif len(arrows) > MOST_ARROWS:
             title += f", the strongest {MOST_ARROWS}"
         axes.set_title(title, fontsize="medium")
@@ -255,9 +352,11 @@ def _draw_cells(axes: Axes, data: xr.Dataset) -> None:
             places.latent_row[cell],
             str(cell),
             color="white",
-            fontsize="x-small",
+            fontsize="small",
             ha="center",
             va="center",
+            path_effects=[withStroke(linewidth=1.5, foreground="black")],  # cells are bright
+            zorder=5,
         )
 
 

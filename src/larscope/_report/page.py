@@ -20,7 +20,7 @@ from plotly.offline.offline import get_plotlyjs
 from larscope._report.comparison import conditions_section, summarise_comparison
 from larscope._report.data import complaints_of, data_section, describe_checks
 from larscope._report.dynamics import dynamics_section
-from larscope._report.finding import finding_picture, verdict_on
+from larscope._report.finding import cell_table, edge_table, finding_picture, found_in, verdict_on
 from larscope._report.maps import where_section
 from larscope._report.methods import methods_section
 from larscope._report.penalty import penalty_section
@@ -39,7 +39,7 @@ IMAGE_BYTES = 1_600_000
 
 
 def write_report(folder: str | Path) -> Path:
-    """Write `report.html`, and its static figures as PNG, into a result folder.
+    """Write `report.html`, its static figures as PNG, `cells.csv` and `edges.csv` into a result folder.
 
     Returns the path of the page.
     """
@@ -54,6 +54,12 @@ def write_report(folder: str | Path) -> Path:
         images[picture.path] = _png(picture.figure)
         with replacing(_made(folder, picture.path)) as path:
             path.write_bytes(images[picture.path])
+    tables = {"cells.csv": cell_table(result.dataset)}
+    if found_in(result.dataset):
+        tables["edges.csv"] = edge_table(result.dataset)
+    for name, table in tables.items():
+        with replacing(folder / name) as path:
+            table.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
     page = folder / "report.html"
     with replacing(page) as path:
         write_text(path, _render(result, records, first, sections, images))
