@@ -98,8 +98,9 @@ def print_contrasts(model: Any, relative: bool, how: dict[str, Any]) -> None:
             limits += [f"{title}, {row.first} against {row.second}: {text}" for text in (found.units, *found.warnings)]
         console.print(table)
     print_plain(
-        "R: ANOSIM, from 0 (no separation) to 1, with the p of a difference in spread (PERMDISP). p: permutation of labels, with the smallest p of "
-        "this design; then corrected for the number of rows by Bonferroni, Holm and Benjamini-Hochberg."
+        "R: ANOSIM, from 0 (no separation) to 1, with the p of a difference in spread (PERMDISP). p: "
+        "permutation of labels, with the smallest p of this design; then corrected for the number of rows by "
+        "Bonferroni, Holm and Benjamini-Hochberg."
     )
     for text in limits:
         print_plain(text)

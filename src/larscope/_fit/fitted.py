@@ -9,7 +9,7 @@ import pandas as pd
 import xarray as xr
 from jaxtyping import Float
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
+from scipy.optimize import linear_sum_assignment  # type: ignore[attr-defined]
 
 from larscope._dynamics.coefficients import SparseCoefficients
 from larscope._dynamics.penalty import PenaltyChoice, PenaltyCurve
@@ -150,8 +150,8 @@ def add_truth(dataset: xr.Dataset, truth: Any, footprints: Float[NDArray[np.floa
     top, left = crop_offset_of(dataset)
     step, (height, width) = int(dataset.attrs["downscale"]), footprints.shape[1:]
     planted = truth.footprints[:, top : top + height * step : step, left : left + width * step : step]
-    flat = [images.reshape(len(images), -1) for images in (footprints, planted)]
-    correlation = np.nan_to_num(np.corrcoef(*flat)[: len(footprints), len(footprints) :], nan=-1.0)
+    flat = np.concatenate([images.reshape(len(images), -1) for images in (footprints, planted)])
+    correlation = np.nan_to_num(np.corrcoef(flat)[: len(footprints), len(footprints) :], nan=-1.0)
     cell = np.full(len(planted), -1)
     for found, one in zip(*linear_sum_assignment(-correlation), strict=True):
         if correlation[found, one] >= MATCHED:

@@ -125,10 +125,10 @@ def read_runs(path: str | Path, *, on_truncated: OnTruncated = "error") -> tuple
 def read_rows(path: Path) -> list[dict[Any, Any]]:
     """Return the cells of each row by column, its columns known."""
     if path.is_dir():
-        tables = sorted(found.name for found in path.glob("*.csv"))
-        held = f"it holds {', '.join(tables[:3])}" if tables else "it holds no CSV"
+        tables = ", ".join(sorted(found.name for found in path.glob("*.csv"))) or "no CSV"
+        held = "a result" if (path / "results.nc").is_file() else tables
         raise LarscopeError(
-            f"Expected a session table (CSV); {path} is a folder, and {held}. Give the path of the table."
+            f"Expected a session table (CSV); {path} is a folder that holds {held}. Give the path of the table."
         )
     if not path.is_file():
         raise LarscopeError(f"Expected a session table (CSV); {path} does not exist. Check the path.")

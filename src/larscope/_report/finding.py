@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
-from scipy.stats import binom, binomtest
+from scipy.stats import binom, binomtest  # type: ignore[attr-defined]
 
 from larscope._report.cells import OUTLINE, footprint_of, has_cells, noun_of
 from larscope._report.comparison import cannot_tell, shuffled_as_well, swapped_forecasts, too_few_units
@@ -122,7 +122,8 @@ def _truth(data: xr.Dataset) -> Iterator[Verdict]:
     planted, found = planted_in(data), found_in(data)
     if not planted:
         return
-    said, good = [], True
+    said: list[str] = []
+    good = True
     for condition, pairs in planted.items():
         there = found[condition].pairs if condition in found else set()
         right, wrong = len(there & pairs), len(there - pairs)
@@ -251,16 +252,22 @@ def verdict_of(record: ComparisonRecord) -> Verdict:
 
 
 def cell_table(data: xr.Dataset) -> pd.DataFrame:
-    """Return one row a cell: its number, centre in input pixels, size, and couplings beyond chance to and from it."""
-    places, found = places_of(data), found_in(data).values()
-    cells = np.arange(data.sizes["latent"])
-    n_pixels = [int((footprint_of(data, cell) >= OUTLINE).sum()) for cell in cells] if has_cells(data) else None
-    counts = {
-        name: sum((np.bincount(getattr(one, end), minlength=len(cells)) for one in found), np.zeros_like(cells))
-        for name, end in (("n_outgoing", "source"), ("n_incoming", "target"))
-    }
-    columns = {"row": places.latent_row, "column": places.latent_column, "n_pixels": n_pixels, **counts}
-    return pd.DataFrame({"cell": cells, **{name: values for name, values in columns.items() if values is not None}})
+    """Return one row a cell: number, centre in input pixels, size, and how many cells it forecasts, or forecast it."""
+    places, n_latents = places_of(data), data.sizes["latent"]
+    pairs = sorted(set().union(*(one.pairs for one in found_in(data).values())))
+    source, target = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+    table = pd.DataFrame(
+        {
+            "cell": np.arange(n_latents),
+            "row": places.latent_row,
+            "column": places.latent_column,
+            "n_outgoing": np.bincount(source, minlength=n_latents),
+            "n_incoming": np.bincount(target, minlength=n_latents),
+        }
+    )
+    if has_cells(data):
+        table.insert(3, "n_pixels", [int((footprint_of(data, cell) >= OUTLINE).sum()) for cell in range(n_latents)])
+    return table
 
 
 def edge_table(data: xr.Dataset) -> pd.DataFrame:
@@ -331,7 +338,7 @@ def plot_finding(data: xr.Dataset) -> Figure:
 
 
 def _legend(planted: bool) -> list[Line2D]:
-    kinds: tuple[tuple[str, str, str], ...] = ((RAISES, "-", "raises"), (LOWERS, "-", "lowers"))
+    kinds: tuple[tuple[str, Literal["-", ":"], str], ...] = ((RAISES, "-", "raises"), (LOWERS, "-", "lowers"))
     if planted:
         kinds = (
             (GREEN, "-", "planted and found"),
@@ -360,7 +367,7 @@ def _draw_cells(axes: Axes, data: xr.Dataset) -> None:
         )
 
 
-def _draw_arrow(axes: Axes, data: xr.Dataset, source: int, target: int, **style: object) -> None:
+def _draw_arrow(axes: Axes, data: xr.Dataset, source: int, target: int, **style: Any) -> None:
     places = places_of(data)
     ends = [(places.latent_column[cell], places.latent_row[cell]) for cell in (source, target)]
     axes.add_patch(
