@@ -65,6 +65,7 @@ from larscope._fit.fitted import (
 )
 from larscope._fit.networks import Network, begin_network, restore_network
 from larscope._fit.preflight import Estimate, estimate_fit
+from larscope._fit.showing import ShowsItself
 from larscope._fit.traces import Traces, draw_traces
 from larscope._fit.training import build_var, train
 from larscope._movies.preprocessing import PreparedSession, Preprocessing, prepare_showing
@@ -85,7 +86,7 @@ TRAINED_BY = ("created", "seconds", "command", "fit", "versions", "git")
 """Record of the training kept by a refit."""
 
 
-class LatentVAR(ComparesConditions):
+class LatentVAR(ShowsItself, ComparesConditions):
     """Sparse dynamics of the latents of a convolutional autoencoder, learned together (sec. 2).
 
     Takes every setting of `Settings` as a keyword, under the same name as `larscope fit` does, and `preset`, a named
