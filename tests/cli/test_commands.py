@@ -360,6 +360,29 @@ def test_table_compares_every_two_groups(result):
     assert larscope("compare", result, "--table").stdout.count("familiar against novel: Labels are permuted") == 3
 
 
+def test_a_movie_needs_no_table(table, tmp_path):
+    """One run, whose report says that replication and conditions cannot be told."""
+    movie = next(path for path in table.parent.iterdir() if path.suffix != ".csv")
+    done = larscope("fit", movie, "--out", tmp_path / "result", *FIT)
+    assert done.exit_code == 0, done.output
+    assert read_result(tmp_path / "result").dataset["run"].to_numpy().tolist() == [movie.stem]
+    assert movie.name in larscope("check", movie).stdout
+
+
+def test_a_table_of_movies_is_written_to_edit(table, tmp_path):
+    movies = sorted(path for path in table.parent.iterdir() if path.suffix != ".csv")
+    out = tmp_path / "new" / "mine.csv"
+    out.parent.mkdir()
+    done = larscope("table", *movies, "--out", out)
+    assert done.exit_code == 0, done.output
+    runs = read_session(out)
+    assert [run.name for run in runs] == [movie.stem for movie in movies]
+    assert runs.conditions == ("all",)
+    again = larscope("table", *movies, "--out", out)
+    assert again.exit_code == 2
+    assert "exists" in again.stderr
+
+
 def test_two_conditions_need_no_names(result):
     named, unnamed = (larscope("compare", result, *names) for names in (["familiar", "novel"], []))
     assert unnamed.exit_code == 0, unnamed.output

@@ -32,7 +32,9 @@ app = typer.Typer(
 )
 
 OnTruncated = Literal["error", "keep"]
-SessionTable = Annotated[Path, typer.Argument(help="Session table: a CSV with one row per run.", show_default=False)]
+SessionTable = Annotated[
+    Path, typer.Argument(help="Session table, a CSV with one row per run; or one movie.", show_default=False)
+]
 Jobs = Annotated[int, typer.Option(min=1, help="Worker processes on this machine, one thread each.")]
 Scheduler = Annotated[
     str | None, typer.Option(help="Share the work by a dask cluster: its scheduler's address or file.")
@@ -121,6 +123,8 @@ def fit(
     For example:
 
     * `larscope fit session.csv --out result`
+
+    * `larscope fit movie.tif --out result`
 
     * `larscope fit traces.csv --out result --traces`
 
@@ -237,6 +241,30 @@ def sweep(
                 f"Expected {len(points)} fits; {len(failed)} failed. Read their logs in {out}, remove the cause and "
                 f"give the same command again.{listed}"
             )
+
+
+@app.command(rich_help_panel=ANALYSE)
+def table(
+    movies: Annotated[list[Path], typer.Argument(help="Your movies, one run each.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The table to write; must not exist yet.")] = Path("session.csv"),
+) -> None:
+    """Write a session table of your movies, for you to edit.
+
+    Writes one row per movie, all of one condition. Name the conditions in it, and the blocks (such as days) if you
+    recorded in blocks.
+
+    For example:
+
+    * `larscope table monday-1.tif monday-2.tif`
+
+    * `larscope table *.tif --out session.csv`
+    """
+    with reported_errors():
+        from larscope._movies.table import write_table
+
+        print_plain(
+            f"Written: {write_table(movies, out)}. Edit its columns `condition` and `block`, then: larscope check {out}"
+        )
 
 
 @app.command(rich_help_panel=ANALYSE)
