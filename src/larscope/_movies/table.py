@@ -56,10 +56,10 @@ def read_session(path: str | Path, *, on_truncated: OnTruncated = "error") -> Se
     ----------
     path
         A movie alone is one run. A table has the columns `path` (of the movie, relative to the table) and
-        `condition`; optional are `run` (name, default the row's number), `block`, `subject`, `start` and `stop` (frames, `stop` exclusive), `dataset`, `channel` and
-        `plane` (which of those in the file, see `open_movie`), `frame_rate` (1/s), `pixel_size` (micrometres). A
-        `path` such as `day1_*.tif` joins several files. What the table leaves empty and the file says is taken from
-        the file: `frame_rate`, `pixel_size`, `subject`.
+        `condition`; optional are `run` (name, default the row's number), `block`, `subject`, `start` and `stop`
+        (frames, `stop` exclusive), `dataset`, `channel` and `plane` (which of those in the file, see `open_movie`),
+        `frame_rate` (1/s), `pixel_size` (micrometres). A `path` such as `day1_*.tif` joins several files. What the
+        table leaves empty and the file says is taken from the file: `frame_rate`, `pixel_size`, `subject`.
     on_truncated
         A movie that was cut short is an `"error"`, or `"keep"` its whole frames up to there, with a warning.
 

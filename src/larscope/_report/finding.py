@@ -164,7 +164,7 @@ def _couplings(data: xr.Dataset) -> Iterator[Verdict]:
     if not total:
         yield Verdict(question, "unknown", f"No coupling between {what}s is beyond chance.")
         return
-    each = listed(f"{len(one)} in {name}" for name, one in found.items())
+    each = listed(f"{len(one)} in {name}" for name, one in found.items()) if len(found) > 1 else str(total)
     yield Verdict(
         question,
         "good",
