@@ -116,7 +116,7 @@ def test_one_run_a_condition_shows_no_replication(result):
 def test_a_design_that_cannot_tell_gets_no_interval_and_no_most(record):
     found = verdict_of(record)
     assert found.standing == "unknown"
-    assert "cannot tell: whatever the data, its p is 0.33 or more. Four runs of each condition" in found.sentence
+    assert "cannot tell: p is at least 0.33, whatever the data. Four runs of each condition" in found.sentence
     said = " ".join(describe_comparison(record))
     assert "too few units for an interval" in said
     assert "95 %" not in said

@@ -43,7 +43,7 @@ class ShowsItself(HasSettings):
         return _panels(plot_cells(self._result()))
 
     def plot_network(self) -> list[Axes]:
-        """Draw which cell drives which, one panel a condition; for a grid, the largest couplings between places."""
+        """Draw which cell forecasts which, one panel a condition; for a grid, the largest couplings between places."""
         if has_cells(self.dataset_) and found_in(self.dataset_):
             return _panels(plot_finding(self.dataset_))
         return _panels(plot_network(self._result(), mean_edges(self.dataset_)))

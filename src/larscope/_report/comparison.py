@@ -212,7 +212,7 @@ def too_few_units(test: Mapping[str, Any]) -> str:
     noun = next((noun for noun in ("blocks", "subjects") if f"whole {noun}" in units), "runs")
     # four of each under free permutation have 70 labelings, 2 of them as good as the observed one: p = 0.029
     advice = f"Record more {noun}." if " within " in units else f"Four {noun} of each condition would do."
-    return f"This design cannot tell: whatever the data, its p is {_p(test['min_pvalue'])} or more. {advice}"
+    return f"This design cannot tell: p is at least {_p(test['min_pvalue'])}, whatever the data. {advice}"
 
 
 def _further_apart(effect: float | None, what: str) -> str:

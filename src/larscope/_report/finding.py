@@ -1,4 +1,4 @@
-"""What was found, before all else: a verdict in a few sentences, and the picture of which cell drives which."""
+"""What was found, before all else: a verdict in a few sentences, and the picture of which cell forecasts which."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,6 +37,9 @@ from larscope._results.folder import Result
 
 MOST_ARROWS = 60
 """Arrows of a panel; with more, the strongest are drawn."""
+
+MANY_CELLS = 30
+"""With more cells than this, their numbers are small."""
 
 MOST_PANELS = 3
 """Conditions drawn side by side."""
@@ -189,7 +192,7 @@ def _replication(data: xr.Dataset) -> Iterator[Verdict]:
         n_pairs = data.sizes["latent"] * (data.sizes["latent"] - 1)
         rates = {name: data["n_chance"].to_numpy()[runs[name]].mean() / n_pairs for name in several}
         expected = sum(len(one) * binom.sf(1, len(runs[name]), min(rates[name], 1)) for name, one in several.items())
-        chance = f"; by chance alone about {expected:.0f} would be"
+        chance = f"; by chance alone {f'about {expected:.0f}' if expected >= 1 else 'less than one'} would be"
     yield Verdict(
         question,
         "good" if again >= len(n_runs) / 2 else "caution",
@@ -286,21 +289,22 @@ def edge_table(data: xr.Dataset) -> pd.DataFrame:
 
 
 def finding_picture(result: Result) -> Picture | None:
-    """Show which cell drives which; None for latents without outlines."""
+    """Show which cell forecasts which; None for latents without outlines."""
     data = result.dataset
-    if not has_cells(data) or not found_in(data):
+    found = found_in(data)
+    if not has_cells(data) or not found:
         return None
-    truth = (
-        " Green arrows are planted connections, orange ones are not; planted ones that were not found are dotted."
-        if planted_in(data)
-        else " Orange arrows raise what they lead to, blue ones lower it; the wider, the stronger."
+    caption = (
+        "Which cell forecasts which: an arrow leads from a cell to one whose brightness it forecasts, beyond chance over "
+        "all runs of a condition. A coupling is a forecast, not a synapse, and common input can make one."
     )
-    return Picture(
-        "figures/finding.png",
-        plot_finding(data),
-        "Which cell drives which: arrows lead from a cell to those whose brightness it forecasts, beyond chance over "
-        f"all runs of a condition. A coupling is a forecast, not a synapse, and common input can make one.{truth}",
-    )
+    if planted_in(data):
+        caption += " Green arrows are planted connections, orange ones are not; planted and missed ones are dotted."
+    elif any(map(len, found.values())):
+        caption += " Orange arrows raise what they lead to, blue ones lower it; the wider, the stronger."
+    else:
+        caption = "The cells, outlined and numbered on the mean frame. No coupling between them is beyond chance."
+    return Picture("figures/finding.png", plot_finding(data), caption)
 
 
 def plot_finding(data: xr.Dataset) -> Figure:
@@ -333,7 +337,9 @@ def plot_finding(data: xr.Dataset) -> Figure:
         axes.set_title(title, fontsize="medium")
         axes.set_xlabel("column (input pixels)")
     label_pixels(panels[0])
-    figure.legend(handles=_legend(bool(planted)), loc="outside lower center", ncols=3, frameon=False, fontsize="small")
+    if planted or any(map(len, found.values())):
+        handles = _legend(bool(planted))
+        figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize="small")
     return figure
 
 
@@ -359,7 +365,7 @@ def _draw_cells(axes: Axes, data: xr.Dataset) -> None:
             places.latent_row[cell],
             str(cell),
             color="white",
-            fontsize="small",
+            fontsize="small" if data.sizes["latent"] <= MANY_CELLS else "xx-small",
             ha="center",
             va="center",
             path_effects=[withStroke(linewidth=1.5, foreground="black")],  # cells are bright
