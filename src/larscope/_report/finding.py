@@ -295,8 +295,8 @@ def finding_picture(result: Result) -> Picture | None:
     if not has_cells(data) or not found:
         return None
     caption = (
-        "Which cell forecasts which: an arrow leads from a cell to one whose brightness it forecasts, beyond chance over "
-        "all runs of a condition. A coupling is a forecast, not a synapse, and common input can make one."
+        "Which cell forecasts which: an arrow leads from a cell to one whose brightness it forecasts, beyond chance "
+        "over all runs of a condition. A coupling is a forecast, not a synapse, and common input can make one."
     )
     if planted_in(data):
         caption += " Green arrows are planted connections, orange ones are not; planted and missed ones are dotted."
