@@ -360,11 +360,56 @@ def test_table_compares_every_two_groups(result):
     assert larscope("compare", result, "--table").stdout.count("familiar against novel: Labels are permuted") == 3
 
 
+def test_a_movie_needs_no_table(table, tmp_path):
+    """One run, whose report says that replication and conditions cannot be told."""
+    movie = next(path for path in table.parent.iterdir() if path.suffix != ".csv")
+    done = larscope("fit", movie, "--out", tmp_path / "result", *FIT)
+    assert done.exit_code == 0, done.output
+    assert read_result(tmp_path / "result").dataset["run"].to_numpy().tolist() == [movie.stem]
+    assert movie.name in larscope("check", movie).stdout
+
+
+def test_a_table_of_movies_is_written_to_edit(table, tmp_path):
+    movies = sorted(path for path in table.parent.iterdir() if path.suffix != ".csv")
+    out = tmp_path / "new" / "mine.csv"
+    out.parent.mkdir()
+    done = larscope("table", *movies, "--out", out)
+    assert done.exit_code == 0, done.output
+    runs = read_session(out)
+    assert [run.name for run in runs] == [movie.stem for movie in movies]
+    assert runs.conditions == ("all",)
+    again = larscope("table", *movies, "--out", out)
+    assert again.exit_code == 2
+    assert "exists" in again.stderr
+
+
+def test_two_conditions_need_no_names(result):
+    named, unnamed = (larscope("compare", result, *names) for names in (["familiar", "novel"], []))
+    assert unnamed.exit_code == 0, unnamed.output
+    assert unnamed.stdout == named.stdout
+    assert unnamed.stdout.startswith("Do familiar and novel differ? NOT SHOWN")
+
+
+def test_no_column_of_the_table_is_cut_at_80_columns(result):
+    done = larscope("compare", result, "--table")
+    tables = done.stdout.split("R: ANOSIM")[0].splitlines()
+    assert max(map(len, tables)) <= 80
+    rows = [line.split() for line in tables if line.startswith(" familiar")]
+    assert [len(row) for row in rows] == [1 + 7] * 3  # effect, R, rank-sum p, p and three corrected ones
+
+
+def test_a_folder_in_place_of_a_table_is_named(result, tmp_path):
+    assert "is a folder that holds a result" in " ".join(larscope("check", result).stderr.split())
+    (tmp_path / "mine.csv").touch()
+    assert "is a folder that holds mine.csv" in " ".join(larscope("check", tmp_path).stderr.split())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["familiar"], "Name two groups"),
-        ([], "Name two groups"),
+        (["--by", "run"], "there are 4"),
+        (["--by", "run", "familiar"], "Name two groups"),
         (["familiar", "novel", "--table"], "give `--table` alone"),
         (["familiar", "novell"], "Did you mean 'novel'?"),
         (["--table", "--by", "blok"], "Did you mean 'block'?"),

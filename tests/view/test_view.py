@@ -555,8 +555,12 @@ def test_clicking_on_the_image_chooses_a_latent_and_shows_its_couplings(page, ex
         def drawn():
             return next(data for data in seen.plot("couplings") if "x0" in data)
 
+        def drawn_pairs():
+            arrows = drawn()  # once: the drawing may change between two looks at it
+            return set(zip(arrows["source"], arrows["target"], strict=True))
+
         # the sentence changes before the drawing and the table do
-        seen.wait_until(lambda: set(zip(drawn()["source"], drawn()["target"], strict=True)) == pairs)  # noqa: B023
+        seen.wait_until(lambda: drawn_pairs() == pairs)  # noqa: B023
         seen.wait_until(lambda: len(seen.said("tbody tr")) == min(len(every), 12))  # noqa: B023
         seen.wait_until(lambda: seen.said("tbody tr") not in shown)
         arrows = drawn()

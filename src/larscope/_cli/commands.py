@@ -1,6 +1,7 @@
 """The commands: each parses its options, calls a function and prints the outcome."""
 
 import json
+from collections.abc import Mapping
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +13,7 @@ from rich.progress import Progress
 from larscope._cli.fitting import fit_and_report, fit_traces_and_report
 from larscope._cli.options import with_settings
 from larscope._cli.tables import print_contrasts, sweep_table
-from larscope._cli.terminal import complaints, console, print_plain, reported_errors
+from larscope._cli.terminal import complaints, console, print_plain, print_verdict, reported_errors
 from larscope._errors import LarscopeError
 from larscope._settings import PRESET, Preset, expand_preset
 
@@ -31,7 +32,9 @@ app = typer.Typer(
 )
 
 OnTruncated = Literal["error", "keep"]
-SessionTable = Annotated[Path, typer.Argument(help="Session table: a CSV with one row per run.", show_default=False)]
+SessionTable = Annotated[
+    Path, typer.Argument(help="Session table, a CSV with one row per run; or one movie.", show_default=False)
+]
 Jobs = Annotated[int, typer.Option(min=1, help="Worker processes on this machine, one thread each.")]
 Scheduler = Annotated[
     str | None, typer.Option(help="Share the work by a dask cluster: its scheduler's address or file.")
@@ -120,6 +123,8 @@ def fit(
     For example:
 
     * `larscope fit session.csv --out result`
+
+    * `larscope fit movie.tif --out result`
 
     * `larscope fit traces.csv --out result --traces`
 
@@ -239,6 +244,30 @@ def sweep(
 
 
 @app.command(rich_help_panel=ANALYSE)
+def table(
+    movies: Annotated[list[Path], typer.Argument(help="Your movies, one run each.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The table to write; must not exist yet.")] = Path("session.csv"),
+) -> None:
+    """Write a session table of your movies, for you to edit.
+
+    Writes one row per movie, all of one condition. Name the conditions in it, and the blocks (such as days) if you
+    recorded in blocks.
+
+    For example:
+
+    * `larscope table monday-1.tif monday-2.tif`
+
+    * `larscope table *.tif --out session.csv`
+    """
+    with reported_errors():
+        from larscope._movies.table import write_table
+
+        print_plain(
+            f"Written: {write_table(movies, out)}. Edit its columns `condition` and `block`, then: larscope check {out}"
+        )
+
+
+@app.command(rich_help_panel=ANALYSE)
 def check(session: SessionTable) -> None:
     """Check your movies before hours of work: what they hold, and what is wrong with them.
 
@@ -336,6 +365,8 @@ def compare(
 
     For example:
 
+    * `larscope compare result`, if there are two conditions
+
     * `larscope compare result familiar novel`
 
     * `larscope compare result monday tuesday --by block`
@@ -345,7 +376,7 @@ def compare(
     * `larscope compare result a b --group "a=run_number<=5" --group "b=run_number>5"`
     """
     with reported_errors():
-        if table != (first is None) or (first is None) != (second is None):
+        if (table and first is not None) or (first is None) != (second is None):
             raise LarscopeError(
                 f"Expected two groups, or `--table` for every two: got {[first, second]} "
                 f"{'with' if table else 'without'} `--table`. Name two groups, or give `--table` alone."
@@ -360,20 +391,37 @@ def compare(
         how: dict[str, Any] = {"by": by, "groups": groups, "n_permutations": permutations, "seed": seed}
         how["preset"] = preset
         with open_workers(jobs, scheduler):
-            if first is None or second is None:
+            if table:
                 print_contrasts(model, relative, how)
-            else:
-                _compare_and_report(model, result, first, second, relative, how)
+                return
+            if first is None or second is None:
+                first, second = _only_two(model.runs_, by, groups)
+            _compare_and_report(model, result, first, second, relative, how)
+
+
+def _only_two(runs: Any, by: str, groups: Mapping[str, Any] | None) -> tuple[str, str]:
+    """Return the two groups where there are no others, so that nobody has to name them."""
+    from larscope._statistics.groups import groups_by
+
+    names = list(groups or groups_by(runs, by))
+    if len(names) != 2:
+        raise LarscopeError(
+            f"Expected the names of two groups: there are {len(names)}, {', '.join(map(repr, names)) or 'none'}. Name "
+            "two groups, or give `--table` alone to compare every two."
+        )
+    return names[0], names[1]
 
 
 def _compare_and_report(model: Any, result: Path, first: str, second: str, relative: bool, how: dict[str, Any]) -> None:
     from larscope._report.comparison import describe_comparison
+    from larscope._report.finding import verdict_of
     from larscope._report.page import write_report
     from larscope._results.comparison import write_record
 
     record = model.record_comparison(first, second, relative=relative, **how)
     folder = write_record(record, result)
     page = write_report(result)
+    print_verdict([verdict_of(record)])
     for sentence in describe_comparison(record):
         print_plain(sentence)
     print_plain(f"Tables and figures are in {folder}. Open {page} in any browser.")

@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 from larscope._cli.tables import score_table
-from larscope._cli.terminal import complaints, console, print_plain
+from larscope._cli.terminal import complaints, console, print_plain, print_verdict
 
 
 def fit_and_report(
@@ -66,10 +66,12 @@ def fit_traces_and_report(table: Path, out: Path, settings: dict[str, Any]) -> N
 
 
 def _report(out: Path) -> None:
+    from larscope._report.finding import verdict_on
     from larscope._report.sentences import describe
     from larscope._results.folder import read_result
 
     result = read_result(out)
+    print_verdict(verdict_on(result, []))
     simulated = bool(result.dataset.attrs["simulated"])
     console.print(score_table(result.dataset, "Simulated session" if simulated else "Session"))
     for sentence in describe(result):

@@ -72,12 +72,11 @@ def print_contrasts(model: Any, relative: bool, how: dict[str, Any]) -> None:
         table = Table(
             title=f"{title}{' (simulated data)' if model.simulated_ else ''}", box=SIMPLE, padding=(0, 1, 0, 0)
         )
-        table.add_column("groups", overflow="fold", min_width=12)
+        table.add_column("groups", overflow="fold", min_width=8)
         for column in (
             "effect, %\n(95 %)",
-            "R",
-            "spread\np",
-            "rank-sum\np",
+            "R\n(spread)",
+            "rank-\nsum p",
             "p\n(smallest)",
             "Bonfer-\nroni",
             "Holm",
@@ -87,10 +86,11 @@ def print_contrasts(model: Any, relative: bool, how: dict[str, Any]) -> None:
         for row in contrasts:
             found = row.comparison
             low, high = found.effect_interval
+            interval = f"{low:.0f} to {high:.0f}" if math.isfinite(low) else "too few units"
             cells = [
-                f"{found.effect_size:.1f}" + (f"\n({low:.0f} to {high:.0f})" if math.isfinite(low) else ""),
-                f"{found.anosim_r:.2f}",
-                *(f"{p:.2g}" for p in (found.permdisp_pvalue, found.pvalue_ranksum)),
+                f"{found.effect_size:.1f}\n({interval})",
+                f"{found.anosim_r:.2f}\n({found.permdisp_pvalue:.2g})",
+                f"{found.pvalue_ranksum:.2g}",
                 f"{found.pvalue:.2g}\n({found.min_pvalue:.2g})",
                 *(f"{p:.2g}" for p in (row.pvalue_bonferroni, row.pvalue_holm, row.pvalue_fdr)),
             ]
@@ -98,8 +98,9 @@ def print_contrasts(model: Any, relative: bool, how: dict[str, Any]) -> None:
             limits += [f"{title}, {row.first} against {row.second}: {text}" for text in (found.units, *found.warnings)]
         console.print(table)
     print_plain(
-        "R: ANOSIM, from 0 (no separation) to 1. Spread: PERMDISP. p: permutation of labels, with the smallest p of "
-        "this design; then corrected for the number of rows by Bonferroni, Holm and Benjamini-Hochberg."
+        "R: ANOSIM, from 0 (no separation) to 1, with the p of a difference in spread (PERMDISP). p: "
+        "permutation of labels, with the smallest p of this design; then corrected for the number of rows by "
+        "Bonferroni, Holm and Benjamini-Hochberg."
     )
     for text in limits:
         print_plain(text)

@@ -2,12 +2,13 @@
 
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from larscope._errors import LarscopeError, interrupts_as_such
 
@@ -58,3 +59,12 @@ def printable(text: str) -> str:
 def print_plain(text: str, to: Console = console) -> None:
     """Print text with names from files: no markup, no terminal codes."""
     to.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+
+
+def print_verdict(lines: Iterable[Any]) -> None:
+    """Print the lines of a verdict (`larscope._report.finding`), each with its question, the answer in colour."""
+    for line in lines:
+        colour = {"good": "green", "caution": "yellow", "unknown": "bright_black"}[line.standing]
+        answer = Text.assemble(printable(line.question), " ", (line.answer.upper(), f"bold {colour}"))
+        console.print(answer, soft_wrap=True)
+        print_plain(f"  {line.sentence}")

@@ -54,6 +54,7 @@ from larscope._fit.fitted import (
     add_couplings,
     add_footprints,
     add_maps,
+    add_truth,
     build_dataset,
     choice_of,
     coefficients_of,
@@ -67,6 +68,7 @@ from larscope._fit.fitted import (
 )
 from larscope._fit.networks import Network, begin_network, restore_network
 from larscope._fit.preflight import Estimate, estimate_fit
+from larscope._fit.showing import ShowsItself
 from larscope._fit.traces import Traces, draw_traces
 from larscope._fit.training import build_var, train
 from larscope._movies.preprocessing import PreparedSession, Preprocessing, prepare_showing
@@ -87,7 +89,7 @@ TRAINED_BY = ("created", "seconds", "command", "fit", "versions", "git")
 """Record of the training kept by a refit."""
 
 
-class LatentVAR(ComparesConditions):
+class LatentVAR(ShowsItself, ComparesConditions):
     """Sparse dynamics of the latents of a convolutional autoencoder, learned together (sec. 2).
 
     Takes every setting of `Settings` as a keyword, under the same name as `larscope fit` does, and `preset`, a named
@@ -546,6 +548,8 @@ class LatentVAR(ComparesConditions):
         self._show(dataset)
         add_couplings(dataset, tabulate_couplings(self.var_, self.latents_, conditions, self.coef_))
         if self.settings.latents == "cells":
+            if hasattr(session, "truth"):  # simulated
+                add_truth(dataset, session.truth, self.footprints_)
             add_footprints(dataset, self.footprints_, self.network_.state_dict()["diameter"].item())
         add_maps(dataset, self._map(prepared, range(len(session)), progress, fabric))
         self._session = session

@@ -9,6 +9,7 @@ import pandas as pd
 import xarray as xr
 from jaxtyping import Float
 from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment  # type: ignore[attr-defined]
 
 from larscope._dynamics.coefficients import SparseCoefficients
 from larscope._dynamics.penalty import OrderChoice, PenaltyChoice, PenaltyCurve
@@ -20,6 +21,9 @@ from larscope._results.folder import MAP_UNITS, RESIDUAL_PAIR, SCORES, SHARED, s
 
 CURVES = ("n_active", "explained", "explained_heldout")
 """Measures of a `PenaltyCurve`."""
+
+MATCHED = 0.7
+"""Correlation of a footprint with a planted one from which on it is that cell's."""
 
 
 def build_dataset(
@@ -146,6 +150,31 @@ def add_footprints(
     for name, place in zip(("latent", "row", "column"), places, strict=True):
         dataset[f"footprint_{name}"] = "pixel", place
     dataset["footprint"] = "pixel", footprints[places]
+
+
+def add_truth(dataset: xr.Dataset, truth: Any, footprints: Float[NDArray[np.floating], "K height width"]) -> None:
+    """Put the planted connections of a simulated session into the dataset of a fit, by the cells that were found.
+
+    A planted cell is the one whose footprint correlates with its own most, at least by `MATCHED`, one to one; -1 is
+    none.
+    """
+    top, left = crop_offset_of(dataset)
+    step, (height, width) = int(dataset.attrs["downscale"]), footprints.shape[1:]
+    planted = truth.footprints[:, top : top + height * step : step, left : left + width * step : step]
+    flat = np.concatenate([images.reshape(len(images), -1) for images in (footprints, planted)])
+    correlation = np.nan_to_num(np.corrcoef(flat)[: len(footprints), len(footprints) :], nan=-1.0)
+    cell = np.full(len(planted), -1)
+    for found, one in zip(*linear_sum_assignment(-correlation), strict=True):
+        if correlation[found, one] >= MATCHED:
+            cell[one] = found
+    rows = [
+        (condition, cell[source], cell[target])
+        for condition, couplings in truth.couplings.items()
+        for target, source in zip(*np.nonzero((couplings != 0).any(0)), strict=True)
+        if target != source
+    ]
+    for name, values in zip(("condition", "source", "target"), zip(*rows, strict=True), strict=False):
+        dataset[f"planted_{name}"] = "planted", _for_netcdf(list(values))
 
 
 def add_couplings(dataset: xr.Dataset, couplings: pd.DataFrame) -> None:

@@ -5,10 +5,12 @@ A movie is anything with a shape, a dtype and `read(start, stop)`; `larscope._mo
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from html import escape
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Shaped
 from numpy.typing import NDArray
 
@@ -200,6 +202,19 @@ class Session:
                     f"{times(first.movie.shape[1:])} pixels, {run.label} has {times(run.movie.shape[1:])}. "
                     "Crop the movies to one size, or analyse these runs as two sessions."
                 )
+
+    def __repr__(self) -> str:
+        counts = [f"{sum(run.condition == name for run in self.runs)} {name}" for name in self.conditions]
+        simulated = ", simulated" if self.simulated else ""
+        return (
+            f"{type(self).__name__}({len(self.runs)} run{'s' * (len(self.runs) != 1)}: {', '.join(counts)}; "
+            f"{sum(run.n_frames for run in self.runs):,} frames of {times(self.frame_shape)} pixels{simulated})"
+        )
+
+    def _repr_html_(self) -> str:
+        """Show a notebook the table of runs."""
+        table = pd.DataFrame([run.columns() for run in self.runs]).dropna(axis="columns", how="all")
+        return f"<p>{escape(repr(self))}</p>{table.to_html(index=False, max_rows=20)}"
 
     def __len__(self) -> int:
         return len(self.runs)

@@ -1,6 +1,8 @@
 """The session table: one row a run."""
 
+import os
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,9 +11,13 @@ import pandas as pd
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from larscope._errors import LarscopeError, interrupts_as_such, suggest
-from larscope._movies.readers.formats import open_movie
+from larscope._movies.readers.formats import is_movie, open_movie
 from larscope._movies.readers.reader import OnTruncated
 from larscope._movies.session import Run, Session
+from larscope._storage import replacing
+
+ONE_CONDITION = "all"
+"""The condition of movies without a table."""
 
 Optional = BeforeValidator(lambda value: None if value == "" else value)
 
@@ -49,11 +55,11 @@ def read_session(path: str | Path, *, on_truncated: OnTruncated = "error") -> Se
     Parameters
     ----------
     path
-        Columns `path` (of the movie, relative to the table) and `condition`; optional `run` (name, default the
-        row's number), `block`, `subject`, `start` and `stop` (frames, `stop` exclusive), `dataset`, `channel` and
-        `plane` (which of those in the file, see `open_movie`), `frame_rate` (1/s), `pixel_size` (micrometres). A
-        `path` such as `day1_*.tif` joins several files. What the table leaves empty and the file says is taken from
-        the file: `frame_rate`, `pixel_size`, `subject`.
+        A movie alone is one run. A table has the columns `path` (of the movie, relative to the table) and
+        `condition`; optional are `run` (name, default the row's number), `block`, `subject`, `start` and `stop`
+        (frames, `stop` exclusive), `dataset`, `channel` and `plane` (which of those in the file, see `open_movie`),
+        `frame_rate` (1/s), `pixel_size` (micrometres). A `path` such as `day1_*.tif` joins several files. What the
+        table leaves empty and the file says is taken from the file: `frame_rate`, `pixel_size`, `subject`.
     on_truncated
         A movie that was cut short is an `"error"`, or `"keep"` its whole frames up to there, with a warning.
 
@@ -123,12 +129,44 @@ def read_runs(path: str | Path, *, on_truncated: OnTruncated = "error") -> tuple
 
 
 def read_rows(path: Path) -> list[dict[Any, Any]]:
-    """Return the cells of each row by column, its columns known."""
+    """Return the cells of each row by column, its columns known; a movie in place of a table is one run."""
+    if path.suffix.lower() != ".csv" and is_movie(path):
+        return [{"path": path.name, "condition": ONE_CONDITION, "run": path.stem}]
+    if path.is_dir():
+        tables = ", ".join(sorted(found.name for found in path.glob("*.csv"))) or "no CSV"
+        held = "a result" if (path / "results.nc").is_file() else tables
+        raise LarscopeError(
+            f"Expected a session table (CSV) or a movie; {path} is a folder that holds {held}. Give the path of the "
+            "table."
+        )
     if not path.is_file():
         raise LarscopeError(f"Expected a session table (CSV); {path} does not exist. Check the path.")
     table = _read_csv(path)
     _require_columns(path, table)
     return table.to_dict("records")
+
+
+def write_table(movies: Sequence[Path], path: Path) -> Path:
+    """Write a session table of movies, one row each, all of one condition, for you to edit.
+
+    Raises
+    ------
+    LarscopeError
+        A movie is missing, or the table exists already.
+    """
+    for movie in movies:
+        if not movie.exists():
+            raise LarscopeError(f"Expected a movie; {movie} does not exist. Check the path.")
+    if path.exists():
+        raise LarscopeError(f"Expected a new table; {path} exists. Give another name with --out, or remove it.")
+    folder = path.resolve().parent
+    rows = [
+        {"run": movie.stem, "path": os.path.relpath(movie.resolve(), folder), "condition": ONE_CONDITION, "block": ""}
+        for movie in movies
+    ]
+    with replacing(path) as filling:
+        pd.DataFrame(rows).to_csv(filling, index=False, lineterminator="\n")
+    return path
 
 
 def _read_csv(path: Path) -> pd.DataFrame:

@@ -21,6 +21,11 @@ def has_cells(data: xr.Dataset) -> bool:
     return "footprint" in data
 
 
+def noun_of(data: xr.Dataset) -> str:
+    """Return what a latent stands for."""
+    return "cell" if has_cells(data) else "place"
+
+
 def cells_picture(result: Result) -> Picture:
     """Show every cell on the mean frame."""
     return Picture(

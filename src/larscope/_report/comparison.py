@@ -9,6 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from larscope._report.section import Picture, Section
@@ -35,9 +37,6 @@ TESTS = {"coupling": "Couplings", "swap": "Coefficient swap", "influence": "Infl
 """The primary test first; results of before version 6 have the other two alone."""
 
 SIDES = ("first", "second")
-N_EDGES = 10
-"""Edges in the figure if none differs."""
-
 FIRST, SECOND, BETWEEN = BLUE, VERMILION, BLACK
 
 
@@ -91,7 +90,7 @@ def _numbers(record: ComparisonRecord) -> dict[str, Any]:
     rows = []
     for name, test in record.summary["tests"].items():
         low, high = test["effect_interval"]
-        interval = "" if low is None else f"{low:.1f} to {high:.1f}"
+        interval = "too few units" if low is None or cannot_tell(test) else f"{low:.1f} to {high:.1f}"
         ps = (_p(test[key]) for key in ("pvalue", "min_pvalue", "pvalue_ranksum"))
         effect = "" if test["effect_size"] is None else f"{test['effect_size']:.1f}"
         rows.append([TESTS[name], effect, interval, *ps, f"{test['anosim_r']:.2f}"])
@@ -153,7 +152,9 @@ def _answer(record: ComparisonRecord) -> Iterator[str]:
     if test is None:
         return
     first, second = (record.summary[side] for side in SIDES)
-    if test["pvalue"] <= LEVEL:
+    if cannot_tell(test):
+        yield too_few_units(test)
+    elif test["pvalue"] <= LEVEL:
         yield f"Couplings differ between {first} and {second} (p = {_p(test['pvalue'])})."
     else:
         yield (
@@ -166,30 +167,52 @@ def _tests(record: ComparisonRecord) -> Iterator[str]:
     for name, test in record.summary["tests"].items():
         low, high = test["effect_interval"]
         size = (
-            _swapped(record, test["effect_size"])
+            swapped_forecasts(record) or "no run's forecast could be measured"
             if name == "swap"
             else _further_apart(test["effect_size"], {"coupling": "couplings", "influence": "influence"}[name])
         )
-        interval = "" if low is None else f" (95 % interval {low:.1f} to {high:.1f} %; 0: no difference)"
+        interval = (
+            " (too few units for an interval)"
+            if low is None or cannot_tell(test)
+            else f" (95 % interval {low:.1f} to {high:.1f} %; 0: no difference)"
+        )
         spread = (
             ""
             if test["permdisp_pvalue"] is None
             else f"; difference in spread, PERMDISP: p = {_p(test['permdisp_pvalue'])}"
         )
         yield (
-            f"{TESTS[name]}: {size}{interval}. {_shuffled(record, name)} The paper's rank-sum test gives "
+            f"{TESTS[name]}: {size}{interval}. {shuffled_as_well(record, name)} The paper's rank-sum test gives "
             f"p = {_p(test['pvalue_ranksum'])}, as if pairs of runs were independent. ANOSIM "
             f"R = {test['anosim_r']:.2f} (0: no separation, 1: complete){spread}."
         )
 
 
-def _swapped(record: ComparisonRecord, effect: float) -> str:
+def swapped_forecasts(record: ComparisonRecord) -> str | None:
+    """Say how much worse a run is forecast with the other group's couplings; None where nothing was measured."""
+    effect = record.summary["tests"]["swap"]["effect_size"]
+    if effect is None:
+        return None
     first, second = (record.summary[side] for side in SIDES)
     worse = f"{abs(effect):.1f} % {'worse' if effect >= 0 else 'better'}"
     return (
         f"{first} runs are forecast {worse} with the couplings of {second} runs than with those of other {first} runs, "
         "and vice versa, on average"
     )
+
+
+def cannot_tell(test: Mapping[str, Any]) -> bool:
+    """Say whether a design is too small for any finding: then sizes have no interval, and no edge is singled out."""
+    return bool(test["min_pvalue"] > LEVEL)
+
+
+def too_few_units(test: Mapping[str, Any]) -> str:
+    """Say that a design cannot tell, and which one could."""
+    units = test["units"]
+    noun = next((noun for noun in ("blocks", "subjects") if f"whole {noun}" in units), "runs")
+    # four of each under free permutation have 70 labelings, 2 of them as good as the observed one: p = 0.029
+    advice = f"Record more {noun}." if " within " in units else f"Four {noun} of each condition would do."
+    return f"This design cannot tell: p is at least {_p(test['min_pvalue'])}, whatever the data. {advice}"
 
 
 def _further_apart(effect: float | None, what: str) -> str:
@@ -202,7 +225,7 @@ def _further_apart(effect: float | None, what: str) -> str:
     )
 
 
-def _shuffled(record: ComparisonRecord, name: str) -> str:
+def shuffled_as_well(record: ComparisonRecord, name: str) -> str:
     """Say how many ways to shuffle the labels separate the runs as well as the real ones."""
     p, n = record.summary["tests"][name]["pvalue"], len(record.dataset[f"{name}_permuted"])
     ways = f"all {n:,}" if n == record.summary["tests"][name]["n_labelings"] else f"{n:,} random"
@@ -224,17 +247,22 @@ def _edges(record: ComparisonRecord) -> str:
     found = record.summary["edges"]
     if not found["n_tested"]:
         return "Edges: no edge is present in two runs, so none can be compared."
+    counts = (
+        f"Edges: {found['n_different'] or 'none'} of {found['n_tested']} coefficients differ (p <= {LEVEL}, corrected "
+        "for their number), among those present in two runs or more."
+    )
+    if not found["n_different"]:
+        return counts
     first = record.edges.iloc[0]
     return (
-        f"Edges: {found['n_different']} of {found['n_tested']} coefficients differ (p <= {LEVEL}, corrected for their "
-        "number), among those present in two runs or more. The most significant difference, "
+        f"{counts} The most significant difference, "
         f"{first['difference']:+.2g} at lag {int(first['lag'])}, has p = {_p(first['pvalue'])} and leads from "
         f"{_place(first, 'source')} to {_place(first, 'target')} (row, column in input pixels)."
     )
 
 
 def _place(edge: Any, end: str) -> str:
-    return f"({edge[f'{end}_row']:g}, {edge[f'{end}_column']:g})"
+    return f"({edge[f'{end}_row']:.1f}, {edge[f'{end}_column']:.1f})"
 
 
 def _p(value: float) -> str:
@@ -258,13 +286,18 @@ def plot_null(record: ComparisonRecord) -> Figure:
         test = record.summary["tests"][name]
         permuted = record.dataset[f"{name}_permuted"].to_numpy()
         observed, n = permuted[0], len(permuted)
-        # labelings may give the same statistic but for rounding, and bins have a least width
+        # labelings may give the same statistic but for rounding
         middle, half = (permuted.max() + permuted.min()) / 2, (permuted.max() - permuted.min()) / 2
-        half = max(half, 1e-6 * abs(middle), 1e-12)
         shown = (middle - half, middle + half)
-        bins = min(41, max(11, n // 3 | 1))
-        axes.hist(permuted, bins=bins, range=shown, color="0.75", label="permuted labels")
-        axes.axvline(observed, color=FIRST, linewidth=2, label="observed labels")
+        if half <= 1e-6 * max(abs(middle), 1e-6):
+            axes.set(xticks=[], yticks=[])  # an axis would show rounding alone
+            said = f"all {n:,} labelings give the same value" if n > 1 else "there is one labeling"
+            axes.text(0.5, 0.5, f"{said}:\nnothing to tell apart", ha="center", va="center", transform=axes.transAxes)
+        else:
+            bins = min(41, max(11, n // 3 | 1))
+            axes.hist(permuted, bins=bins, range=shown, color="0.75")
+            axes.axvline(observed, color=FIRST, linewidth=2)
+            axes.yaxis.get_major_locator().set_params(integer=True)
         reached = round(test["pvalue"] * n)
         axes.set_title(
             f"{title}: p = {_p(test['pvalue'])}\n"
@@ -274,10 +307,9 @@ def plot_null(record: ComparisonRecord) -> Figure:
         )
         axes.set_xlabel(f"mean between - mean within, {_unit(record, name)}")
         axes.set_ylabel("labelings")
-        axes.yaxis.get_major_locator().set_params(integer=True)
         open_axes(axes)
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+    handles = [Patch(color="0.75", label="permuted labels"), Line2D([], [], color=FIRST, label="observed labels")]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
     figure.suptitle(titled(record.summary["simulated"], "How unusual are the observed labels?"))
     return figure
 
@@ -354,9 +386,8 @@ def plot_edges(record: ComparisonRecord) -> Figure:
     mean_frame = record.dataset["mean_frame"].to_numpy()
     axes.imshow(mean_frame, cmap="gray", extent=extent, vmax=float(np.quantile(mean_frame, 0.995)))
     differs = record.edges[record.edges["pvalue"] <= LEVEL]
-    drawn = differs if len(differs) else record.edges.head(N_EDGES)
-    limit = largest(drawn["difference"])
-    for edge in drawn.to_dict("records"):
+    limit = largest(differs["difference"])
+    for edge in differs.to_dict("records"):
         source, target = ((edge[f"{end}_column"], edge[f"{end}_row"]) for end in ("source", "target"))
         draw_arrow(
             axes,
@@ -364,20 +395,15 @@ def plot_edges(record: ComparisonRecord) -> Figure:
             target,
             ON_IMAGE[edge["difference"] > 0],
             abs(edge["difference"]) / limit,
-            "-" if len(differs) else ":",
         )
     label_pixels(axes)
     first, second = (plain_text(record.summary[side]) for side in SIDES)
     for colour, larger in ((ON_IMAGE[True], first), (ON_IMAGE[False], second)):
         axes.plot([], [], color=colour, linewidth=2, label=f"larger in {larger}")
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
-    said = (
-        f"{len(differs)} of {len(record.edges)} edges differ at p <= {LEVEL}, corrected"
-        if len(differs)
-        else f"none of {len(record.edges)} edges differs at p <= {LEVEL}, corrected;\n"
-        f"dotted: the {len(drawn)} smallest p-values"
-    )
-    axes.set_title(f"{said}\n(arrow: source to target; circle: own past)", fontsize="medium")
+    said = f"{len(differs) or 'none'} of {len(record.edges)} edges differ at p <= {LEVEL}, corrected"
+    meaning = "\n(arrow: source to target; circle: own past)" if len(differs) else ""
+    axes.set_title(f"{said}{meaning}", fontsize="medium")
     figure.suptitle(titled(record.summary["simulated"], f"Edges, {first} - {second}"))
     return figure
 

@@ -20,6 +20,7 @@ from plotly.offline.offline import get_plotlyjs
 from larscope._report.comparison import conditions_section, summarise_comparison
 from larscope._report.data import complaints_of, data_section, describe_checks
 from larscope._report.dynamics import dynamics_section
+from larscope._report.finding import cell_table, edge_table, finding_picture, found_in, verdict_on
 from larscope._report.maps import where_section
 from larscope._report.methods import methods_section
 from larscope._report.penalty import penalty_section
@@ -38,7 +39,7 @@ IMAGE_BYTES = 1_600_000
 
 
 def write_report(folder: str | Path) -> Path:
-    """Write `report.html`, and its static figures as PNG, into a result folder.
+    """Write `report.html`, its static figures as PNG, `cells.csv` and `edges.csv` into a result folder.
 
     Returns the path of the page.
     """
@@ -47,13 +48,21 @@ def write_report(folder: str | Path) -> Path:
     records = {at: read_record(at) for at in find_records(folder)}
     sections = list(_sections(result, folder, records))
     images = {}
-    for picture in (picture for section in sections for picture in section.pictures):
+    first = finding_picture(result)
+    pictures = [picture for section in sections for picture in section.pictures]
+    for picture in [*([first] if first else []), *pictures]:
         images[picture.path] = _png(picture.figure)
         with replacing(_made(folder, picture.path)) as path:
             path.write_bytes(images[picture.path])
+    tables = {"cells.csv": cell_table(result.dataset)}
+    if found_in(result.dataset):
+        tables["edges.csv"] = edge_table(result.dataset)
+    for name, table in tables.items():
+        with replacing(folder / name) as path:
+            table.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
     page = folder / "report.html"
     with replacing(page) as path:
-        write_text(path, _render(result, _summary(result, records, find_incomplete(folder)), sections, images))
+        write_text(path, _render(result, records, find_incomplete(folder), first, sections, images))
     return page
 
 
@@ -80,7 +89,14 @@ def _summary(result: Result, records: Mapping[Path, ComparisonRecord], incomplet
     return [*describe(result), *complaints, *(summarise_comparison(record) for record in records.values()), *lost]
 
 
-def _render(result: Result, summary: Sequence[str], sections: Sequence[Section], images: Mapping[str, bytes]) -> str:
+def _render(
+    result: Result,
+    records: Mapping[Path, ComparisonRecord],
+    incomplete: Sequence[Path],
+    first: Picture | None,
+    sections: Sequence[Section],
+    images: Mapping[str, bytes],
+) -> str:
     # movies and tables come from strangers: whatever they name a run is text, never markup
     environment = Environment(
         loader=PackageLoader("larscope._report"),
@@ -98,7 +114,9 @@ def _render(result: Result, summary: Sequence[str], sections: Sequence[Section],
         title=result.dataset.attrs["title"],
         simulated=simulated,
         created=result.provenance["created"],
-        summary=summary,
+        verdict=verdict_on(result, list(records.values())),
+        finding=first,
+        summary=_summary(result, records, incomplete),
         sections=sections,
         style=Markup(_asset("report.css")),
         explored=_json(explored),

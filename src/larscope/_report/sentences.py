@@ -46,7 +46,8 @@ def _data(result: Result) -> str:
     height, width = data["mean_frame"].shape
     kind = "Simulated data" if data.attrs["simulated"] else "Data"
     return (
-        f"{kind}: {data.sizes['run']} runs ({counted}), {data.sizes['frame']} frames of {height} x {width} pixels, "
+        f"{kind}: {data.sizes['run']} run{'s' * (data.sizes['run'] != 1)} ({counted}), {data.sizes['frame']} frames "
+        f"of {height} x {width} pixels, "
         f"{data.sizes['latent']} latents."
     )
 
@@ -78,9 +79,9 @@ def _errors(result: Result) -> str:
         for values in (data[name].to_numpy() for name in ("var_explained", "var_error_heldout"))
     )
     forecasts = f"Forecasts from the past {data.attrs['order']} frames"
+    span = f" (runs: {percent(explained.min())} to {percent(explained.max())})" if len(explained) > 1 else ""
     in_sample = (
-        f"{forecasts} explain {percent(explained.mean())} of the latents' variance in sample (runs: "
-        f"{percent(explained.min())} to {percent(explained.max())})"
+        f"{forecasts} explain {percent(explained.mean())} of the latents' variance in sample{span}"
         if len(explained)
         else f"{forecasts} have nothing to explain: no run's latents vary"
     )
@@ -105,8 +106,8 @@ def _dynamics(result: Result) -> list[str]:
     of_run = np.bincount(data["coef_run"].to_numpy()[~own], minlength=data.sizes["run"])
     possible = order * n_latents * (n_latents - 1)
     sentence = (
-        f"A run has {of_run.mean():.0f} couplings between latents of {possible:,} possible (from {of_run.min()} to "
-        f"{of_run.max()})"
+        f"A run has {of_run.mean():.0f} couplings between latents of {possible:,} possible"
+        f"{f' (from {of_run.min()} to {of_run.max()})' if len(of_run) > 1 else ''}"
     )
     if "n_chance" in data:
         sentence += f"; {data['n_chance'].to_numpy().mean():.0f} are expected by chance"

@@ -23,7 +23,7 @@ PIXELS_PER_CELL = 400
 """Density of active cells when `n_cells` is not given."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SimulatedSession(Session):
     """A session made by `simulate_session`, with its truth."""
 

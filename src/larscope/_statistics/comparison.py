@@ -91,6 +91,17 @@ class Comparison:
     units: str
     warnings: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        low, high = self.effect_interval
+        # where no outcome could be significant, an interval would say more than the design can
+        interval = f" (95 % interval {low:.1f} to {high:.1f} %)" if self.min_pvalue <= 0.05 else ""
+        warned = f"; {len(self.warnings)} warnings, see `warnings`" if self.warnings else ""
+        return (
+            f"Comparison({' against '.join(self.conditions)}: p = {self.pvalue:.2g}, smallest possible "
+            f"{self.min_pvalue:.2g} ({self.n_labelings:,} labelings); effect "
+            f"{self.effect_size:.1f} %{interval}{warned})"
+        )
+
 
 def compare_pairs(
     pairs: PairDistances,

@@ -56,6 +56,17 @@ READERS: tuple[Reader, ...] = (
 in this table. From another package, use an entry point of the group `larscope.readers`."""
 
 
+def is_movie(path: Path) -> bool:
+    """Say whether a file or folder is of a known format, by its content."""
+    if not path.is_file() and not path.is_dir():
+        return False
+    head = _head(path)
+    try:
+        return any(reader.recognises(path, head) for reader in (*_installed_readers(), *READERS))
+    except Exception:  # a damaged file can make a parser raise anything; opening it says what is wrong
+        return True
+
+
 def open_movie(
     path: Path,
     dataset: str | None = None,
