@@ -436,3 +436,49 @@ def test_pixels_that_lose_digits_are_refused(dtype: str, value: float) -> None:
     movie[20, 3, 3] = value
     with pytest.raises(LarscopeError, match=r"at most 9007199254740992 in size.*run 'run0'"):
         prepare(session_of(movie))
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_lone_pixel_rules_neither_scale_nor_frames(tmp_path: Path, stored: bool) -> None:
+    rng = np.random.default_rng(0)
+    frames = rng.poisson(200, (60, 18, 18)).astype(np.uint16)
+    clean = frames.copy()
+    frames[20, 5, 7], frames[31, 9, 9], frames[3, 0, 0] = 65_535, 60_000, 65_535  # the last is cut off
+    highest = int(clean[:, 1:17, 1:17].max())
+    clean[20, 5, 7] = clean[31, 9, 9] = highest
+    cache = tmp_path / "cache" if stored else None
+    got, expected = (
+        prepare(Session((Run("r", "c", ArrayMovie(movie)),)), crop=(16, 16), cache=cache) for movie in (frames, clean)
+    )
+    assert got.preprocessing.high == expected.preprocessing.high == highest
+    assert np.array_equal(got.frames(0), expected.frames(0))
+    assert np.array_equal(got.frames(0, 20, 32), expected.frames(0, 20, 32))
+    assert np.array_equal(got.mean_frame(), expected.mean_frame())
+    small = prepare(Session((Run("r", "c", ArrayMovie(frames)),)), crop=(16, 16), downscale=2)
+    assert small.runs[0].lone == ((20, 2, 3), (31, 4, 4))
+
+
+def test_pixels_bright_in_many_frames_keep_their_values() -> None:
+    frames = np.random.default_rng(0).poisson(200, (60, 16, 16)).astype(np.uint16)
+    frames[::10, 5, 7] = 65_535
+    prepared = prepare(Session((Run("r", "c", ArrayMovie(frames)),)))
+    assert (prepared.preprocessing.high, prepared.runs[0].lone) == (65_535, ())
+
+
+@pytest.mark.parametrize("n_missing", [11, 23, 78, 100])
+@pytest.mark.parametrize("first", [0, 10])
+def test_too_long_a_gap_is_told_with_its_length_and_what_may_help(n_missing: int, first: int) -> None:
+    frames = np.random.default_rng(0).random((120, 8, 8)).astype(np.float32)
+    frames[first : first + n_missing, 0, 0] = np.nan
+    with pytest.raises(LarscopeError, match=r"at most 10 frames.*--nan mask.*`--crop HEIGHT WIDTH`") as caught:
+        prepare(session_of(frames), nan="interpolate")
+    assert f"in the {n_missing} frames {first} to {first + n_missing - 1}" in str(caught.value)
+
+
+@pytest.mark.parametrize("nan", ["error", "mask", "interpolate"])
+def test_borders_of_nan_are_told_to_be_cropped_and_then_are_no_trouble(nan: str) -> None:
+    frames = np.random.default_rng(0).random((90, 24, 24)).astype(np.float32)
+    frames[:, :3] = np.nan
+    with pytest.raises(LarscopeError, match=r"`--crop HEIGHT WIDTH`"):
+        prepare(session_of(frames), nan=nan)
+    assert not prepare(session_of(frames), crop=(16, 16), nan=nan).runs[0].missing.any()

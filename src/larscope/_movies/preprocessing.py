@@ -26,6 +26,7 @@ from rich.progress import Progress
 
 from larscope._compute import workers
 from larscope._errors import LarscopeError
+from larscope._movies.lone import LonePixel, find_lone
 from larscope._movies.readers.npy import NpyMovie
 from larscope._movies.session import POOLING, ArrayMovie, Movie, Run, Session, times
 from larscope._storage import (
@@ -48,8 +49,18 @@ LARGEST = 2**53
 LIBRARIES = ("numpy", "tifffile", "imagecodecs", "h5py", "zarr", "av", "roiextractors")
 """Installed libraries for decoding frames."""
 
+CROP_BORDERS = (
+    "Motion correction leaves NaN at the borders: keep only the centre with a smaller crop (`--crop HEIGHT WIDTH`); or "
+    "drop the run from the session table."
+)
+
 MAX_GAP = 10
 """Most consecutive frames bridged by `nan="interpolate"`."""
+
+NOT_BRIDGED = (
+    "Leave the frames out (`--nan mask`), cut the run with the `start` and `stop` columns, or, if the NaN lie at the "
+    "borders, keep only the centre with a smaller crop (`--crop HEIGHT WIDTH`)."
+)
 
 NaN = Literal["error", "mask", "interpolate"]
 Frames = Shaped[NDArray[np.generic], "frames height width"]
@@ -126,13 +137,25 @@ class PreparedRun:
     missing
         Which frames are masked: `nan="mask"`. Their pixels mean nothing.
     low, high
-        Extremes after the crop, before downscaling, of the frames that are not missing.
+        Extremes after the crop, before downscaling, of the frames that are not missing; lone pixels do not count.
+    lone
+        Frame, row and column of the lone pixels, in prepared frames (`find_lone`).
     """
 
     movie: Movie
     missing: Bool[NDArray[np.bool_], " frames"]
     low: float
     high: float
+    lone: tuple[LonePixel, ...] = ()
+
+    def read(self, start: int, stop: int) -> Frames:
+        """Return frames `start` to `stop`; a lone pixel has the highest value of the others."""
+        frames = self.movie.read(start, stop)
+        here = [(frame - start, row, column) for frame, row, column in self.lone if start <= frame < stop]
+        if here:
+            frames = np.array(frames)
+            frames[tuple(np.transpose(here))] = self.high
+        return frames
 
     @property
     def n_frames(self) -> int:
@@ -162,7 +185,7 @@ class PreparedSession:
     def frames(self, run: int, start: int = 0, stop: int | None = None) -> Float[NDArray[np.float32], "t h w"]:
         """Return frames `start` to `stop` of run number `run`, in [0, 1]."""
         one = self.runs[run]
-        return self.preprocessing.normalise(one.movie.read(start, one.n_frames if stop is None else stop))
+        return self.preprocessing.normalise(one.read(start, one.n_frames if stop is None else stop))
 
     def each_run(self) -> Iterator["PreparedSession"]:
         """Yield each run alone, without its raw movie, for workers anywhere."""
@@ -183,13 +206,13 @@ class PreparedSession:
             if n_frames <= order:
                 raise LarscopeError(
                     f"Every run needs {order + 1} consecutive unmasked frames (order {order} + 1); {about.label} has "
-                    f"{n_frames}, with {int(run.missing.sum())} of its {run.n_frames} frames masked. Drop the run, "
-                    "or lower `order`."
+                    f"{n_frames}, with {int(run.missing.sum())} of its {run.n_frames} frames masked. Lower `order`. "
+                    f"{CROP_BORDERS}"
                 )
         if max(longest) < window:
             raise LarscopeError(
                 f"Training needs {window} consecutive unmasked frames (`window`) in at least one run; the longest "
-                f"stretch has {max(longest)}. Lower `window`, or use nan='interpolate'."
+                f"stretch has {max(longest)}. Lower `window`, or bridge gaps (`--nan interpolate`)."
             )
 
     def mean_frame(self) -> Float[NDArray[np.float32], "height width"]:
@@ -313,6 +336,8 @@ class _Chunks:
         self.nan = nan
         self.on_frames = on_frames
         self.low, self.high = np.inf, -np.inf
+        self.lone: tuple[LonePixel, ...] = ()
+        self._highs = np.full(run.n_frames, -np.inf)
         self.missing = np.zeros(run.n_frames, dtype=np.bool_)
 
     @property
@@ -330,15 +355,22 @@ class _Chunks:
                 frames = self._treat_nonfinite(frames, start)
             seen = frames[~self.missing[start:stop]] if self.missing[start:stop].any() else frames
             if len(seen):
-                self.low, self.high = min(self.low, float(seen.min())), max(self.high, float(seen.max()))
+                highs = seen.max(axis=(1, 2))
+                self._highs[start:stop][~self.missing[start:stop]] = highs
+                self.low, self.high = min(self.low, float(seen.min())), max(self.high, float(highs.max()))
                 self._require_exact(start)
             self.on_frames(stop - start)
             yield np.ascontiguousarray(self.preprocessing.shrink(frames))
         self.seen = None if watcher is None else watcher.finish()
         if self.missing.all():
-            raise LarscopeError(
-                f"A run must have frames without NaN: {self.run.label} has none. Drop the run from the session table."
-            )
+            raise LarscopeError(f"A run must have frames without NaN: {self.run.label} has none. {CROP_BORDERS}")
+        lone, self.high = find_lone(
+            lambda start, stop: self.preprocessing.cut(self.run.read(start, stop)), self.low, self._highs
+        )
+        step = self.preprocessing.downscale
+        self.lone = tuple(
+            (frame, row // step, column // step) for frame, row, column in lone if not (row % step or column % step)
+        )
 
     def _require_exact(self, start: int) -> None:
         if max(-self.low, self.high) > LARGEST:
@@ -357,8 +389,8 @@ class _Chunks:
             raise LarscopeError(
                 f"Pixels must be finite: {self.run.label} has NaN or infinite values, first in frame {first} of the "
                 f"run (frame {self.run.start + first} of the movie), in {int(bad.sum())} of the {len(bad)} frames "
-                'read with it. Leave these frames out with nan="mask" (`--nan mask`), bridge them with '
-                'nan="interpolate", or repair them; they are never filled in silently.'
+                "read with it. Leave these frames out (`--nan mask`), bridge them (`--nan interpolate`), or, if the NaN "
+                "lie at the borders, keep only the centre with a smaller crop (`--crop HEIGHT WIDTH`)."
             )
         if self.nan == "mask":
             self.missing[start : start + len(frames)] = bad
@@ -370,6 +402,12 @@ class _Chunks:
 
     def _bridge(self, first: int, last: int) -> Frames:
         """Return frames `first` to `last` with their non-finite pixels on a line between the whole frames around."""
+        if last - first > MAX_GAP:
+            raise LarscopeError(
+                f'nan="interpolate" bridges at most {MAX_GAP} frames between two whole ones: {self.run.label} has NaN '
+                f"in the {last - first} frames {first} to {last - 1} of the run. "
+                + (CROP_BORDERS if last - first == self.run.n_frames else NOT_BRIDGED)
+            )
         before, after = max(0, last - MAX_GAP - 1), min(self.run.n_frames, first + MAX_GAP + 1)
         around = self.preprocessing.cut(self.run.read(before, after)).astype(np.float64)
         whole = before + np.flatnonzero(np.isfinite(around).all(axis=(1, 2)))
@@ -377,8 +415,7 @@ class _Chunks:
         if not (left.size and right.size and right[0] - left[-1] <= MAX_GAP + 1):
             raise LarscopeError(
                 f'nan="interpolate" bridges at most {MAX_GAP} frames between two whole ones: {self.run.label} has '
-                f'none near enough to frames {first} to {last - 1} of the run. Use nan="mask" (`--nan mask`), or '
-                "cut the run with the `start` and `stop` columns."
+                f"none near enough to frames {first} to {last - 1} of the run. {NOT_BRIDGED}"
             )
         step = (np.arange(first, last) - left[-1]) / (right[0] - left[-1])
         ends = around[left[-1] - before], around[right[0] - before]
@@ -388,7 +425,7 @@ class _Chunks:
 
     def keep_in_memory(self) -> tuple[PreparedRun, Any]:
         frames = np.concatenate(list(self))
-        return PreparedRun(ArrayMovie(frames), self.missing, self.low, self.high), self.seen
+        return PreparedRun(ArrayMovie(frames), self.missing, self.low, self.high, self.lone), self.seen
 
 
 FACTS, FRAMES = "facts.json", "frames.npy"
@@ -449,7 +486,12 @@ def _address(chunks: _Chunks) -> str:
 def _code() -> str:
     """Return a digest of the code behind prepared frames: this file, the readers and their libraries."""
     here = Path(__file__)
-    sources = (here, here.with_name("session.py"), *sorted((here.parent / "readers").glob("*.py")))
+    sources = (
+        here,
+        here.with_name("lone.py"),
+        here.with_name("session.py"),
+        *sorted((here.parent / "readers").glob("*.py")),
+    )
     return digest_code(sources, LIBRARIES)
 
 
@@ -468,6 +510,7 @@ def _store(chunks: _Chunks, filling: Path) -> str:
         "low": chunks.low,
         "high": chunks.high,
         "missing": np.flatnonzero(chunks.missing).tolist(),
+        "lone": chunks.lone,
         "frames": written.hexdigest(),
     }
     digest = _digest(facts)
@@ -490,7 +533,7 @@ def _load(entry: Path) -> PreparedRun | None:
         return None
     missing = np.zeros(movie.shape[0], dtype=np.bool_)
     missing[facts["missing"]] = True
-    return PreparedRun(movie, missing, facts["low"], facts["high"])
+    return PreparedRun(movie, missing, facts["low"], facts["high"], tuple(map(tuple, facts["lone"])))
 
 
 def _digest(decisive: Any) -> str:
@@ -511,7 +554,7 @@ def _move(filling: Path, entry: Path) -> None:
 def _mean_over_time(run: PreparedRun) -> Float[NDArray[np.float64], "height width"]:
     total = np.zeros(run.movie.shape[1:])
     for start, stop in chunk_ranges(run.movie, run.n_frames):
-        total += run.movie.read(start, stop)[~run.missing[start:stop]].sum(axis=0, dtype=np.float64)
+        total += run.read(start, stop)[~run.missing[start:stop]].sum(axis=0, dtype=np.float64)
     return total / np.count_nonzero(~run.missing)
 
 

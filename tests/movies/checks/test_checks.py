@@ -154,6 +154,13 @@ def _zeros(frames):
     return frames
 
 
+def _lone(frames):
+    frames //= 4
+    frames[44, 11, 12] = 60_000
+    frames[71, 0, 0] = 65_535
+    return frames
+
+
 def _moving(frames):
     for frame, shift in ((33, (3, 0)), (34, (0, -4)), (80, (2, 2))):
         frames[frame] = np.roll(frames[frame], shift, (0, 1))
@@ -182,6 +189,7 @@ def _rising(frames):
         (_dead_columns, "dead_columns", "warn", 1, None),
         (_hot_pixels, "dead_pixels", "warn", 2, None),
         (_zeros, "zero_pixels", "warn", 0.2, 0),
+        (_lone, "lone_pixels", "warn", 2, 44),
         (_moving, "motion", "warn", 3, 33),
         (_bleaching, "trend", "warn", -35, None),
         (_rising, "trend", "warn", 26, None),
@@ -202,6 +210,42 @@ def test_a_planted_fault_is_found_and_measured(
         assert finding.frame == frame
         assert f"frame {frame}" in finding.message
     assert len(finding.advice) > 20
+
+
+@pytest.mark.parametrize("gain", [1 / 10, 1 / 1.2, 1.2, 2, 10])
+@pytest.mark.parametrize(("start", "stop"), [(50, 100), (50, 60), (30, 55), (0, 12)])
+def test_light_that_steps_is_told_with_frame_and_factor(clean, gain, start, stop):
+    frames = frames_of(clean.runs[1]) / 10  # so that the gain does not saturate
+    frames[start:stop] *= gain
+    found = next(
+        f
+        for f in check_session(with_frames(clean, frames.astype(np.uint16)))
+        if f.check == "steps" and f.run == "simulated-02"
+    )
+    assert found.level == "warn"
+    factor = float(found.message.split("the light is ")[1].split()[0])
+    if found.frame == stop:  # back again, where that is the larger change
+        factor = 1 / factor
+    assert found.frame in (start, stop)
+    assert factor == pytest.approx(gain, rel=0.1)
+
+
+def test_a_single_flash_is_no_step_and_light_that_fades_slowly_is_none(clean):
+    for frames in (_flash(frames_of(clean.runs[1])), _bleaching(frames_of(clean.runs[1]))):
+        assert "steps" not in {finding.check for finding in problems(with_frames(clean, frames))}
+
+
+def test_rare_photons_are_no_lone_pixels():
+    for rate in (0.003, 0.03, 0.3):
+        frames = np.random.default_rng(0).poisson(rate, (400, 64, 64)).astype(np.uint8)
+        assert "lone_pixels" not in {finding.check for finding in problems([Run("dark", "a", ArrayMovie(frames))])}
+
+
+def test_a_bright_cell_is_no_lone_pixel(clean):
+    frames = frames_of(clean.runs[1])
+    frames[40, 20:22, 20:22] = 60_000  # of two pixels' width
+    frames[60:62, 30, 30] = 60_000  # for two frames
+    assert "lone_pixels" not in {finding.check for finding in problems(with_frames(clean, frames))}
 
 
 @pytest.mark.parametrize("shift", [(2, 0), (0, 2), (-3, 1), (5, -6), (0, 1.6)])
@@ -491,7 +535,7 @@ def test_findings_become_plain_json(clean):
 def test_every_check_is_documented(clean):
     described = (Path(__file__).parents[3] / "docs" / "check.md").read_text()
     checks = {finding.check for finding in check_session([*clean, BrokenRun("x", LarscopeError("gone"))])}
-    assert len(checks) == 28
+    assert len(checks) == 30
     assert [check for check in checks if f"`{check}`" not in described] == []
 
 

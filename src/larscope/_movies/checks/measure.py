@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int, Shaped, UInt64
 from numpy.typing import NDArray
 
 from larscope._movies.checks.motion import SMALLEST_SIDE, Stack, estimate_shifts, noise_power
+from larscope._movies.lone import LonePixel, find_lone
 from larscope._movies.preprocessing import chunk_ranges
 from larscope._movies.session import Run
 
@@ -31,6 +32,9 @@ AT_REST = 2.0
 
 LARGEST = 2.0**53
 """Whole numbers beyond this lose digits as double-precision numbers; no detector counts so far."""
+
+LEVEL_PIXELS = 4096
+"""About so many pixels of a frame tell its level."""
 
 SPIKE = 3.0
 """A value stands apart if it is this many times as frequent as each of its `NEIGHBOURS` nearest values."""
@@ -53,6 +57,8 @@ class Measures:
         The run.
     mean, low, high
         Of each frame's finite pixels; NaN where it has none.
+    level
+        Of each frame, the mean of the middle half of its pixels, which few active cells do not change.
     nonfinite, oversized, zeros
         Pixels of each frame that are NaN or infinite, that are larger than `LARGEST`, and that are zero.
     digest
@@ -73,12 +79,15 @@ class Measures:
         The part of it that neighbouring frames do not share, the median over pixels, which few active ones change.
     ceiling, clipped_at_zero
         Whether the highest value, and zero, are far more frequent than the values next to them.
+    lone
+        Frame, row and column of pixels far above all others.
     """
 
     run: Run
     mean: Float[NDArray[np.float64], " frames"]
     low: Float[NDArray[np.float64], " frames"]
     high: Float[NDArray[np.float64], " frames"]
+    level: Float[NDArray[np.float64], " frames"]
     nonfinite: Int[NDArray[np.int64], " frames"]
     oversized: Int[NDArray[np.int64], " frames"]
     zeros: Int[NDArray[np.int64], " frames"]
@@ -93,6 +102,7 @@ class Measures:
     noise: float
     ceiling: bool
     clipped_at_zero: bool
+    lone: list[LonePixel]
 
     @property
     def n_frames(self) -> int:
@@ -142,7 +152,7 @@ class Measurement:
         frames = _native(frames)
         mean, low, high, nonfinite, oversized = _statistics(frames)
         zeros = prod(frames.shape[1:]) - np.count_nonzero(frames, axis=(1, 2))
-        self._parts.append((mean, low, high, nonfinite, oversized, zeros, _digests(frames)))
+        self._parts.append((mean, low, high, _levels(frames), nonfinite, oversized, zeros, _digests(frames)))
         if (here := float(np.max(high, initial=-np.inf, where=~np.isnan(high)))) >= self._top:
             self._brightest = (self._brightest if here == self._top else 0) + int(np.count_nonzero(frames == here))
             self._top = here
@@ -157,7 +167,9 @@ class Measurement:
     def finish(self) -> Measures:
         """Return what was measured, once all frames are."""
         assert self._lowest is not None  # a run has at least one frame
-        mean, low, high, nonfinite, oversized, zeros, digest = map(np.concatenate, zip(*self._parts, strict=True))
+        mean, low, high, level, nonfinite, oversized, zeros, digest = map(
+            np.concatenate, zip(*self._parts, strict=True)
+        )
         constant = np.asarray(self._lowest == self._highest)
         kept = np.concatenate(self._sample)
         values, counts = _count_values(kept, constant)
@@ -166,6 +178,7 @@ class Measurement:
             mean=mean,
             low=low,
             high=high,
+            level=level,
             nonfinite=nonfinite,
             oversized=oversized,
             zeros=zeros,
@@ -177,6 +190,7 @@ class Measurement:
             **_follow(kept, self._sampled),
             ceiling=bool(len(values)) and float(values[-1]) == self._top and _is_apart(counts, len(counts) - 1),
             clipped_at_zero=_is_apart(counts, int(np.searchsorted(values, 0))) if 0 in values else False,
+            lone=find_lone(self._run.read, float(np.nanmin(low, initial=np.inf)), high)[0],
         )
 
 
@@ -244,6 +258,19 @@ def _statistics(frames: Frames) -> tuple[NDArray[Any], ...]:
         else:
             mean[frame] = pixels.mean(dtype=np.float64)
     return mean, low, high, nonfinite, oversized
+
+
+def _levels(frames: Frames) -> Float[NDArray[np.float64], " frames"]:
+    """Return the mean of the middle half of each frame's pixels, out of a few thousand; NaN where many are not
+    finite."""
+    flat = frames.reshape(len(frames), -1)
+    pixels = flat[:, :: (flat.shape[1] // LEVEL_PIXELS) | 1]  # an odd step meets every column
+    first = pixels.shape[1] // 4
+    last = pixels.shape[1] - first
+    middle = np.partition(pixels, (first, last - 1), axis=1)[:, first:last].astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        level = middle.mean(axis=1)
+    return np.where(np.isfinite(level), level, np.nan)
 
 
 def _digests(frames: Frames) -> UInt64[NDArray[np.uint64], " frames"]:

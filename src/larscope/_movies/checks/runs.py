@@ -34,6 +34,15 @@ JUMP = 0.2
 JUMP_DEVIATIONS = 10.0
 """The same in robust standard deviations of such departures."""
 
+STEP = 0.1
+"""Change of the level from one frame to the next, for good or for `STEP_FRAMES[0]` frames or more, to count as a step."""
+
+STEP_DEVIATIONS = 10.0
+"""The same in robust standard deviations of changes within three frames."""
+
+STEP_FRAMES = (10, 20, 40, 80, 160, 320)
+"""Frames compared before and after a step."""
+
 SATURATED_SHARE = 1e-5
 """Allowed share of pixels at the highest value."""
 
@@ -199,6 +208,49 @@ def check_jumps(measures: Measures) -> Finding:
     )
 
 
+def check_steps(measures: Measures) -> Finding:
+    """Light that changes within a frame and stays so: laser power, gain, a lamp."""
+    largest = _largest_step(measures)
+    if largest is None:
+        said = "Too few frames, or too little light, to see steps."
+        return _finding(measures, "steps", None, "% of the level", said, None, "")
+    frame, change, deviations, factor = largest
+    return _finding(
+        measures,
+        "steps",
+        100 * change,
+        "% of the level",
+        f"The level of the light never steps by more than {_percent(change)}.",
+        f"From {_frame(measures, frame)} on, the light is {factor:.3g} times as bright as before."
+        if change > STEP and deviations > STEP_DEVIATIONS
+        else None,
+        "Laser power, gain or a lamp has changed, and it passes for dynamics of all cells. Cut the run there with the "
+        "`start` and `stop` columns, or scale one part to the other before the fit.",
+        frame=frame,
+    )
+
+
+def check_lone_pixels(measures: Measures) -> Finding:
+    """Single pixels far above all others, for one frame."""
+    first, n_frames = measures.lone[:1], len({frame for frame, *_ in measures.lone})
+    value = float(measures.high[first[0][0]]) if first else 0.0
+    usual = float(np.nanmedian(measures.high)) if np.isfinite(measures.high).any() else 0.0
+    where = f", the first in {_frame(measures, first[0][0])}, row {first[0][1]}, column {first[0][2]}" if first else ""
+    return _finding(
+        measures,
+        "lone_pixels",
+        len(measures.lone),
+        "pixels",
+        "No pixel alone is far above all others.",
+        f"{len(measures.lone)} pixels in {n_frames} frames are far above all around them: up to {value:.6g}, where the "
+        f"brightest pixel of most frames has {usual:.6g}{where}."
+        if first
+        else None,
+        "A particle or a glitch. A fit takes the highest other value for them, so that they rule nothing.",
+        frame=first[0][0] if first else None,
+    )
+
+
 def check_saturation(measures: Measures) -> Finding:
     """Pixels at the type's highest value, or at another evident ceiling."""
     top = float(np.nanmax(measures.high, initial=-np.inf))
@@ -356,6 +408,8 @@ RUN_CHECKS: tuple[Callable[[Measures], Finding], ...] = (
     check_repeated_frames,
     check_missing_frames,
     check_jumps,
+    check_steps,
+    check_lone_pixels,
     check_saturation,
     check_dead_rows,
     check_dead_columns,
@@ -387,11 +441,53 @@ def _finding(
 
 def _known_means(measures: Measures) -> Float[NDArray[np.float64], " frames"]:
     """Return the frames' means, interpolated over blank frames and frames without finite pixels."""
+    return _interpolate(measures, measures.mean)
+
+
+def _interpolate(measures: Measures, values: Float[NDArray[np.float64], " frames"]) -> NDArray[np.float64]:
     frames = np.arange(measures.n_frames)
-    known = np.isfinite(measures.mean) & ~measures.uniform
+    known = np.isfinite(values) & ~measures.uniform
     if not known.any():
         return np.zeros(measures.n_frames)
-    return np.interp(frames, frames[known], measures.mean[known])
+    return np.interp(frames, frames[known], values[known])
+
+
+def _largest_step(measures: Measures) -> tuple[int, float, float, float] | None:
+    """Return the frame of the largest step, its size as a share of the level and in deviations, and its factor.
+
+    A step is seen by the medians of three frames before and after, and again by those of many: activity comes fast,
+    but goes. What is less in either counts.
+    """
+    level, n_frames = _interpolate(measures, measures.level), measures.n_frames
+    least = measures.brightness if np.nanmin(measures.low, initial=0) < 0 else 0.0
+    if n_frames < 2 * STEP_FRAMES[0] or not np.median(np.abs(level)) or np.isnan(least):
+        return None
+    three = _medians(level, 3)
+    near = np.zeros(n_frames)
+    near[3 : n_frames - 2] = three[3:] - three[:-3]
+    spread = 1.4826 * float(np.median(np.abs(near[3 : n_frames - 2])))
+    best = (0, 0.0, 0.0, 1.0)
+    for length in STEP_FRAMES:
+        if 2 * length > n_frames:
+            break
+        medians = _medians(level, length)
+        before, after = medians[:-length], medians[length:]
+        here = near[length : n_frames - length + 1]
+        size = np.where(here * (after - before) > 0, np.minimum(np.abs(here), np.abs(after - before)), 0)
+        share = size / np.maximum(np.maximum(np.maximum(np.abs(before), np.abs(after)), least), np.finfo(float).tiny)
+        at = int(share.argmax())
+        if share[at] > best[1]:
+            deviations = float(size[at]) / spread if spread else math.inf
+            factor = float(after[at] / before[at]) if before[at] else math.inf
+            best = (at + length, float(share[at]), deviations, factor)
+    around = np.arange(max(1, best[0] - 2), min(n_frames, best[0] + 3))
+    frame = int(around[np.abs(level[around] - level[around - 1]).argmax()])
+    return frame, *best[1:]
+
+
+def _medians(values: Float[NDArray[np.float64], " frames"], length: int) -> NDArray[np.float64]:
+    """Return the median of every `length` values in a row."""
+    return np.asarray(np.median(np.lib.stride_tricks.sliding_window_view(values, length), axis=1))
 
 
 def _departures(measures: Measures) -> Float[NDArray[np.float64], " frames"]:

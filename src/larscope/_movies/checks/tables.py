@@ -31,8 +31,16 @@ def files_table(runs: Iterable[Run]) -> Table:
         frames, height, width = run.movie.shape
         part = "" if run.n_frames == frames else f" of {frames}"
         cells = (f"{run.n_frames}{part}", f"{height} x {width}", str(run.movie.dtype.newbyteorder("=")))
-        table.add_row(Text(run.name), Text(run.condition), *cells, Text(run.path.name if run.path else ""))
+        table.add_row(Text(run.name), Text(run.condition), *cells, Text(_files(run)))
     return table
+
+
+def _files(run: Run) -> str:
+    """Return the name of a run's file; of several, how many, the first and the last."""
+    first, *others = run.files or (None,)
+    if first is None or run.path is None or not others or others[-1].suffix != first.suffix:  # suite2p's settings
+        return run.path.name if run.path else ""
+    return f"{1 + len(others)} files, {first.name} to {others[-1].name}"
 
 
 def findings_table(findings: Iterable[Finding]) -> Table:

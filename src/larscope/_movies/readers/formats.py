@@ -11,10 +11,10 @@ from larscope._movies.readers.imagej import arrange_imagej, is_imagej
 from larscope._movies.readers.npy import is_npy, open_npy
 from larscope._movies.readers.nwb import is_nwb, open_nwb
 from larscope._movies.readers.ome import is_ome, open_ome
-from larscope._movies.readers.parts import join, matching, tiffs_in
+from larscope._movies.readers.parts import join, matching, require_one_series, tiffs_in
 from larscope._movies.readers.reader import OnTruncated, Reader, Request
 from larscope._movies.readers.roiextractors import BY_EXTENSION, PREFIX, is_extractable, open_extractor
-from larscope._movies.readers.scanimage import arrange_scanimage, is_scanimage
+from larscope._movies.readers.scanimage import is_scanimage, open_scanimage
 from larscope._movies.readers.suite2p import is_suite2p, open_suite2p
 from larscope._movies.readers.tiff import arrange_plain, is_tiff, open_tiff
 from larscope._movies.readers.video import VideoMovie, is_video
@@ -35,12 +35,20 @@ def is_tiff_folder(path: Path, head: bytes) -> bool:
 
 def open_tiff_folder(path: Path, request: Request) -> Movie:
     """Open the TIFFs of a folder, in natural order, as one movie."""
-    return join(tiffs_in(path), request, _open)
+    return _open_parts(path, tiffs_in(path), request)
+
+
+def _open_parts(path: Path, parts: list[Path], request: Request) -> Movie:
+    """Open files as one movie; ScanImage's may be cut anywhere in a volume, so their pages are laid out together."""
+    if len(parts) > 1 and all(is_scanimage(part, _head(part)) for part in parts):
+        require_one_series(path, parts)
+        return open_scanimage(path, request, parts)
+    return join(path, parts, request, _open)
 
 
 READERS: tuple[Reader, ...] = (
     Reader("OME-TIFF", (".ome.tif",), is_ome, open_ome),
-    Reader("ScanImage", (".tif",), is_scanimage, partial(open_tiff, arrange=arrange_scanimage)),
+    Reader("ScanImage", (".tif",), is_scanimage, open_scanimage),
     Reader("ImageJ", (".tif",), is_imagej, partial(open_tiff, arrange=arrange_imagej)),
     Reader("TIFF", (".tif", ".tiff", ".btf"), is_tiff, partial(open_tiff, arrange=arrange_plain)),
     Reader("NumPy", (".npy",), is_npy, open_npy),
@@ -80,8 +88,8 @@ def open_movie(
     Parameters
     ----------
     path
-        A file; a folder of TIFFs, a Zarr store or a folder of suite2p's; or a pattern such as `day1_*.tif`, whose
-        files are joined in natural order.
+        A file; a folder of TIFFs, a Zarr store or a folder of suite2p's; or a pattern such as `day1_*.tif` or
+        `day1_#.tif` (`#`: a number), whose files are joined in natural order if one number tells them apart.
     dataset
         The dataset inside an HDF5 file, such as `"imaging/frames"`; the series of an NWB file, the array of a Zarr
         store, the image of an OME-TIFF.
@@ -116,12 +124,12 @@ def open_movie(
         raise LarscopeError(
             f"Expected the path of a movie; got {str(path)!r}: {error}. Correct the `path` column."
         ) from error
-    return join(parts, request, _open) if parts else _open(path, request)
+    return _open_parts(path, parts, request) if parts else _open(path, request)
 
 
 def _open(path: Path, request: Request) -> Movie:
     if not path.is_file() and not path.is_dir():
-        found = "matches no file" if set(path.name) & set("*?[") else "does not exist"
+        found = "matches no file" if set(path.name) & set("*?[#") else "does not exist"
         raise LarscopeError(f"Expected a movie file; {path} {found}. Correct the `path` column.")
     try:
         if (request.dataset or "").startswith(PREFIX):

@@ -1,6 +1,7 @@
 """OME-TIFF, in one file or several."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path, PureWindowsPath
 from xml.etree import ElementTree
 
@@ -9,7 +10,7 @@ import numpy as np
 from larscope._errors import LarscopeError
 from larscope._movies.readers.pages import MAGIC, TiffPages, first_texts
 from larscope._movies.readers.reader import Request, choose, square
-from larscope._movies.readers.tiff import MOST_PAGES, Layout, TiffMovie, is_tiff
+from larscope._movies.readers.tiff import MOST_PAGES, Layout, TiffMovie, is_tiff, require_alike
 
 MICROMETRES = {"nm": 1e-3, "µm": 1.0, "\u03bcm": 1.0, "um": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6}
 SECONDS = {"ns": 1e-9, "µs": 1e-6, "\u03bcs": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0}
@@ -31,8 +32,18 @@ def open_ome(path: Path, request: Request) -> TiffMovie:
     if not images:
         raise LarscopeError(f"Expected an image in the OME metadata of {path}; it has none. Restore the file.")
     names = [image.get("Name") or image.get("ID") for image, _ in images]
-    _, pixels = images[choose(path, "dataset", request.dataset, names)]
-    return TiffMovie(path, _arrange(path, root.get("UUID"), pixels), request)
+    chosen = choose(path, "dataset", request.dataset, names)
+    uuid, stacks = root.get("UUID"), {path: TiffPages(path)}
+    layout = _arrange(path, uuid, images[chosen][1], stacks)
+    try:
+        others = [_arrange(path, uuid, pixels, stacks) for _, pixels in (*images[:chosen], *images[chosen + 1 :])]
+        excused = tuple(
+            np.concatenate([np.empty(0, np.int64), *(other.pages[other.files == number] for other in others)])
+            for number in range(len(layout.stacks))
+        )
+    except LarscopeError:  # an image that nobody asked for may be anywhere
+        excused = tuple(np.arange(stack.n_pages) for stack in layout.stacks)
+    return TiffMovie(path, replace(layout, excused=excused), request)
 
 
 def _metadata(path: Path) -> ElementTree.Element:
@@ -60,7 +71,8 @@ def _parse(path: Path, text: str) -> ElementTree.Element:
         ) from error
 
 
-def _arrange(path: Path, own_uuid: str | None, pixels: ElementTree.Element) -> Layout:
+def _arrange(path: Path, own_uuid: str | None, pixels: ElementTree.Element, stacks: dict[Path, TiffPages]) -> Layout:
+    """Map pages to the frames of an image. `stacks` keeps each file once it is open, for the other images."""
     sizes = {axis: _integer(path, pixels, f"Size{axis}", 1) for axis in "TZC"}
     samples = [_integer(path, channel, "SamplesPerPixel", 1) for channel in _all(pixels, "Channel")]
     if samples and samples[0] > 1:
@@ -72,7 +84,6 @@ def _arrange(path: Path, own_uuid: str | None, pixels: ElementTree.Element) -> L
     if sorted(order) != ["C", "T", "Z"]:
         raise LarscopeError(f"Expected an order of dimensions; the OME metadata of {path} say {order}. Restore it.")
     pages, files = np.full(n_planes, -1), np.zeros(n_planes, np.int64)
-    stacks = {path: TiffPages(path)}
     for first, count, page, name in _blocks(path, pixels, order, sizes, own_uuid):
         if name not in stacks:
             stacks[name] = TiffPages(name)
@@ -81,7 +92,7 @@ def _arrange(path: Path, own_uuid: str | None, pixels: ElementTree.Element) -> L
             raise LarscopeError(f"Expected a page; the OME metadata of {path} say page {page}. Restore the file.")
         pages[first : first + n_here] = np.arange(page, page + n_here)
         files[first : first + n_here] = list(stacks).index(name)
-    _require_alike(stacks)
+    require_alike(tuple(stacks.values()))
     shape = [sizes[axis] for axis in order]
     axes = [order.index(axis) for axis in "TZC"]
     interval = _length(pixels, "TimeIncrement", SECONDS, "s")
@@ -124,17 +135,6 @@ def _blocks(
                 raise LarscopeError(f"{path} is one of several files, but {file} does not exist. Restore it.")
             file = path  # renamed since it was written
         yield first, count, _integer(path, block, "IFD", 0), file
-
-
-def _require_alike(stacks: dict[Path, TiffPages]) -> None:
-    first, *others = stacks.values()
-    for other in others:
-        if (other.frame_shape, other.dtype, other.n_samples) != (first.frame_shape, first.dtype, first.n_samples):
-            raise LarscopeError(
-                f"Expected files of one size and type: {first.path} has {first.frame_shape[0]} x "
-                f"{first.frame_shape[1]} pixels of {first.dtype}, {other.path} {other.frame_shape[0]} x "
-                f"{other.frame_shape[1]} of {other.dtype}. Restore the files."
-            )
 
 
 def _beside(path: Path, name: str) -> Path:

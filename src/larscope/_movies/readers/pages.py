@@ -37,6 +37,9 @@ INTEGERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
 
 MOST_TAGS = 4096
 
+ROOM_FOR_TAGS = 4096
+"""Most bytes after the pixels of a single image that are its directory, not the beginning of a lost frame."""
+
 
 class BrokenPageError(OSError):
     """A page is not whole; the text says why."""
@@ -176,6 +179,14 @@ class TiffPages:
     def n_pages(self) -> int:
         """Number of whole pages."""
         return len(self._offsets)
+
+    @property
+    def ends_with_first(self) -> bool:
+        """Whether nothing that could be the next frame follows the pixels of the first page."""
+        if not self._raw:
+            return not self._first.next
+        ends = [offset + count for offset, count in zip(self._first.offsets, self._first.counts, strict=False)]
+        return not self._first.next and self.size - max(ends) < min(self._frame_bytes, ROOM_FOR_TAGS)
 
     def text(self, code: int = DESCRIPTION) -> str:
         """Return a text tag of the first page, whole or not."""

@@ -22,6 +22,16 @@ MOST_OPEN = 16
 
 TIFF_SUFFIXES = {".tif", ".tiff", ".btf"}
 
+NUMBER = re.compile("([0-9]+)")
+
+NO_TIME = re.compile(
+    "(?:(?<![A-Za-z])(?i:ch|chan|channel|plane|slice|roi|c|z)|(?<=[a-z0-9])(?:Ch|Chan|Channel|Plane|Slice|R[Oo][Ii]))"
+    "[ _-]?$"
+)
+"""Ends with a word whose number tells of a place or a colour, so that it never runs over time."""
+
+MOST_LISTED = 6
+
 Open = Callable[[Path, Request], Movie]
 
 
@@ -127,8 +137,8 @@ class JoinedMovie:
             )
 
 
-def join(paths: Sequence[Path], request: Request, open_part: Open) -> Movie:
-    """Open files as the parts of one movie, or as the first one names them."""
+def join(path: Path, paths: Sequence[Path], request: Request, open_part: Open) -> Movie:
+    """Open files as the parts of one movie, or as the first one names them; `path` is what the table says."""
     if len(paths) == 1 or (others := _named_by(open_part, paths[0], request) & set(paths[1:])) == set(paths[1:]):
         return open_part(paths[0], request)
     if others:
@@ -136,6 +146,7 @@ def join(paths: Sequence[Path], request: Request, open_part: Open) -> Movie:
             f"Expected the parts of one recording; {paths[0]} belongs with {len(others)} of the other "
             f"{len(paths) - 1} files and says itself how. Name {paths[0]} alone."
         )
+    require_one_series(path, paths)
     return JoinedMovie(paths, request, open_part)
 
 
@@ -146,14 +157,84 @@ def _named_by(open_part: Open, path: Path, request: Request) -> set[Path]:
         return set()  # said again, and louder, when the part is opened
 
 
-def matching(pattern: Path) -> list[Path]:
-    """Return the files and folders of a pattern such as `day1_*.tif`, in natural order.
+def require_one_series(path: Path, parts: Sequence[Path]) -> None:
+    """Raise unless the parts' names differ in one running number alone; warn where it leaves out some.
 
-    Only the last part of the path may have `*`, `?` and `[...]`.
+    Other names tell of something else: another channel, cycle or plane, a preview, an average, a corrected copy.
     """
-    if not pattern.parent.is_dir() or not set(pattern.name) & set("*?["):
+    groups = series(parts)
+    if len(groups) > 1 and path.name.count("#") != 1:  # you may say yourself which number runs
+        listed = "; ".join(
+            name if len(files) == 1 else f"{name} ({len(files)} files, {files[0].name} to {files[-1].name})"
+            for name, files in list(groups.items())[:MOST_LISTED]
+        )
+        more = f"; and {len(groups) - MOST_LISTED} more" if len(groups) > MOST_LISTED else ""
+        raise LarscopeError(
+            f"Expected the parts of one recording, their names alike but for one running number; {path} holds "
+            f"{len(groups)} groups: {listed}{more}. Name one of them in the `path` column (`#` stands for the number)."
+        )
+    before, number, after = (path.name if path.name.count("#") == 1 else next(iter(groups))).partition("#")
+    if not number or "#" in after:  # a single file, or a name with this sign
+        return
+    numbers = [int(part.name[len(before) : len(part.name) - len(after)]) for part in parts]
+    steps = np.diff(np.array(numbers, object))
+    if (steps == 0).any():
+        twice = int(np.argmax(steps == 0))
+        raise LarscopeError(
+            f"Expected one file for each number; {path} holds both {parts[twice].name} and {parts[twice + 1].name}. "
+            "Take one out, or rename it."
+        )
+    gaps = np.flatnonzero(steps > 1)
+    if len(gaps) and np.median(steps) == 1:
+        warnings.warn(
+            f"{path}: the numbers of the files leave out {int((steps[gaps] - 1).sum())}, first between "
+            f"{parts[gaps[0]].name} and {parts[gaps[0] + 1].name}. Look for missing files: a lag across a gap is "
+            "longer than it seems.",
+            UserWarning,
+            stacklevel=2,
+        )
+
+
+def series(paths: Sequence[Path]) -> dict[str, list[Path]]:
+    """Group files whose names differ in one running number, and write it `#`.
+
+    If several numbers differ, the one with most values runs, of these the last; never a channel's or a plane's.
+
+    >>> list(series([Path(f"a_Ch{channel}_{frame}.tif") for channel in (1, 2) for frame in (1, 2, 3)]))
+    ['a_Ch1_#.tif', 'a_Ch2_#.tif']
+    """
+    alike: dict[tuple[str, ...], list[list[str]]] = {}
+    for path in paths:
+        pieces = NUMBER.split(path.name)
+        alike.setdefault(tuple(pieces[::2]), []).append(pieces)
+    groups: dict[str, list[Path]] = {}
+    for names in alike.values():
+        values = [
+            1 if NO_TIME.search(word) else len(set(column))
+            for word, *column in zip(names[0][:-1:2], *(pieces[1::2] for pieces in names), strict=True)
+        ]
+        most = max(values, default=1)
+        running = None if most == 1 else 1 + 2 * (len(values) - 1 - values[::-1].index(most))
+        for pieces in names:
+            shown = ["#" if number == running else piece for number, piece in enumerate(pieces)]
+            groups.setdefault("".join(shown), []).append(paths[0].with_name("".join(pieces)))
+    return groups
+
+
+def matching(pattern: Path) -> list[Path]:
+    """Return the files and folders of a pattern such as `day1_*.tif` or `day1_#.tif`, in natural order.
+
+    Only the last part of the path may have `*`, `?` and `[...]`; or `#`, a number, with all others as they are.
+    """
+    if not pattern.parent.is_dir() or not set(pattern.name) & set("*?[#"):
         return []
-    return sorted((path for path in _visible(pattern.parent) if fnmatchcase(path.name, pattern.name)), key=natural)
+    inside = _visible(pattern.parent)
+    if "#" in pattern.name:
+        number = re.compile("[0-9]+".join(map(re.escape, pattern.name.split("#"))))
+        found = [path for path in inside if number.fullmatch(path.name)]
+    else:
+        found = [path for path in inside if fnmatchcase(path.name, pattern.name)]
+    return sorted(found, key=natural)
 
 
 def tiffs_in(folder: Path) -> list[Path]:
@@ -167,7 +248,7 @@ def natural(path: Path) -> list[tuple[int, str]]:
     >>> sorted(map(Path, ["frame10.tif", "frame2.tif"]), key=natural)[0].name
     'frame2.tif'
     """
-    return [(int(text), "") if text.isdecimal() else (0, text) for text in re.split("([0-9]+)", path.name)]
+    return [(int(text), "") if text.isdecimal() else (0, text) for text in NUMBER.split(path.name)]
 
 
 def _visible(folder: Path) -> list[Path]:

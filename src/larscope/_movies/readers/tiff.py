@@ -1,12 +1,14 @@
 """TIFF and BigTIFF movies: frames, planes and channels out of the pages of one or several files."""
 
 import json
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 from jaxtyping import Int64, Shaped
@@ -40,6 +42,10 @@ class Layout:
         Names of the channels.
     frame_rate, pixel_size
         Frames a second, micrometres a pixel; None where the file does not say.
+    excused
+        Pages of each file that no frame uses, for a reason that the reader knows: fly-back, another image.
+    rows
+        First and last row (exclusive) of the pages that are the frame; None for all.
     """
 
     stacks: tuple[TiffPages, ...]
@@ -49,6 +55,8 @@ class Layout:
     channels: tuple[str | None, ...] = ()
     frame_rate: float | None = None
     pixel_size: float | None = None
+    excused: tuple[Int64[NDArray[np.int64], " pages"], ...] = ()
+    rows: tuple[int, int] | None = None
 
 
 class TiffMovie:
@@ -70,6 +78,7 @@ class TiffMovie:
     def __init__(self, path: Path, layout: Layout, request: Request) -> None:
         if not layout.stacks[0].n_pages:
             request.whole_frames(path, 0, layout.expected, layout.stacks[0].broken or "it has no page")
+        _tell_unused(layout)
         layout = _channels_as_time(path, _planes_as_time(path, layout, request), request)
         self._path, self._stacks = path, layout.stacks
         first = layout.stacks[0]
@@ -84,7 +93,8 @@ class TiffMovie:
         if n_frames < len(self._pages) or broken:
             why = broken or "it has no page"
             n_frames = request.whole_frames(path, n_frames, layout.expected, why)
-        self.shape: tuple[int, int, int] = (n_frames, *first.frame_shape)
+        self._rows = slice(*(layout.rows or (0, first.frame_shape[0])))
+        self.shape: tuple[int, int, int] = (n_frames, self._rows.stop - self._rows.start, first.frame_shape[1])
         self.dtype: np.dtype[np.generic] = first.dtype
         self.frame_rate = layout.frame_rate
         self.pixel_size = layout.pixel_size
@@ -106,7 +116,7 @@ class TiffMovie:
                     number: files.enter_context(self._stacks[number].open()) for number in set(self._files[start:stop])
                 }
                 for frame, page, number in zip(frames, self._pages[start:stop], self._files[start:stop], strict=True):
-                    frame[:] = self._stacks[number].read(opened[number], page, self._sample)
+                    frame[:] = self._stacks[number].read(opened[number], page, self._sample)[self._rows]
         except Exception as error:  # a decoder can raise anything
             raise LarscopeError(
                 f"Expected frames {start} to {stop} of {self._path}; they cannot be read: {error}. Restore the file."
@@ -120,12 +130,42 @@ def open_tiff(path: Path, request: Request, arrange: Callable[[Path, TiffPages],
     return TiffMovie(path, arrange(path, TiffPages(path)), request)
 
 
+def require_alike(stacks: Sequence[TiffPages]) -> None:
+    """Raise unless the files have pages of one size and type."""
+    first, *others = stacks
+    for other in others:
+        if (other.frame_shape, other.dtype, other.n_samples) != (first.frame_shape, first.dtype, first.n_samples):
+            raise LarscopeError(
+                f"Expected files of one size and type: {first.path} has {first.frame_shape[0]} x "
+                f"{first.frame_shape[1]} pixels of {first.dtype}, {other.path} {other.frame_shape[0]} x "
+                f"{other.frame_shape[1]} of {other.dtype}. Restore the files."
+            )
+
+
+def _tell_unused(layout: Layout) -> None:
+    """Warn of pages that are in no frame of any channel or plane."""
+    for number, stack in enumerate(layout.stacks):
+        used = np.zeros(stack.n_pages, bool)
+        here = layout.pages if layout.files is None else layout.pages[layout.files == number]
+        for pages in (here, *layout.excused[number : number + 1]):
+            used[pages[(pages >= 0) & (pages < stack.n_pages)]] = True
+        if not used.all():
+            unused = np.flatnonzero(~used)
+            warnings.warn(
+                f"{stack.path} has {stack.n_pages} pages, but its text gives no place to {len(unused)} of them, the "
+                f"first page {unused[0]}: they are left out. If they are frames, save the movie again, for instance "
+                "with Fiji.",
+                UserWarning,
+                stacklevel=2,
+            )
+
+
 def is_tiff(path: Path, head: bytes) -> bool:
     """Return whether a file begins as a TIFF does."""
     return head.startswith(MAGIC)
 
 
-def interleave(stack: TiffPages, sizes: dict[str, int | None]) -> tuple[Table, int | None]:
+def interleave(stack: TiffPages | SimpleNamespace, sizes: dict[str, int | None]) -> tuple[Table, int | None]:
     """Return the number of each page, for a regular order.
 
     Parameters
