@@ -124,7 +124,8 @@ class ComparesConditions(HasSettings):
         latents, coefs = self._equally_fitted(runs)
         if preset == "paper":
             relative, direction = False, "inflow"
-            latents, coefs = [self.latents_[run] for run in runs], [self.coef_[run] for run in runs]
+            latents = [self.latents_[run] for run in runs]
+            coefs = SparseCoefficients.from_dense(self.coef_[run] for run in runs)
         if test == "influence":
             found = influence_test(coefs, label, direction=direction, **how)
             noticed = condition_imbalances(latents, label, **design)
