@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Shaped
 from numpy.typing import NDArray
 
 FAR = 2.0
-"""A lone pixel is more than so many times as far above the run's lowest pixel as the brightest of nine frames in ten."""
+"""A lone pixel is over so many times as far above the run's lowest pixel as the brightest of nine frames in ten."""
 
 MOST_SHARE = 0.01
 """Largest share of frames with lone pixels; more are no accident, but how the movie is."""

@@ -389,7 +389,7 @@ class _Chunks:
             raise LarscopeError(
                 f"Pixels must be finite: {self.run.label} has NaN or infinite values, first in frame {first} of the "
                 f"run (frame {self.run.start + first} of the movie), in {int(bad.sum())} of the {len(bad)} frames "
-                "read with it. Leave these frames out (`--nan mask`), bridge them (`--nan interpolate`), or, if the NaN "
+                "read with it. Leave these frames out (`--nan mask`), bridge them (`--nan interpolate`), or, if they "
                 "lie at the borders, keep only the centre with a smaller crop (`--crop HEIGHT WIDTH`)."
             )
         if self.nan == "mask":

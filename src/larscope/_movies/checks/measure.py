@@ -261,8 +261,7 @@ def _statistics(frames: Frames) -> tuple[NDArray[Any], ...]:
 
 
 def _levels(frames: Frames) -> Float[NDArray[np.float64], " frames"]:
-    """Return the mean of the middle half of each frame's pixels, out of a few thousand; NaN where many are not
-    finite."""
+    """Return the mean of the middle half of each frame's pixels, of a few thousand; NaN where many are not finite."""
     flat = frames.reshape(len(frames), -1)
     pixels = flat[:, :: (flat.shape[1] // LEVEL_PIXELS) | 1]  # an odd step meets every column
     first = pixels.shape[1] // 4

@@ -74,7 +74,7 @@ def _arrange(path: Path, stacks: tuple[TiffPages, ...], says: "_Settings") -> La
     excused = numbers[:, n_wanted:]
     numbers = numbers[:, :n_wanted].reshape(-1, n_planes, n_repeats, n_channels).swapaxes(1, 2)
     numbers = numbers.reshape(-1, n_planes, n_channels)
-    whole = (numbers < sum(counts)).all(axis=(1, 2))
+    whole = np.asarray((numbers < sum(counts)).all(axis=(1, 2)))
     if broken is None and len(whole) > 1 and not whole.all():
         lost = numbers[~whole]
         excused = np.append(excused, lost)
