@@ -35,7 +35,7 @@ JUMP_DEVIATIONS = 10.0
 """The same in robust standard deviations of such departures."""
 
 STEP = 0.1
-"""Change of the level from one frame to the next, for good or for at least `STEP_FRAMES[0]` frames, to count as a step."""
+"""Change of the level between frames that counts as a step, if it lasts for `STEP_FRAMES[0]` frames at least."""
 
 STEP_DEVIATIONS = 10.0
 """The same in robust standard deviations of changes within three frames."""
