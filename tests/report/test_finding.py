@@ -181,3 +181,13 @@ def test_no_text_of_the_picture_is_clipped(result):
 @pytest.mark.parametrize("name", COMPARISON_FIGURES)
 def test_no_text_of_a_comparison_is_clipped(record, name):
     assert not is_clipped(COMPARISON_FIGURES[name][0](record))
+
+
+def test_without_couplings_the_picture_shows_the_cells_alone(result):
+    result.dataset["coupling_qvalue"][:] = 1.0
+    for name in ("condition", "source", "target"):
+        del result.dataset[f"planted_{name}"]
+    picture = finding_picture(result)
+    assert "No coupling between them is beyond chance" in picture.caption
+    assert not picture.figure.legends
+    assert not is_clipped(picture.figure)

@@ -313,7 +313,7 @@ def plot_finding(data: xr.Dataset) -> Figure:
     shown = list(found)[:MOST_PANELS]
     height = 5.6
     width = height * min(places.wide, 1.4) + 0.6
-    figure = Figure(figsize=(max(width * len(shown), 4.5), height + 0.8), layout="constrained")
+    figure = Figure(figsize=(max(width * len(shown), 4.5), height + 0.8), layout="compressed")
     panels = np.atleast_1d(figure.subplots(1, len(shown), sharey=True))
     for axes, name in zip(panels, shown, strict=True):
         _draw_cells(axes, data)
