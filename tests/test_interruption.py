@@ -151,7 +151,14 @@ def require_same(result: Path, expected: Path) -> None:
         assert (result / name).read_bytes() == (expected / name).read_bytes(), name
     with xr.open_dataset(result / "results.nc") as ours, xr.open_dataset(expected / "results.nc") as theirs:
         assert ours.drop_vars("path").identical(theirs.drop_vars("path"))
-    assert {path.name for path in result.iterdir()} == {*FILES, "report.html", "figures"}
+    assert {path.name for path in result.iterdir()} == {
+        *FILES,
+        "digests.json",
+        "report.html",
+        "cells.csv",
+        "edges.csv",
+        "figures",
+    }
 
 
 def resume_and_compare(table: Path, folder: Path, expected: Path, others: Collection[str] = ()) -> None:

@@ -16,7 +16,7 @@ first (`seek_cells`), then all together (`refine`), and those are left out that 
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from math import ceil, nan, pi
+from math import ceil, pi
 from typing import Any
 
 import numpy as np
@@ -112,13 +112,13 @@ class Parts:
     memory
         How much of each of these is left one frame later.
     diameter
-        Of the cells that were sought, in pixels; NaN where that is not known.
+        Of the cells that were sought, in pixels; 0 where none were sought.
     """
 
     cells: "Windows"
     broad: Float[NDArray[np.float32], "broad height width"]
     memory: Float[NDArray[np.float64], " broad"]
-    diameter: float = nan
+    diameter: float = 0.0
 
     def gram(self) -> Float[NDArray[np.float64], "parts parts"]:
         """Return the products of all parts with each other, cells first."""

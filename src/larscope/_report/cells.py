@@ -1,7 +1,5 @@
 """Latents that are cells: where they are, and what is said of them instead of a training."""
 
-from math import isfinite
-
 import numpy as np
 import xarray as xr
 from jaxtyping import Float
@@ -70,7 +68,7 @@ def footprint_of(data: xr.Dataset, latent: int) -> Float[NDArray[np.float32], "h
 
 def was_sought(data: xr.Dataset) -> bool:
     """Say whether cells were found in the movie, rather than given with their traces."""
-    return isfinite(data.attrs["cell_diameter"])
+    return bool(data.attrs["cell_diameter"] > 0)
 
 
 def describe_cells(result: Result) -> str:

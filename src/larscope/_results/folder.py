@@ -207,7 +207,7 @@ def _read_files(folder: Path) -> Result:
         )
     dataset = _require_whole(read_dataset(results), results)
     check_result(dataset, results)
-    if int(dataset.attrs["order"]) != settings.get("order", Settings().order):
+    if settings.get("order", Settings().order) not in ("auto", int(dataset.attrs["order"])):
         raise LarscopeError(
             f"Expected one `order` in a result: {config} says {settings.get('order')}, and {results} "
             f"{dataset.attrs['order']}. Restore the folder, or fit again."

@@ -24,8 +24,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class _Input(TypedDict):
     __pydantic_config__ = STRICT  # type: ignore[misc]
     path: str
-    bytes: NonNegativeInt
-    sha256: str
+    bytes: NotRequired[NonNegativeInt]
+    sha256: NotRequired[str]
 
 
 class _Finding(TypedDict):
