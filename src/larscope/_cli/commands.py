@@ -307,7 +307,7 @@ def demo(
 ) -> None:
     """See a whole analysis: simulate a session with known dynamics, fit it, compare its conditions, report.
 
-    Takes two minutes on two cores. Writes a result folder as `larscope fit` does, with one comparison, and the
+    Takes half a minute on two cores. Writes a result folder as `larscope fit` does, with one comparison, and the
     simulated movies in `movies/`.
 
     For example:

@@ -461,10 +461,18 @@ def train(
     network.eval()
     n_empty, n_fits = log.rows[-1]["n_empty_fits"], n_steps * settings.batch_size
     if n_empty > n_fits / 2:
-        what = "coupling" if var.own_weight == 0 else "coefficient"
+        what, why = (
+            "coefficient",
+            f"the penalty is too strong for these latents. Lower `penalty` (now {var.penalty:g}).",
+        )
+        if var.own_weight == 0:
+            what = "coupling"
+            why = (
+                f"in windows of {settings.window} frames none stands out from chance. Whole runs have more frames: see "
+                "`n_couplings` beside `n_chance`."
+            )
         warnings.warn(
-            f"{n_empty} VAR fits of {n_fits} had no active {what}, so the encoder learned none from them: the penalty "
-            f"is too strong for these latents. Lower `penalty` (now {var.penalty:g}).",
+            f"{n_empty} VAR fits of {n_fits} had no active {what}, so the encoder learned none from them: {why}",
             EmptyFitWarning,
             stacklevel=2,
         )
