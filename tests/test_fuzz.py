@@ -269,7 +269,10 @@ def test_any_movie_is_prepared_as_it_is_or_refused(frames, downscale, nan):
     crop = prepared.preprocessing.crop
     top, left = ((size - side) // 2 for size, side in zip(frames.shape[1:], crop, strict=True))
     cut = frames[:, top : top + crop[0], left : left + crop[1]].astype(np.longdouble)
-    expected = (cut - cut.min()) / (cut.max() - cut.min())
+    high = prepared.preprocessing.high
+    lone = (cut > high).any(axis=(1, 2))  # pixels that rule nothing: in a few frames at most
+    assert lone.sum() <= max(3, 0.01 * len(cut))
+    expected = (np.minimum(cut, high) - cut.min()) / (high - cut.min())
     np.testing.assert_allclose(made, expected[:, ::downscale, ::downscale].astype(np.float64), atol=1e-6)
 
 

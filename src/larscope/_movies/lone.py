@@ -44,7 +44,8 @@ def find_lone(
     top = float(highs[known].max(initial=-np.inf))
     limit = low + FAR * (float(np.quantile(highs[known], 0.9)) - low) if known.any() else np.inf
     suspects = np.flatnonzero(known & (highs > limit))
-    if not 0 < len(suspects) <= max(3, MOST_SHARE * len(highs)):
+    # where nine frames in ten are dark, nothing says how bright is usual
+    if not low < limit or not 0 < len(suspects) <= max(3, MOST_SHARE * len(highs)):
         return [], top
     found, top = [], float(highs[known & (highs <= limit)].max(initial=low))
     for frame in suspects.tolist():

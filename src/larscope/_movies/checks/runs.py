@@ -474,7 +474,7 @@ def _largest_step(measures: Measures) -> tuple[int, float, float, float] | None:
         medians = _medians(level, length)
         before, after = medians[:-length], medians[length:]
         here = near[length : n_frames - length + 1]
-        size = np.where(here * (after - before) > 0, np.minimum(np.abs(here), np.abs(after - before)), 0)
+        size = np.where(np.sign(here) == np.sign(after - before), np.minimum(np.abs(here), np.abs(after - before)), 0)
         share = size / np.maximum(np.maximum(np.maximum(np.abs(before), np.abs(after)), least), np.finfo(float).tiny)
         at = int(share.argmax())
         if share[at] > best[1]:
