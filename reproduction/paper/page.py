@@ -64,7 +64,9 @@ def write(work: Work, path: Path) -> None:
         "Simulated and recorded data are named in each title; the paper's recordings are not public.",
         "",
         '"As in the paper" is `--preset paper`; "the paper\'s settings" are the same with latents centred '
-        "(docs/paper.md says why), unless it is said that they are not. Of the two recorded movies, `mouse_2p` is "
+        '(docs/paper.md says why), unless it is said that they are not. "The defaults" are those of a grid of latents, '
+        "the paper's (`--latents grid`), with a penalty of 0.75; cells, the default since, are judged in "
+        "[cells.md](cells.md). Of the two recorded movies, `mouse_2p` is "
         "mouse cortex with clear cells and "
         "strong transients, 2,000 frames of 128 x 128 pixels, cut into eight segments (sample data of the Python "
         "package optinist); `mouse_s1_vr` is mouse vibrissal cortex, 500 frames of 64 x 64 pixels, a cell being "

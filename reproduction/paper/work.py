@@ -151,7 +151,8 @@ class Work:
                 unfinished = self.kept / "unfinished" / folder.name
                 if refit is None:
                     console.print(f"Training {described}", highlight=False, soft_wrap=True)
-                    model = LatentVAR(**settings).fit(session, checkpoints=unfinished, **how)
+                    # the paper's latents: cells are judged by `reproduction/cells.py`
+                    model = LatentVAR(**{"latents": "grid", **settings}).fit(session, checkpoints=unfinished, **how)
                 else:
                     model = self.model(name, session, **settings).refit(session, **refit, **how)
                 unfinished.parent.mkdir(parents=True, exist_ok=True)
